@@ -1,0 +1,255 @@
+"""Second moments of a data set: all that a linear VAE can see of it.
+
+| symbol      | field               | shape    | unit         |
+|-------------|---------------------|----------|--------------|
+| v = (x, y)  | condition, target   | (dx + d) |              |
+| mean        | mean                | (dx + d,)| data units   |
+| C           | covariance          | (dx+d)^2 | data units^2 |
+| Cov(y|x)    | residual_covariance | (d, d)   | data units^2 |
+
+`covariance = 1/n sum (v - mean)(v - mean)^T`, with 1/n (maximum likelihood), never 1/(n-1).
+With `centered=False` it is the second moment `1/n sum v v^T`: the model without biases, as in
+some published experiments. Accumulated in float64, batch by batch: memory is one batch plus
+three d x d matrices of doubles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg.blas import dsyrk
+
+__all__ = ["Moments"]
+
+Array = npt.NDArray[np.float64]
+Batch = npt.ArrayLike | tuple[npt.ArrayLike, npt.ArrayLike]
+BATCH_ROWS = 512  # rows converted to float64 at a time: 3 MB at 784 columns stay in cache
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Mean and covariance of (condition, target); build it with one of the `from_` methods.
+
+    `condition_dim` = dx coordinates of the condition come first, 0 means no condition.
+    `n_samples` is None where the covariance was given. Equality that a test checks:
+    `residual_covariance == covariance` without a condition, and
+    `Cov(y) - Cov(y,x) Cov(x)^+ Cov(x,y)` with one.
+    """
+
+    mean: Array
+    covariance: Array
+    condition_dim: int = 0
+    n_samples: int | None = None
+    centered: bool = True
+
+    @classmethod
+    def from_data(
+        cls,
+        target: npt.ArrayLike,
+        condition: npt.ArrayLike | None = None,
+        *,
+        centered: bool = True,
+    ) -> Moments:
+        """Moments of arrays: `target` (n, d), `condition` (n, dx) or None.
+
+        Raises ValueError for NaN or infinite entries, fewer than 2 samples, no variance at all,
+        or different lengths of the two.
+        """
+        y = _matrix("target", target)
+        if condition is None:
+            return cls.from_batches(_rows(y), centered=centered)
+        x = _matrix("condition", condition)
+        _check_lengths(x, y)
+        return cls.from_batches(zip(_rows(x), _rows(y), strict=True), centered=centered)
+
+    @classmethod
+    def from_batches(cls, batches: Iterable[Batch], *, centered: bool = True) -> Moments:
+        """Moments of a stream of targets (rows, d) or of pairs (condition, target)."""
+        total: _Accumulator | None = None
+        for batch in batches:
+            v, condition_dim = _joint(batch)
+            if len(v) == 0:
+                continue
+            if total is None:
+                total = _Accumulator(v.mean(axis=0), condition_dim)
+            total.add(v, condition_dim)
+        if total is None or total.n < 2:
+            n = 0 if total is None else total.n
+            raise ValueError(f"target has {n} samples but moments need at least 2")
+        return total.finish(centered)
+
+    @classmethod
+    def from_covariance(
+        cls,
+        covariance: npt.ArrayLike,
+        *,
+        condition_dim: int = 0,
+        mean: npt.ArrayLike | None = None,
+        n_samples: int | None = None,
+    ) -> Moments:
+        """Moments from the joint covariance (dx + d, dx + d), condition first.
+
+        Raises ValueError unless it is finite, symmetric and positive semi-definite up to rounding
+        (1e-10 of its largest entry), with a positive variance in the target.
+        """
+        c = np.array(covariance, dtype=np.float64)
+        if c.ndim != 2 or c.shape[0] != c.shape[1] or c.size == 0:
+            raise ValueError(f"covariance has shape {c.shape} but must be square, (dx + d, dx + d)")
+        if not 0 <= condition_dim < len(c):
+            raise ValueError(
+                f"condition_dim={condition_dim} must be between 0 and {len(c) - 1}: covariance is "
+                f"{len(c)} x {len(c)} and at least one coordinate is the target"
+            )
+        _check_semidefinite(c)
+        m = np.zeros(len(c)) if mean is None else np.array(mean, dtype=np.float64)
+        if m.shape != (len(c),) or not np.all(np.isfinite(m)):
+            raise ValueError(f"mean has shape {m.shape} but must be finite with shape ({len(c)},)")
+        _check_variance(c, condition_dim)
+        return cls(m, (c + c.T) / 2, condition_dim, n_samples)
+
+    @property
+    def target_dim(self) -> int:
+        """d, the number of target coordinates."""
+        return len(self.mean) - self.condition_dim
+
+    @property
+    def target_covariance(self) -> Array:
+        """Cov(y), (d, d)."""
+        return self.covariance[self.condition_dim :, self.condition_dim :]
+
+    @cached_property
+    def regression(self) -> Array:
+        """R = Cov(y,x) Cov(x)^+, (d, dx): the best linear prediction of y from x is R x."""
+        k = self.condition_dim
+        if k == 0:
+            return np.zeros((self.target_dim, 0))
+        values, vectors = np.linalg.eigh(self.covariance[:k, :k])
+        # directions of the condition below rounding carry no information about the target
+        keep = values > k * np.finfo(np.float64).eps * max(values[-1], 0.0)
+        basis = vectors[:, keep]
+        coefficients: Array = (self.covariance[k:, :k] @ basis / values[keep]) @ basis.T
+        return coefficients
+
+    @cached_property
+    def explained_covariance(self) -> Array:
+        """Cov(y,x) Cov(x)^+ Cov(x,y), (d, d): the part of Cov(y) that x predicts linearly."""
+        k = self.condition_dim
+        explained = self.regression @ self.covariance[:k, k:]
+        symmetric: Array = (explained + explained.T) / 2
+        return symmetric
+
+    @cached_property
+    def residual_covariance(self) -> Array:
+        """Cov(y|x) = Cov(y) - Cov(y,x) Cov(x)^+ Cov(x,y), (d, d); Cov(y) without a condition."""
+        return self.target_covariance - self.explained_covariance
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One row per coordinate: role, index, mean, variance."""
+        variances = np.diag(self.covariance)
+        return [
+            {
+                "role": "condition" if i < self.condition_dim else "target",
+                "coordinate": i if i < self.condition_dim else i - self.condition_dim,
+                "mean": float(self.mean[i]),
+                "variance": float(variances[i]),
+            }
+            for i in range(len(self.mean))
+        ]
+
+
+class _Accumulator:
+    """Running count, sum and scatter matrix of a stream, about the mean of its first batch.
+
+    The shift keeps the cancellation harmless: the first b of n rows bound the squared distance of
+    shift and mean by n/b times the total variance, so at most n/b * 2e-16 is lost, relatively.
+    """
+
+    def __init__(self, shift: Array, condition_dim: int) -> None:
+        dim = len(shift)
+        self.n = 0
+        self.condition_dim = condition_dim
+        self.shift = shift
+        self.total = np.zeros(dim)
+        self.scatter = np.zeros((dim, dim), order="F")  # BLAS fills the upper triangle only
+
+    def add(self, v: Array, condition_dim: int) -> None:
+        """Add the rows of `v`, which is overwritten."""
+        if (v.shape[1], condition_dim) != (len(self.shift), self.condition_dim):
+            raise ValueError(
+                f"batch has {condition_dim} condition and {v.shape[1] - condition_dim} target "
+                f"columns but the batches before had {self.condition_dim} and "
+                f"{len(self.shift) - self.condition_dim}"
+            )
+        v -= self.shift
+        self.total += np.ones(len(v)) @ v
+        self.scatter = dsyrk(1.0, v.T, beta=1.0, c=self.scatter, overwrite_c=1)
+        self.n += len(v)
+
+    def finish(self, centered: bool) -> Moments:
+        """The moments of everything added so far."""
+        if not np.all(np.isfinite(self.total)):
+            raise ValueError("target or condition contains NaN or infinite entries: remove them")
+        offset = self.total / self.n
+        upper = np.triu(self.scatter)
+        covariance = (upper + np.triu(upper, 1).T) / self.n - np.outer(offset, offset)
+        _check_variance(covariance, self.condition_dim)
+        mean = self.shift + offset
+        if not centered:
+            covariance += np.outer(mean, mean)
+        return Moments(mean, covariance, self.condition_dim, self.n, centered)
+
+
+def _matrix(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
+    array = np.asarray(values)
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise ValueError(f"{name} has shape {array.shape} but must be 2-D, (samples, dimensions)")
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"{name} has dtype {array.dtype} but must be numeric")
+    return array
+
+
+def _check_lengths(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> None:
+    if len(x) != len(y):
+        raise ValueError(
+            f"condition has {len(x)} samples but target has {len(y)}: "
+            "they must have the same length"
+        )
+
+
+def _rows(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    for start in range(0, len(values), BATCH_ROWS):
+        yield values[start : start + BATCH_ROWS]
+
+
+def _joint(batch: Batch) -> tuple[Array, int]:
+    """A fresh float64 copy of (condition, target) side by side, and the condition's width."""
+    if not isinstance(batch, tuple):
+        return np.array(_matrix("target", batch), dtype=np.float64), 0
+    x, y = _matrix("condition", batch[0]), _matrix("target", batch[1])
+    _check_lengths(x, y)
+    return np.concatenate([x, y], axis=1, dtype=np.float64), x.shape[1]
+
+
+def _check_variance(covariance: Array, condition_dim: int) -> None:
+    variances = np.diag(covariance)[condition_dim:]
+    if not np.any(variances > 0):
+        raise ValueError("target has zero variance everywhere: there is nothing to explain")
+
+
+def _check_semidefinite(c: Array) -> None:
+    scale = np.abs(c).max()
+    if not np.isfinite(scale):
+        raise ValueError("covariance contains NaN or infinite entries")
+    asymmetry = np.abs(c - c.T).max()
+    if asymmetry > 1e-10 * scale:
+        raise ValueError(f"covariance is not symmetric: largest |C - C^T| is {asymmetry:.3g}")
+    lowest = np.linalg.eigvalsh(c)[0]
+    if lowest < -1e-10 * scale * len(c):
+        raise ValueError(
+            f"covariance is not positive semi-definite: its smallest eigenvalue is {lowest:.3g}"
+        )

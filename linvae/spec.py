@@ -1,0 +1,290 @@
+"""Model specifications: the only home of defaults, symbols and their validation.
+
+One frozen record describes a model; `linvae.theory` reads it to predict and `linvae.models` reads
+it to build the network, so the two cannot describe different models.
+
+| symbol  | field               | meaning                                | unit          |
+|---------|---------------------|----------------------------------------|---------------|
+| k_l     | latent_dim(s)       | number of latent units of level l      | -             |
+| beta_l  | beta(s)             | weight of the KL divergence of level l | -             |
+| s       | decoder_variance    | variance of p(y|z_1); "learned"        | data units^2  |
+| eta_l^2 | prior_variance(s)   | variance of p(z_l|z_{l+1}), or p(z_L)  | latent units^2|
+| Sigma_l | encoder_variance(s) | covariance of q(z_l|z_{l-1})           | latent units^2|
+
+The objective that all of them share is minimised, in nats per sample:
+`objective = distortion + sum_l beta_l * rate_l`, the negative ELBO when every beta is 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["CVAESpec", "HVAESpec", "LinearSpec", "VAESpec"]
+
+DecoderVariance = float | Literal["learned"]
+EncoderVariance = float | tuple[float, ...] | None
+
+
+class LinearSpec(Protocol):
+    """What every specification offers: the model seen as a chain of levels z_1 ... z_L.
+
+    A model with one level is a chain of length one; all tuples have one entry per level.
+    An encoder variance is None (learned), a float (isotropic) or a tuple (diagonal).
+    """
+
+    @property
+    def latent_dims(self) -> tuple[int, ...]:
+        """Number of units of each level."""
+
+    @property
+    def betas(self) -> tuple[float, ...]:
+        """KL weight of each level."""
+
+    @property
+    def decoder_variance(self) -> DecoderVariance:
+        """Variance s of p(y | z_1), or "learned"."""
+
+    @property
+    def prior_variances(self) -> tuple[float, ...]:
+        """Variance eta_l^2 of p(z_l | z_{l+1}) of each level."""
+
+    @property
+    def encoder_variances(self) -> tuple[EncoderVariance, ...]:
+        """Fixed encoder variance of each level, None where it is learned."""
+
+    def scale_betas(self, factor: float) -> Self:
+        """The same model with every beta multiplied by `factor`."""
+
+
+@dataclass(frozen=True)
+class VAESpec:
+    """Linear VAE with one latent level.
+
+    q(z|x) = N(W x, Sigma), p(y|z) = N(U z, s I), p(z) = N(0, eta^2 I).
+
+    The target y is the input x, unless the moments have a condition: then the encoder sees the
+    condition only and the decoder predicts the target from z only (the general latent variable
+    model of Wang & Ziyin 2022).
+
+    `encoder_variance`: None = Sigma learned, a float = Sigma fixed to that multiple of I, a
+    sequence of `latent_dim` floats = Sigma fixed to that diagonal.
+    `decoder_variance="learned"` goes with a learned encoder variance only.
+    """
+
+    latent_dim: int
+    _: dataclasses.KW_ONLY
+    beta: float = 1.0
+    decoder_variance: DecoderVariance = 1.0
+    prior_variance: float = 1.0
+    encoder_variance: EncoderVariance = None
+
+    def __post_init__(self) -> None:
+        """Validate every field and normalise sequences to tuples."""
+        where = type(self).__name__
+        _set(self, latent_dim=_dimension("latent_dim", self.latent_dim, where))
+        _set(self, beta=_positive("beta", self.beta, where))
+        _set(self, prior_variance=_positive("prior_variance", self.prior_variance, where))
+        _set(self, decoder_variance=_decoder_variance(self.decoder_variance, where))
+        _set(self, encoder_variance=self._checked_encoder_variance(where))
+
+    def _checked_encoder_variance(self, where: str) -> EncoderVariance:
+        value = self.encoder_variance
+        if value is None:
+            return None
+        if self.decoder_variance == "learned":
+            raise ValueError(
+                f"decoder_variance='learned' needs encoder_variance=None in {where}, "
+                f"got encoder_variance={value!r}: no closed form is known for the pair; "
+                "fix decoder_variance to a number"
+            )
+        if not isinstance(value, Iterable):
+            return _positive("encoder_variance", value, where)
+        entries = tuple(_positive(f"encoder_variance[{i}]", v, where) for i, v in enumerate(value))
+        if len(entries) != self.latent_dim:
+            raise ValueError(
+                f"encoder_variance has {len(entries)} entries but latent_dim={self.latent_dim} "
+                f"in {where}: give one variance per latent unit, or a single float"
+            )
+        return entries
+
+    @property
+    def latent_dims(self) -> tuple[int, ...]:
+        """(latent_dim,)."""
+        return (self.latent_dim,)
+
+    @property
+    def betas(self) -> tuple[float, ...]:
+        """(beta,)."""
+        return (self.beta,)
+
+    @property
+    def prior_variances(self) -> tuple[float, ...]:
+        """(prior_variance,)."""
+        return (self.prior_variance,)
+
+    @property
+    def encoder_variances(self) -> tuple[EncoderVariance, ...]:
+        """(encoder_variance,)."""
+        return (self.encoder_variance,)
+
+    def scale_betas(self, factor: float) -> Self:
+        """The same model with beta multiplied by `factor`."""
+        return dataclasses.replace(self, beta=self.beta * factor)
+
+
+@dataclass(frozen=True)
+class CVAESpec(VAESpec):
+    """Linear conditional VAE: target y, condition x.
+
+    q(z|x,y) = N(W1 x + W2 y, Sigma), p(y|x,z) = N(U1 z + U2 x, s I), p(z) = N(0, eta^2 I)
+    (Dang et al. 2024, section 4.1). Fields as in `VAESpec`.
+
+    `encoder_sees="both"` is the published model. An encoder that sees the target only has no
+    closed-form optimum and is not offered yet.
+    """
+
+    encoder_sees: Literal["both"] = dataclasses.field(default="both", kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Validate as `VAESpec`, and `encoder_sees`."""
+        super().__post_init__()
+        if self.encoder_sees != "both":
+            raise ValueError(
+                f"encoder_sees={self.encoder_sees!r} must be 'both' in CVAESpec: an encoder that "
+                "sees less has no closed-form optimum (only its local stability is known)"
+            )
+
+
+@dataclass(frozen=True, init=False)
+class HVAESpec:
+    """Linear hierarchical VAE, a Markov chain of L levels of any widths.
+
+    q(z_l|z_{l-1}) = N(W_l z_{l-1}, Sigma_l), p(z_{l-1}|z_l) = N(U_l z_l, eta_{l-1}^2 I),
+    z_0 = y with decoder variance s = eta_0^2, p(z_L) = N(0, eta_L^2 I).
+
+    On moments with a condition x it is the conditional hierarchy: q(z_1|x,y) and p(y|x,z_1) see
+    x too. `betas` and `prior_variances`: a float for all levels, or one per level.
+    `encoder_variances`: None = all learned, or one entry per level, each None (learned) or a
+    float (fixed, isotropic).
+    """
+
+    latent_dims: tuple[int, ...]
+    betas: tuple[float, ...]
+    decoder_variance: float
+    prior_variances: tuple[float, ...]
+    encoder_variances: tuple[float | None, ...]
+
+    def __init__(
+        self,
+        latent_dims: Sequence[int],
+        *,
+        betas: float | Sequence[float] = 1.0,
+        decoder_variance: float = 1.0,
+        prior_variances: float | Sequence[float] = 1.0,
+        encoder_variances: Sequence[float | None] | None = None,
+    ) -> None:
+        """Validate every field; scalars are repeated over the levels."""
+        where = "HVAESpec"
+        if not isinstance(latent_dims, Iterable) or not tuple(latent_dims):
+            raise ValueError(
+                f"latent_dims={latent_dims!r} must be a sequence with one width per level "
+                f"(at least one level) in {where}"
+            )
+        dims = tuple(
+            _dimension(f"latent_dims[{i}]", d, where) for i, d in enumerate(latent_dims)
+        )
+        if isinstance(decoder_variance, str):
+            raise ValueError(
+                f"decoder_variance={decoder_variance!r} must be a finite number > 0 in {where}: "
+                "only VAESpec and CVAESpec have a closed form for 'learned'"
+            )
+        variances = (None,) * len(dims) if encoder_variances is None else encoder_variances
+        _set(
+            self,
+            latent_dims=dims,
+            betas=_per_level("betas", betas, len(dims), where),
+            decoder_variance=_positive("decoder_variance", decoder_variance, where),
+            prior_variances=_per_level("prior_variances", prior_variances, len(dims), where),
+            encoder_variances=_per_level("encoder_variances", variances, len(dims), where),
+        )
+
+    @classmethod
+    def markovian(
+        cls,
+        latent_dims: Sequence[int],
+        *,
+        decoder_variance: float = 1.0,
+        prior_variance: float = 1.0,
+        betas: float | Sequence[float] = 1.0,
+        encoder_variances: Sequence[float | None] | None = None,
+    ) -> HVAESpec:
+        """The published hierarchy (Dang et al. 2024, section 4.2).
+
+        p(z_1|z_2), like p(y|z_1), has the decoder variance eta_dec^2; only the last prior has
+        eta_enc^2: `prior_variances = (decoder_variance, ..., decoder_variance, prior_variance)`.
+        """
+        lower = (decoder_variance,) * (len(latent_dims) - 1)
+        return cls(
+            latent_dims,
+            betas=betas,
+            decoder_variance=decoder_variance,
+            prior_variances=(*lower, prior_variance),
+            encoder_variances=encoder_variances,
+        )
+
+    def scale_betas(self, factor: float) -> Self:
+        """The same model with every beta multiplied by `factor`."""
+        return dataclasses.replace(self, betas=tuple(b * factor for b in self.betas))
+
+
+def _set(spec: object, **fields: Any) -> None:
+    for name, value in fields.items():
+        object.__setattr__(spec, name, value)
+
+
+def _positive(name: str, value: Any, where: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (math.isfinite(number) and number > 0) or isinstance(value, (bool, str)):
+        raise ValueError(f"{name}={value!r} must be a finite number > 0 in {where}")
+    return number
+
+
+def _dimension(name: str, value: Any, where: str) -> int:
+    integral = isinstance(value, int) or hasattr(value, "__index__")
+    if not integral or isinstance(value, bool) or int(value) < 1:
+        raise ValueError(f"{name}={value!r} must be an integer >= 1 in {where}")
+    return int(value)
+
+
+def _decoder_variance(value: Any, where: str) -> DecoderVariance:
+    if value == "learned":
+        return "learned"
+    if isinstance(value, str):
+        raise ValueError(
+            f"decoder_variance={value!r} must be a finite number > 0 or 'learned' in {where}"
+        )
+    return _positive("decoder_variance", value, where)
+
+
+def _per_level(name: str, value: Any, n_levels: int, where: str) -> tuple[Any, ...]:
+    entries = tuple(value) if isinstance(value, Iterable) else (value,) * n_levels
+    if len(entries) != n_levels:
+        raise ValueError(
+            f"{name} has {len(entries)} entries but latent_dims has {n_levels} levels in {where}: "
+            "give one per level"
+        )
+    learned_allowed = name == "encoder_variances"
+    return tuple(
+        None if v is None and learned_allowed else _positive(f"{name}[{i}]", v, where)
+        for i, v in enumerate(entries)
+    )

@@ -1,0 +1,138 @@
+"""Closed-form optima: `solve` (global optimum) and `objective` (exact, any weights).
+
+Dispatch only; the mathematics is in one file per theorem family: `modes` (what there is to
+explain), `elbo` (the objective), `vae` (one level), `hvae` (hierarchies).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from linvae.moments import Moments
+from linvae.spec import HVAESpec, LinearSpec, VAESpec
+from linvae.theory.elbo import Chain, ObjectiveTerms, objective
+from linvae.theory.hvae import solve_hierarchy
+from linvae.theory.modes import Modes, mode_decomposition
+from linvae.theory.solution import ModeStates, Solution, UnboundedObjectiveError
+from linvae.theory.vae import solve_one_level
+
+__all__ = ["ObjectiveTerms", "Solution", "UnboundedObjectiveError", "objective", "solve"]
+
+Array = npt.NDArray[np.float64]
+
+
+def solve(spec: LinearSpec, moments: Moments, *, allow_unbounded: bool = False) -> Solution:
+    """The global optimum of the linear model `spec` on `moments`.
+
+    Raises UnboundedObjectiveError where there is none, unless `allow_unbounded`: then the
+    solution has status "unbounded", objective -inf and NaN arrays.
+    """
+    modes = mode_decomposition(spec, moments)
+    if isinstance(spec, HVAESpec):
+        states = solve_hierarchy(spec, modes, allow_unbounded)
+    elif isinstance(spec, VAESpec):
+        states = solve_one_level(spec, modes, allow_unbounded)
+    else:
+        raise ValueError(f"spec={spec!r} must be a VAESpec, CVAESpec or HVAESpec")
+    if states.status == "unbounded":
+        return _unbounded_solution(states)
+    return _solution(spec, moments, modes, states)
+
+
+def _solution(spec: LinearSpec, moments: Moments, modes: Modes, states: ModeStates) -> Solution:
+    r, m, s = states.noise_fractions, states.second_moments, states.decoder_variance
+    theta2 = np.zeros(r.shape[1])
+    theta2[: len(modes.variances)] = modes.variances
+    squared_error = modes.unexplained + float(np.sum(theta2 * r[0]))
+    distortion = moments.target_dim / 2 * np.log(2 * np.pi * s) + squared_error / (2 * s)
+    mode_rates = _mode_rates(spec, r, m)
+    rates = mode_rates.sum(axis=1)
+    critical_betas = states.critical_scale * spec.betas[0]
+    weights = _chain(moments, modes, states, theta2).to_weights(spec, moments)
+    return Solution(
+        objective=float(distortion + np.dot(spec.betas, rates)),
+        distortion=float(distortion),
+        rates=rates,
+        mode_variances=theta2,
+        decoder_variance=s,
+        noise_fractions=r,
+        encoder_variances=r * m,
+        mode_rates=mode_rates,
+        critical_beta=critical_betas[0],
+        level_critical_betas=critical_betas,
+        critical_decoder_variance=states.critical_scale[0] * s,
+        weights=weights,
+        status=states.status,
+    )
+
+
+def _mode_rates(spec: LinearSpec, r: Array, m: Array) -> Array:
+    """1/2 (m_l r_{l+1}/eta_l^2 - 1 - log(sigma_l^2/eta_l^2)), (levels, modes); 0 without a unit."""
+    above = np.concatenate([r[1:], np.ones((1, r.shape[1]))])
+    eta2 = np.array(spec.prior_variances)[:, None]
+    rates: Array = np.nan_to_num((m * above / eta2 - 1 - np.log(r * m / eta2)) / 2, nan=0.0)
+    return rates
+
+
+def _chain(moments: Moments, modes: Modes, states: ModeStates, theta2: Array) -> Chain:
+    """Optimal matrices: w_l^2 = m_l (1 - r_l)/m_{l-1} and u_l = w_l m_{l-1}/m_l, m_0 = theta^2."""
+    r, m = states.noise_fractions, states.second_moments
+    W, U, Sigma = [], [], []
+    below, units_below = theta2, np.arange(moments.target_dim)
+    for level, units in enumerate(states.units):
+        k, k_below = len(units), len(units_below)
+        n = min(k, k_below)
+        gain = np.sqrt(m[level, :n] * (1 - r[level, :n]))
+        scale = np.sqrt(below[:n])
+        w = np.divide(gain, scale, out=np.zeros(n), where=gain > 0)
+        u = gain * scale / m[level, :n]
+        W.append(_place(w, units[:n], units_below[:n], (k, k_below)))
+        U.append(_place(u, units_below[:n], units[:n], (k_below, k)))
+        Sigma.append(_place((r * m)[level, :k], units, units, (k, k)))
+        below, units_below = m[level], units
+    return Chain(
+        encoder=_rotate_rows(W[0], modes.readout),
+        condition_map=modes.condition_map,
+        W=tuple(W[1:]),
+        U=(_rotate_rows(U[0].T, modes.basis.T).T, *U[1:]),
+        Sigma=tuple(Sigma),
+        s=states.decoder_variance,
+    )
+
+
+def _rotate_rows(diagonal: Array, rows: Array) -> Array:
+    """diagonal @ rows, where `diagonal` has at most one entry per row: no cubic cost."""
+    values = diagonal.sum(axis=1)
+    rotated: Array = values[:, None] * rows[np.abs(diagonal).argmax(axis=1)]
+    return rotated
+
+
+def _place(
+    values: Array,
+    rows: npt.NDArray[np.intp],
+    columns: npt.NDArray[np.intp],
+    shape: tuple[int, int],
+) -> Array:
+    matrix = np.zeros(shape)
+    matrix[rows, columns] = values
+    return matrix
+
+
+def _unbounded_solution(states: ModeStates) -> Solution:
+    nothing = np.full_like(states.noise_fractions, np.nan)
+    return Solution(
+        objective=-np.inf,
+        distortion=np.nan,
+        rates=nothing[:, 0],
+        mode_variances=nothing[0],
+        decoder_variance=states.decoder_variance,
+        noise_fractions=nothing,
+        encoder_variances=nothing,
+        mode_rates=nothing,
+        critical_beta=nothing[0],
+        level_critical_betas=nothing,
+        critical_decoder_variance=nothing[0],
+        weights={},
+        status="unbounded",
+    )

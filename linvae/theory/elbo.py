@@ -1,0 +1,205 @@
+"""The exact objective of any linear model, for any weights: no optimum, no theorem.
+
+Chain: v = (x, y) the data, z_0 = y.
+
+    q(z_1|v) = N(W v, Sigma_1)             p(y|z_1,x) = N(U_1 z_1 + B x, s I)
+    q(z_l|z_{l-1}) = N(W_l z_{l-1}, Sigma_l)   p(z_{l-1}|z_l) = N(U_l z_l, eta_{l-1}^2 I)
+    p(z_L) = N(0, eta_L^2 I)
+
+With M_1 = W C W^T + Sigma_1 and M_l = W_l M_{l-1} W_l^T + Sigma_l the second moments of the levels,
+
+    distortion = d/2 log(2 pi s) + E|y - U_1 z_1 - B x|^2 / (2 s)
+    rate_l = 1/2 [ E|z_l - U_{l+1} z_{l+1}|^2 / eta_l^2 - k_l - log det Sigma_l + k_l log eta_l^2 ]
+    objective = distortion + sum_l beta_l rate_l                    (nats per sample, minimised)
+
+Names of the weights, float64 matrices:
+
+| model                     | encoder          | decoder       | encoder covariance |
+|---------------------------|------------------|---------------|--------------------|
+| VAESpec                   | W (k, d or dx)   | U (d, k)      | Sigma (k, k)       |
+| CVAESpec                  | W1 (x), W2 (y)   | U1 (z), U2 (x)| Sigma              |
+| HVAESpec                  | W1 ... WL        | U1 ... UL     | Sigma1 ... SigmaL  |
+| HVAESpec with a condition | and A (k_1, dx)  | and B (d, dx) |                    |
+
+and `s` (0-d) where the decoder variance is learned. With all betas 1 the objective is the negative
+ELBO; a test draws samples from the model and finds it within 6 standard errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from linvae.moments import Moments
+from linvae.spec import CVAESpec, HVAESpec, LinearSpec
+from linvae.theory.modes import sees_condition_only
+
+__all__ = ["Chain", "ObjectiveTerms", "objective"]
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectiveTerms:
+    """objective = distortion + sum beta_l rates[l], all in nats per sample."""
+
+    objective: float
+    distortion: float
+    rates: Array
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One row per term."""
+        rates = [{"term": f"rate_{i + 1}", "nats": float(r)} for i, r in enumerate(self.rates)]
+        return [
+            {"term": "objective", "nats": self.objective},
+            {"term": "distortion", "nats": self.distortion},
+            *rates,
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """The weights of any spec in one form; `encoder` is W on the joint vector v = (x, y)."""
+
+    encoder: Array
+    condition_map: Array
+    W: tuple[Array, ...]
+    U: tuple[Array, ...]
+    Sigma: tuple[Array, ...]
+    s: float
+
+    def to_weights(self, spec: LinearSpec, moments: Moments) -> dict[str, Array]:
+        """The named matrices of the module's table."""
+        dx = moments.condition_dim
+        on_x, on_y = self.encoder[:, :dx], self.encoder[:, dx:]
+        named: dict[str, Array] = {}
+        if isinstance(spec, HVAESpec):
+            for level, (U, Sigma) in enumerate(zip(self.U, self.Sigma, strict=True), start=1):
+                named[f"W{level}"] = on_y if level == 1 else self.W[level - 2]
+                named |= {f"U{level}": U, f"Sigma{level}": Sigma}
+            named |= {"A": on_x, "B": self.condition_map} if dx else {}
+        elif isinstance(spec, CVAESpec):
+            named = {"W1": on_x, "W2": on_y, "U1": self.U[0], "U2": self.condition_map}
+            named["Sigma"] = self.Sigma[0]
+        else:
+            on_input = on_x if sees_condition_only(spec, moments) else on_y
+            named = {"W": on_input, "U": self.U[0], "Sigma": self.Sigma[0]}
+        if spec.decoder_variance == "learned":
+            named["s"] = np.array(self.s)
+        return named
+
+    @classmethod
+    def from_weights(
+        cls, spec: LinearSpec, moments: Moments, weights: Mapping[str, npt.ArrayLike]
+    ) -> Chain:
+        """Read the named matrices; errors name the missing or misshapen one."""
+        reader = _Reader(spec, weights)
+        d, dx, dims = moments.target_dim, moments.condition_dim, spec.latent_dims
+        levels = range(2, len(dims) + 1)
+        zero_x, zero_y = np.zeros((dims[0], dx)), np.zeros((dims[0], d))
+        B = np.zeros((d, dx))
+        if isinstance(spec, HVAESpec):
+            on_x = reader.matrix("A", (dims[0], dx)) if dx else zero_x
+            B = reader.matrix("B", (d, dx)) if dx else B
+            on_y, U1 = reader.matrix("W1", (dims[0], d)), reader.matrix("U1", (d, dims[0]))
+        elif isinstance(spec, CVAESpec):
+            on_x, on_y = reader.matrix("W1", (dims[0], dx)), reader.matrix("W2", (dims[0], d))
+            U1, B = reader.matrix("U1", (d, dims[0])), reader.matrix("U2", (d, dx))
+        else:
+            general = sees_condition_only(spec, moments)
+            W = reader.matrix("W", (dims[0], dx if general else d))
+            on_x, on_y = (W, zero_y) if general else (zero_x, W)
+            U1 = reader.matrix("U", (d, dims[0]))
+        W_upper = [reader.matrix(f"W{i}", (dims[i - 1], dims[i - 2])) for i in levels]
+        U_upper = [reader.matrix(f"U{i}", (dims[i - 2], dims[i - 1])) for i in levels]
+        Sigma = [reader.covariance(i) for i in range(len(dims))]
+        encoder = np.concatenate([on_x, on_y], axis=1)
+        return cls(encoder, B, tuple(W_upper), (U1, *U_upper), tuple(Sigma), reader.scalar_s())
+
+
+def objective(
+    spec: LinearSpec, moments: Moments, weights: Mapping[str, npt.ArrayLike]
+) -> ObjectiveTerms:
+    """Exact objective of the linear model `spec` with these `weights` on `moments`.
+
+    `weights`: the matrices of the module's table. Raises ValueError for a missing or misshapen
+    matrix, an encoder covariance that is not positive definite, or one that differs from the
+    variance fixed by the spec. Equality that a test checks:
+    `objective(spec, moments, solve(spec, moments).weights).objective == solve(...).objective`.
+    """
+    return chain_terms(spec, moments, Chain.from_weights(spec, moments, weights))
+
+
+def chain_terms(spec: LinearSpec, moments: Moments, chain: Chain) -> ObjectiveTerms:
+    """The objective of a chain: the formulas of the module's docstring."""
+    C, d, dx = moments.covariance, moments.target_dim, moments.condition_dim
+    Sigma, U = chain.Sigma, chain.U
+    error = -U[0] @ chain.encoder
+    error[:, dx:] += np.eye(d)
+    error[:, :dx] -= chain.condition_map
+    square = np.sum((error @ C) * error) + np.sum((U[0] @ Sigma[0]) * U[0])
+    distortion = d / 2 * np.log(2 * np.pi * chain.s) + square / (2 * chain.s)
+    M = chain.encoder @ C @ chain.encoder.T + Sigma[0]
+    rates = []
+    for level, eta2 in enumerate(spec.prior_variances):
+        k = len(M)
+        mismatch, spread, M_next = M, 0.0, M
+        if level + 1 < len(spec.prior_variances):
+            W_up, U_up, S_up = chain.W[level], U[level + 1], Sigma[level + 1]
+            reduce = np.eye(k) - U_up @ W_up
+            mismatch, spread = reduce @ M @ reduce.T, np.sum((U_up @ S_up) * U_up)
+            M_next = W_up @ M @ W_up.T + S_up
+        log_det = np.linalg.slogdet(Sigma[level])[1]
+        rates.append(((np.trace(mismatch) + spread) / eta2 - k - log_det + k * np.log(eta2)) / 2)
+        M = M_next
+    total = distortion + float(np.dot(spec.betas, rates))
+    return ObjectiveTerms(float(total), float(distortion), np.array(rates))
+
+
+class _Reader:
+    """Takes named matrices out of `weights`, with errors that name them."""
+
+    def __init__(self, spec: LinearSpec, weights: Mapping[str, npt.ArrayLike]) -> None:
+        self.spec = spec
+        self.weights = weights
+        self.kind = type(spec).__name__
+
+    def matrix(self, name: str, shape: tuple[int, ...]) -> Array:
+        if name not in self.weights:
+            raise ValueError(
+                f"weights lack {name!r}, which {self.kind} needs with shape {shape}: got "
+                f"{sorted(self.weights)}"
+            )
+        value = np.asarray(self.weights[name], dtype=np.float64)
+        if value.shape != shape or not np.all(np.isfinite(value)):
+            raise ValueError(
+                f"weights[{name!r}] has shape {value.shape} but must be finite with shape {shape} "
+                f"in {self.kind}"
+            )
+        return value
+
+    def covariance(self, level: int) -> Array:
+        k, fixed = self.spec.latent_dims[level], self.spec.encoder_variances[level]
+        name = f"Sigma{level + 1}" if isinstance(self.spec, HVAESpec) else "Sigma"
+        Sigma = self.matrix(name, (k, k))
+        if np.abs(Sigma - Sigma.T).max() > 1e-10 * np.abs(Sigma).max():
+            raise ValueError(f"weights[{name!r}] is not symmetric in {self.kind}")
+        if np.linalg.eigvalsh(Sigma)[0] <= 0:
+            raise ValueError(f"weights[{name!r}] is not positive definite in {self.kind}")
+        if fixed is not None and not np.allclose(Sigma, np.diag(np.broadcast_to(fixed, k))):
+            raise ValueError(
+                f"weights[{name!r}] differs from the encoder variance {fixed} fixed by {self.kind}"
+            )
+        return Sigma
+
+    def scalar_s(self) -> float:
+        if self.spec.decoder_variance != "learned":
+            return float(self.spec.decoder_variance)
+        s = float(self.matrix("s", ()))
+        if s <= 0:
+            raise ValueError(f"weights['s']={s} must be > 0 in {self.kind}")
+        return s

@@ -1,0 +1,232 @@
+"""Where data files are looked for, how their formats are read, and what is said when that fails.
+
+Nothing here knows a particular dataset. Readers decode one item at a time, so that the largest
+set needs no more memory than the array that it ends up in.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import math
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .published import downloadable, published_checksum
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = [
+    "CorruptFileError",
+    "MissingDataError",
+    "data_roots",
+    "decode_image",
+    "file_digest",
+    "idx_shape",
+    "read_idx",
+    "read_members",
+    "sha256_of",
+    "zip_members",
+]
+
+_CHUNK = 1 << 20
+_UBYTE = 0x08  # the IDX type code of unsigned bytes, the only one that image sets use
+
+
+class MissingDataError(FileNotFoundError):
+    """Files of a dataset are not there; the message says which, where, and what to do."""
+
+
+class CorruptFileError(ValueError):
+    """A file is there but cannot be what its name says.
+
+    Parameters
+    ----------
+    path : Path
+        The file on disk.
+    reason : str
+        What is wrong, naming the member of an archive where that helps.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        """Add the checksums, found and published, and the way out to `reason`."""
+        self.path = path
+        expected = published_checksum(path)
+        published = f"; published checksum {expected}" if expected else ""
+        super().__init__(
+            f"{path}: {reason}; sha256 {_digest_if_readable(path)}{published}. {_remedy(path)}"
+        )
+
+
+def _digest_if_readable(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError as error:
+        return f"unknown ({error.strerror})"
+
+
+def _remedy(path: Path) -> str:
+    folder = path.parent.name
+    if any(file.name == path.name for file in downloadable(folder)):
+        name = folder.replace("_", "-")
+        return f"Fetch it again with: python -m linvae.data download {name}"
+    return "Replace it by an intact copy."
+
+
+def data_roots(data_dir: str | os.PathLike[str] | None = None) -> tuple[Path, ...]:
+    """Folders that are searched for data, in order.
+
+    The argument `data_dir` first, then the environment variable LINVAE_DATA, then the user's
+    cache folder. Each dataset lives in its own subfolder of one of them.
+    """
+    import pooch
+
+    given = [data_dir, os.environ.get("LINVAE_DATA"), pooch.os_cache("linvae")]
+    roots = [Path(folder).expanduser() for folder in given if folder]
+    return tuple(dict.fromkeys(roots))
+
+
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
+    """Hex digest of a file's bytes."""
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    _update(digest, path)
+    return digest.hexdigest()
+
+
+def sha256_of(paths: Sequence[Path]) -> str:
+    """Hex SHA-256 of the bytes of several files, one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        _update(digest, path)
+    return digest.hexdigest()
+
+
+def _update(digest: Any, path: Path) -> None:
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+
+
+@contextmanager
+def _reading(path: Path, what: str, *errors: type[Exception]) -> Iterator[None]:
+    """Turn the low-level `errors` of a decoder into a CorruptFileError about `path`."""
+    try:
+        yield
+    except errors as error:
+        raise CorruptFileError(path, f"{what} ({error or type(error).__name__})") from error
+
+
+_GZIP_ERRORS = (gzip.BadGzipFile, EOFError, zlib.error)
+
+
+def idx_shape(path: Path) -> tuple[int, ...]:
+    """Sizes that the header of a gzip-compressed IDX file of bytes announces.
+
+    Raises
+    ------
+    CorruptFileError
+        If the file is not gzip, ends in its header, or is not IDX of unsigned bytes.
+    """
+    with _reading(path, "not a complete gzip file", *_GZIP_ERRORS), gzip.open(path) as stream:
+        return _read_idx_header(stream, path)
+
+
+def read_idx(path: Path) -> NDArray[np.uint8]:
+    """Read a gzip-compressed IDX file of unsigned bytes into an array of its announced shape.
+
+    Raises
+    ------
+    CorruptFileError
+        As `idx_shape`, and if there are more or fewer bytes than the header announces.
+    """
+    with _reading(path, "not a complete gzip file", *_GZIP_ERRORS), gzip.open(path) as stream:
+        shape = _read_idx_header(stream, path)
+        payload = stream.read()
+    if len(payload) != math.prod(shape):
+        raise CorruptFileError(
+            path,
+            f"its header announces {math.prod(shape)} bytes, shape {shape}, and {len(payload)} "
+            "follow",
+        )
+    return np.frombuffer(payload, dtype=np.uint8).reshape(shape)
+
+
+def _read_idx_header(stream: gzip.GzipFile, path: Path) -> tuple[int, ...]:
+    magic = stream.read(4)
+    if len(magic) < 4 or magic[:3] != bytes((0, 0, _UBYTE)) or magic[3] == 0:
+        raise CorruptFileError(
+            path,
+            f"its first bytes are {magic.hex()!r}; an IDX file of unsigned bytes starts with "
+            "000008 and the number of its dimensions",
+        )
+    sizes = stream.read(4 * magic[3])
+    if len(sizes) < 4 * magic[3]:
+        raise CorruptFileError(path, "it ends inside its IDX header")
+    return struct.unpack(f">{magic[3]}I", sizes)
+
+
+def zip_members(path: Path, suffixes: tuple[str, ...]) -> tuple[str, ...]:
+    """Sorted names of the files in a zip archive that end in one of `suffixes`.
+
+    Raises
+    ------
+    CorruptFileError
+        If the file is no zip archive or was cut short.
+    """
+    with _reading(path, "not a complete zip archive", *_ZIP_ERRORS), zipfile.ZipFile(path) as file:
+        names = [name for name in file.namelist() if name.lower().endswith(suffixes)]
+    # Some archivers add a shadow entry per file; it has the suffix but holds no image.
+    return tuple(sorted(name for name in names if not name.startswith("__MACOSX/")))
+
+
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+
+
+def read_members(path: Path, names: Sequence[str]) -> Iterator[bytes]:
+    """Yield the bytes of the named members of a zip archive, one at a time, in that order.
+
+    Raises
+    ------
+    CorruptFileError
+        If the archive or a member cannot be read; the message names the member.
+    """
+    with _reading(path, "not a complete zip archive", *_ZIP_ERRORS):
+        archive = zipfile.ZipFile(path)
+    with archive:
+        for name in names:
+            with _reading(path, f"member {name} cannot be read", *_ZIP_ERRORS):
+                content = archive.read(name)
+            yield content
+
+
+# What Pillow raises for damaged content, by format and by place of the damage. An oversized
+# image (DecompressionBombError) counts: no published set holds one.
+_IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+
+
+def decode_image(content: bytes, path: Path, member: str = "") -> Image:
+    """Decode a PNG or JPEG completely.
+
+    Raises
+    ------
+    CorruptFileError
+        If `content` is damaged; it names `path`, the file on disk, and `member` inside it.
+    """
+    from PIL import Image
+
+    what = f"{f'member {member}' if member else 'it'} is not a complete image"
+    with _reading(path, what, *_IMAGE_ERRORS, Image.DecompressionBombError):
+        image = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
+        image.load()
+    return image

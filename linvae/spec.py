@@ -197,9 +197,7 @@ class HVAESpec:
                 f"latent_dims={latent_dims!r} must be a sequence with one width per level "
                 f"(at least one level) in {where}"
             )
-        dims = tuple(
-            _dimension(f"latent_dims[{i}]", d, where) for i, d in enumerate(latent_dims)
-        )
+        dims = tuple(_dimension(f"latent_dims[{i}]", d, where) for i, d in enumerate(latent_dims))
         if isinstance(decoder_variance, str):
             raise ValueError(
                 f"decoder_variance={decoder_variance!r} must be a finite number > 0 in {where}: "

@@ -74,12 +74,16 @@ def _decompose(moments: Moments, general: bool) -> Modes:
     d, dx = moments.target_dim, moments.condition_dim
     R = moments.regression
     covariance, unexplained, condition_map = moments.residual_covariance, 0.0, R
+    # variances below the rounding of Cov(y) are exactly zero: they can never be called active
+    # (10: three times the largest rounding seen in Cov(y|x), ill-conditioned conditions included)
+    rounding = 10 * (dx + d) * np.finfo(np.float64).eps
+    largest = float(np.diag(moments.target_covariance).max())
     if general:
-        unexplained = float(np.trace(covariance))
+        rest = float(np.trace(covariance))
+        unexplained = rest if rest > d * rounding * largest else 0.0
         covariance, condition_map = moments.explained_covariance, np.zeros((d, dx))
     values, vectors = np.linalg.eigh(covariance)
-    # variances below rounding are exactly zero, so that they can never be called active
-    floor = d * np.finfo(np.float64).eps * max(float(values[-1]), 0.0)
+    floor = rounding * max(float(values[-1]), largest)
     variances = np.where(values > floor, values, 0.0)[::-1].copy()
     Q = _fix_signs(vectors[:, ::-1])
     on_x, on_y = (Q.T @ R, np.zeros((d, d))) if general else (-Q.T @ R, Q.T)

@@ -19,7 +19,9 @@ modes with a unit counting min(), the others theta_i^2: **s equals the mean squa
 dimension**. With k_a active modes, s = (variance of all the rest)/(d - beta k_a), and mode i is
 active iff (d - beta i) theta_i^2 > beta (variance beyond mode i). For beta = 1 this is
 probabilistic PCA (Tipping & Bishop 1999, eq. 8). The objective is unbounded only where
-everything is explained, nothing is left (variance of all the rest = 0) and d > beta k_a.
+everything is explained, nothing is left (variance of all the rest = 0) and d > beta k_a. Where
+nothing is left and d = beta k_a it does not depend on s below theta_{k_a}^2/beta: a continuum,
+of which the largest s is given.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ import numpy.typing as npt
 
 from linvae.spec import VAESpec
 from linvae.theory.modes import Modes
-from linvae.theory.solution import ModeStates, UnboundedObjectiveError
+from linvae.theory.solution import ModeStates, Status, UnboundedObjectiveError
 
 __all__ = ["optimal_decoder_variance", "solve_one_level"]
 
@@ -59,13 +61,14 @@ def solve_one_level(spec: VAESpec, modes: Modes, allow_unbounded: bool = False) 
             r = np.minimum(1.0, 1.0 / np.sqrt(scale))
             m = paired / r
     learned_s = spec.decoder_variance == "learned"
+    bounded: Status = "continuum" if learned_s and _flat(spec, modes) else "unique"
     return ModeStates(
         noise_fractions=np.where(has_unit, r, 1.0)[None],
         second_moments=np.where(has_unit, m, np.nan)[None],
         critical_scale=np.where(has_unit & (not learned_s), scale, np.nan)[None],
         units=(order,),
         decoder_variance=s,
-        status="unbounded" if s == 0 else "unique",
+        status="unbounded" if s == 0 else bounded,
     )
 
 
@@ -84,11 +87,20 @@ def optimal_decoder_variance(spec: VAESpec, modes: Modes, allow_unbounded: bool 
         return rest / (d - beta * active)
     if allow_unbounded:
         return 0.0
+    explains = f"latent_dim={spec.latent_dim} explains" if active else "the condition explains"
+    way_out = f"use latent_dim < {active} or" if active > 1 else "use"
     raise UnboundedObjectiveError(
-        f"decoder_variance='learned' has no optimum: latent_dim={spec.latent_dim} explains all of "
-        f"the target's variance (rank {active} of {d} dimensions, beta={beta}), so the decoder "
-        f"variance runs to 0; use latent_dim < {active} or a fixed decoder_variance"
+        f"decoder_variance='learned' has no optimum: {explains} all of the target's variance "
+        f"(rank {active} of {d} dimensions, beta={beta}), so the decoder variance runs to 0; "
+        f"{way_out} a fixed decoder_variance"
     )
+
+
+def _flat(spec: VAESpec, modes: Modes) -> bool:
+    """True where the objective does not depend on a small s: nothing left and d = beta k_a."""
+    rank = int(np.count_nonzero(modes.variances))
+    explained = rank <= spec.latent_dim and modes.unexplained == 0
+    return explained and spec.beta * rank == len(modes.basis)
 
 
 def _padded(values: Array, length: int, fill: float = 0.0) -> Array:

@@ -1,0 +1,195 @@
+"""The tidy table in the middle: predicted beside observed, one row per quantity and member.
+
+`compare` writes rows; the report, the plots and the figures read rows and compute nothing.
+Settings and provenance travel with the rows: `comparison.csv` repeats the short ones as columns,
+`summary.json` has all of them, and both are read back.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+import os
+import statistics
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Comparison", "Row", "Threshold", "write_text"]
+
+QUANTITIES = {
+    "critical_beta": "beta at which the level collapses (its first mode); observed: per seed",
+    "fit_slope": "slope of log beta against information, per nat",
+    "factor_at_information": "factor on all betas that holds the level at `information_nats`",
+    "rate_nats": "E KL of the level, nats per sample, without beta",
+    "unit_rate_nats": "E KL of one unit of the level, nats, units in descending order",
+    "information_nats": "rate of the level against its best Gaussian prior, nats",
+    "active_units": "units whose posterior mean varies by more than 0.01",
+    "collapsed_units": "units with KL < eps for a share 1 - delta of the samples",
+    "distortion_nats": "E[-log p(y|z)], nats per sample",
+    "mode_variance": "theta_i^2, what mode i has to explain, data units^2",
+}
+COLUMN_SETTINGS = ("dataset", "model", "latent_dims", "decoder_variance", "data_sha256", "version")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number twice: as predicted and as observed. NaN where one side has none.
+
+    | field            | meaning                                                               |
+    |------------------|-----------------------------------------------------------------------|
+    | quantity         | key of `QUANTITIES`                                                   |
+    | architecture     | "theory" (dense curve, predicted only), "linear", "mlp"               |
+    | level            | 1, 2, ... of a hierarchy; 0 where it does not apply                   |
+    | index            | unit or mode, 1 ... in descending order; 0 = the whole level          |
+    | beta             | first beta of the run; NaN where the row is not at one beta           |
+    | information_nats | measured information of a control run; NaN elsewhere                  |
+    | seed             | seed of the run; -1 for theory                                        |
+    """
+
+    quantity: str
+    architecture: str
+    level: int
+    index: int
+    beta: float
+    information_nats: float
+    seed: int
+    predicted: float
+    observed: float
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Predicted and observed threshold of one level under one architecture.
+
+    `observed` is the mean over seeds, `low` and `high` their range, `slope` the mean slope of the
+    fit and `predicted_slope` that of the linear theory; `converged` of `runs` control runs reached
+    their set-point. All NaN where the estimate failed.
+    """
+
+    architecture: str
+    level: int
+    predicted: float
+    observed: float
+    low: float
+    high: float
+    seeds: int
+    slope: float
+    predicted_slope: float
+
+    @property
+    def ratio(self) -> float:
+        """observed / predicted."""
+        return self.observed / self.predicted
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Settings (JSON-able) and rows of one `compare` run."""
+
+    settings: Mapping[str, Any]
+    rows: tuple[Row, ...]
+
+    def select(self, quantity: str, **where: Any) -> list[Row]:
+        """Rows of a quantity, filtered by equality of fields."""
+        if quantity not in QUANTITIES:
+            raise ValueError(f"quantity={quantity!r} must be one of {sorted(QUANTITIES)}")
+        return [
+            row
+            for row in self.rows
+            if row.quantity == quantity and all(getattr(row, k) == v for k, v in where.items())
+        ]
+
+    @property
+    def architectures(self) -> list[str]:
+        """Trained architectures, in the order of the rows."""
+        names = dict.fromkeys(row.architecture for row in self.rows)
+        return [name for name in names if name != "theory"]
+
+    def thresholds(self) -> list[Threshold]:
+        """Summary of the critical_beta rows: mean and range over seeds."""
+        keys = dict.fromkeys((r.architecture, r.level) for r in self.select("critical_beta"))
+        return [self._threshold(*key) for key in keys if key[0] != "theory"]
+
+    def _threshold(self, architecture: str, level: int) -> Threshold:
+        rows = self.select("critical_beta", architecture=architecture, level=level)
+        slopes = self.select("fit_slope", architecture=architecture, level=level)
+        observed = [r.observed for r in rows if math.isfinite(r.observed)]
+        nan = math.nan
+        return Threshold(
+            architecture=architecture,
+            level=level,
+            predicted=rows[0].predicted,
+            observed=statistics.fmean(observed) if observed else nan,
+            low=min(observed, default=nan),
+            high=max(observed, default=nan),
+            seeds=len(observed),
+            slope=statistics.fmean([r.observed for r in slopes]) if slopes else nan,
+            predicted_slope=slopes[0].predicted if slopes else nan,
+        )
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Rows as dictionaries with the short settings repeated as columns."""
+        shared = {key: self.settings.get(key) for key in COLUMN_SETTINGS}
+        return [shared | dataclasses.asdict(row) for row in self.rows]
+
+    def to_json(self) -> dict[str, Any]:
+        """Settings and threshold summary; NaN becomes null, so that any reader accepts it."""
+        thresholds = [dataclasses.asdict(t) | {"ratio": t.ratio} for t in self.thresholds()]
+        return {"settings": dict(self.settings), "thresholds": _finite(thresholds)}
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write comparison.csv and summary.json; each appears whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        table = self.to_rows()
+        names = list(table[0]) if table else []
+        lines = [names, *([str(v) for v in row.values()] for row in table)]
+        csv_path, json_path = folder / "comparison.csv", folder / "summary.json"
+        write_text(csv_path, _csv(lines))
+        write_text(json_path, json.dumps(_finite(self.to_json()), indent=2) + "\n")
+        return [csv_path, json_path]
+
+    @classmethod
+    def read(cls, folder: Path) -> Comparison:
+        """Read what `write` wrote."""
+        settings = json.loads((folder / "summary.json").read_text())["settings"]
+        with (folder / "comparison.csv").open(newline="") as stream:
+            return cls(settings, tuple(_row(line) for line in csv.DictReader(stream)))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically: under a temporary name in the same folder, then renamed."""
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=f".{path.name}.", delete=False, newline=""
+    ) as stream:
+        stream.write(text)
+    os.chmod(stream.name, 0o644)
+    os.replace(stream.name, path)
+
+
+def _csv(lines: Iterable[Iterable[str]]) -> str:
+    import io
+
+    out = io.StringIO()
+    csv.writer(out).writerows(lines)
+    return out.getvalue()
+
+
+def _row(line: Mapping[str, str]) -> Row:
+    kinds = {"quantity": str, "architecture": str, "level": int, "index": int, "seed": int}
+    return Row(**{f.name: kinds.get(f.name, float)(line[f.name]) for f in dataclasses.fields(Row)})
+
+
+def _finite(value: Any) -> Any:
+    """The same structure with NaN and infinities as None or text, which JSON allows."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return value

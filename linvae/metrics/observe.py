@@ -1,0 +1,121 @@
+"""What a trained stack does, measured on the whole data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from linvae.models import StackedVAE
+from linvae.train.data import Noise, TrainingData
+from linvae.train.kl_weight import information
+
+__all__ = ["Observation", "observe"]
+
+Array = npt.NDArray[np.float64]
+CHUNK = 500  # samples evaluated at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """Means over samples; arrays (n_seeds, n_points), with a last axis for levels.
+
+    | field           | meaning                                                        | unit |
+    |-----------------|----------------------------------------------------------------|------|
+    | distortion      | E[-log p(y|z)], two antithetic draws per sample                | nats |
+    | rates           | E KL of each level, without beta                               | nats |
+    | information     | rate against the best Gaussian prior (`kl_weight.information`) | nats |
+    | unit_rates      | per level: rate of each unit, (..., k_l), descending           | nats |
+    | active_units    | units whose posterior mean has variance > `threshold`          | -    |
+    | collapsed_units | units with KL < `epsilon` for a share >= 1 - `delta` of samples | -    |
+
+    The KL of `collapsed_units` is to the prior N(0, eta^2) in a model of one level with a learned
+    variance, and to the best Gaussian prior elsewhere: a fixed variance keeps the first from 0.
+    """
+
+    distortion: Array
+    rates: Array
+    information: Array
+    unit_rates: tuple[Array, ...]
+    active_units: npt.NDArray[np.intp]
+    collapsed_units: npt.NDArray[np.intp]
+
+
+@torch.no_grad()
+def observe(
+    model: StackedVAE,
+    data: TrainingData,
+    *,
+    threshold: float = 0.01,
+    epsilon: float = 0.01,
+    delta: float = 0.01,
+    seed: int = 0,
+) -> Observation:
+    """Evaluate every member on all samples of `data`, in order, none dropped."""
+    noise = Noise(model.spec.latent_dims, [seed], data.target.device)
+    distortion: Tensor | float = 0.0
+    unit_rates: list[Tensor] | None = None
+    means, log_variances = [], []
+    for start in range(0, len(data), CHUNK):
+        index = torch.arange(start, min(start + CHUNK, len(data)), device=data.target.device)
+        target, condition = data.take(index[None])
+        draw = noise.next(len(index))
+        terms, latents = model.forward_with_latents(target, condition, draw)
+        share = len(index) / len(data)
+        distortion = distortion + share * terms.distortion
+        rates = [share * r.mean(-2) for r in model.rates_per_unit(terms.levels, latents)]
+        unit_rates = (
+            rates if unit_rates is None else [a + b for a, b in zip(unit_rates, rates, strict=True)]
+        )
+        means.append([level.mean[:, :, : len(index)] for level in terms.levels])
+        log_variances.append([level.log_variance[:, :, : len(index)] for level in terms.levels])
+    assert unit_rates is not None  # data have at least two samples
+    levels = range(len(unit_rates))
+    mean = [torch.cat([chunk[i] for chunk in means], dim=-2) for i in levels]
+    log_variance = [torch.cat([chunk[i] for chunk in log_variances], dim=-2) for i in levels]
+    stats = [_statistics(m, v) for m, v in zip(mean, log_variance, strict=True)]
+    active = [(_variance(m) > threshold).sum(-1) for m in mean]
+    collapsed = [
+        _collapsed_units(model, mean[i], log_variance[i], stats[i], epsilon, delta) for i in levels
+    ]
+    return Observation(
+        distortion=_numpy(torch.as_tensor(distortion)),
+        rates=_numpy(torch.stack([r.sum(-1) for r in unit_rates], -1)),
+        information=_numpy(torch.stack([information(s) for s in stats], -1)),
+        unit_rates=tuple(_numpy(r.sort(-1, descending=True).values) for r in unit_rates),
+        active_units=np.asarray(torch.stack(active, -1).cpu(), dtype=np.intp),
+        collapsed_units=np.asarray(torch.stack(collapsed, -1).cpu(), dtype=np.intp),
+    )
+
+
+def _collapsed_units(
+    model: StackedVAE, mean: Tensor, log_variance: Tensor, stats: Tensor, eps: float, delta: float
+) -> Tensor:
+    """(epsilon, delta)-collapsed units of one level, (n_seeds, n_points)."""
+    one_learned = model.spec.encoder_variances == (None,)
+    centre = torch.zeros_like(stats[0]) if one_learned else stats[0]
+    spread = stats[1] - stats[0].square()
+    if one_learned:
+        spread = torch.full_like(spread, model.spec.prior_variances[0])
+    log_ratio = log_variance - torch.log(spread)[:, :, None]
+    square = (mean - centre[:, :, None]).square() / spread[:, :, None]
+    kl = (square + torch.exp(log_ratio) - 1 - log_ratio) / 2
+    return ((kl < eps).float().mean(-2) >= 1 - delta).sum(-1)
+
+
+def _statistics(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Means of mu, mu^2 + sigma^2 and log sigma^2 over the samples, float64."""
+    mean, log_variance = mean.double(), log_variance.double()
+    second = mean.square() + torch.exp(log_variance)
+    return torch.stack([mean.mean(-2), second.mean(-2), log_variance.mean(-2)])
+
+
+def _variance(mean: Tensor) -> Tensor:
+    return mean.double().var(dim=-2, correction=0)
+
+
+def _numpy(values: Tensor) -> Array:
+    return np.asarray(values.cpu(), dtype=np.float64)

@@ -1,0 +1,100 @@
+"""Observed thresholds: fixed-information control.
+
+Each member of a stack holds the information I of one level at a set-point and lets the factor on
+all betas adapt (`linvae.train.kl_weight`). In every linear model log beta is an affine function of
+I near the threshold (`linvae.theory.hvae`: prices are geometric means), so the line through the
+measured pairs (I, log beta) meets I = 0 at the threshold. For a plain VAE I equals the KL and the
+slope is -2 per nat: fixed-KL control. A network has no such law; there the line is a locator.
+
+The estimate uses no prediction: every run starts at factor 1, with one latent unit per level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from linvae.models import build_model
+from linvae.spec import LinearSpec
+from linvae.train import InformationControl, TrainConfig, TrainingData, train
+
+__all__ = ["SET_POINTS", "ThresholdEstimate", "estimate_threshold", "fit_threshold"]
+
+Array = npt.NDArray[np.float64]
+SET_POINTS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)  # nats
+MIN_POINTS = 4  # a line needs two; four show whether it is one
+
+
+@dataclass(frozen=True, eq=False)
+class ThresholdEstimate:
+    """Threshold of one level, one entry per seed; `information` and `factors` (seeds, points).
+
+    `critical_factors` multiplies all betas of the spec; NaN where fewer than four runs of a seed
+    reached their set-point (`converged`). `slopes`: of log factor against nats.
+    """
+
+    level: int
+    seeds: tuple[int, ...]
+    information: Array
+    factors: Array
+    converged: npt.NDArray[np.bool_]
+    critical_factors: Array
+    slopes: Array
+    seconds: float
+
+
+def estimate_threshold(
+    spec: LinearSpec,
+    data: TrainingData,
+    *,
+    architecture: str = "linear",
+    hidden: int = 64,
+    level: int = 1,
+    seeds: Sequence[int] = (0, 1, 2),
+    set_points: Sequence[float] = SET_POINTS,
+    config: TrainConfig | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> ThresholdEstimate:
+    """Train len(seeds) x len(set_points) members at once and read the threshold of `level`."""
+    if not 1 <= level <= len(spec.latent_dims):
+        raise ValueError(
+            f"level={level} must be between 1 and {len(spec.latent_dims)}, the levels of {spec}"
+        )
+    config = config or TrainConfig()
+    model = build_model(
+        spec,
+        data.target,
+        data.condition,
+        architecture=architecture,
+        hidden=hidden,
+        seeds=seeds,
+        n_points=len(set_points),
+    )
+    control = InformationControl(set_points, spec.betas, len(seeds), level - 1, data.target.device)
+    result = train(model, data, control, config, progress)
+    information, factors = (np.asarray(v.cpu(), dtype=np.float64) for v in control.result())
+    converged = _converged(information, np.asarray(set_points))
+    fits = [fit_threshold(*row) for row in zip(information, factors, converged, strict=True)]
+    critical, slopes = np.array(fits).T
+    return ThresholdEstimate(
+        level, tuple(seeds), information, factors, converged, critical, slopes, result.seconds
+    )
+
+
+def fit_threshold(
+    information: Array, factors: Array, converged: npt.NDArray[np.bool_]
+) -> tuple[float, float]:
+    """exp(intercept) and slope of log(factors) against information, over the converged runs."""
+    if converged.sum() < MIN_POINTS:
+        return np.nan, np.nan
+    slope, intercept = np.polyfit(information[converged], np.log(factors[converged]), 1)
+    return float(np.exp(intercept)), float(slope)
+
+
+def _converged(information: Array, set_points: Array) -> npt.NDArray[np.bool_]:
+    """Within a tenth of the set-point, plus the noise floor of idle units (0.02 nats)."""
+    off = np.abs(information - set_points)
+    return np.asarray(off <= 0.02 + 0.1 * set_points)

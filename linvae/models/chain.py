@@ -1,0 +1,218 @@
+"""Trained counterparts of every spec: a stack of chains v -> z_1 -> ... -> z_L -> y.
+
+    q(z_1|v) = N(f_1(v), Sigma_1)    q(z_l|z_{l-1}) = N(f_l(z_{l-1}), Sigma_l)
+    p(y|z_1, x) = N(g_1(z_1, x), s I)    p(z_{l-1}|z_l) = N(g_l(z_l), eta_{l-1}^2 I)
+
+`architecture="linear"`: f and g are theory's matrices, no biases (the data are centred), one
+learned variance per unit; `weights(seed, point)` returns them under theory's names, so that
+`linvae.theory.objective` reads them. `architecture="mlp"`: one hidden ReLU layer each, a learned
+variance depends on the input. The data are divided by their root total variance inside the model,
+which changes the parametrisation and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from linvae.models.layers import StackedLinear, StackedMLP, StackShape
+from linvae.objectives import GaussianLevel, Terms, gaussian_distortion, gaussian_rate_per_unit
+from linvae.spec import CVAESpec, HVAESpec, LinearSpec
+
+__all__ = ["ARCHITECTURES", "StackedVAE", "build_model"]
+
+ARCHITECTURES = ("linear", "mlp")
+INITIAL_STD = 0.1  # of the latent mean and of the reconstruction, in units of the scaled data
+
+
+class StackedVAE(nn.Module):
+    """`n_seeds` x `n_points` VAEs of one spec and architecture; see the module's docstring."""
+
+    def __init__(
+        self,
+        spec: LinearSpec,
+        *,
+        target_dim: int,
+        condition_dim: int = 0,
+        scale: float = 1.0,
+        condition_scale: float = 1.0,
+        architecture: str = "linear",
+        hidden: int = 64,
+        seeds: Sequence[int] = (0,),
+        n_points: int = 1,
+    ) -> None:
+        super().__init__()
+        if architecture not in ARCHITECTURES:
+            raise ValueError(f"architecture={architecture!r} must be one of {ARCHITECTURES}")
+        self.spec, self.architecture, self.hidden = spec, architecture, hidden
+        self.target_dim, self.condition_dim = target_dim, condition_dim
+        self.scale, self.condition_scale = scale, condition_scale
+        stack = StackShape(seeds, n_points)
+        self.seeds, self.n_points = stack.seeds, n_points
+        self.encoder_sees_target = condition_dim == 0 or isinstance(spec, CVAESpec | HVAESpec)
+        self.decoder_sees_condition = condition_dim > 0 and self.encoder_sees_target
+        sees = condition_dim + (target_dim if self.encoder_sees_target else 0)
+        widths = [sees, *spec.latent_dims]
+        self.encoders = nn.ModuleList()
+        self.decoders = nn.ModuleList()
+        self.log_variances = nn.ParameterList()
+        for level, k in enumerate(spec.latent_dims):
+            per_input = architecture != "linear" and spec.encoder_variances[level] is None
+            norm = math.sqrt(1 + (sees > target_dim)) if level == 0 else math.sqrt(widths[level])
+            self.encoders.append(self._map(stack, widths[level], k * (1 + per_input), norm))
+            below = target_dim if level == 0 else widths[level]
+            extra = condition_dim if level == 0 and self.decoder_sees_condition else 0
+            self.decoders.append(self._map(stack, k + extra, below, math.sqrt(k + (extra > 0))))
+            self.log_variances.append(stack.constant(k))
+        self.log_s = stack.constant() if spec.decoder_variance == "learned" else None
+
+    def _map(self, stack: StackShape, d_in: int, d_out: int, input_norm: float) -> nn.Module:
+        """A network of the architecture whose typical input has norm `input_norm`."""
+        if self.architecture == "mlp":
+            return StackedMLP(stack, d_in, self.hidden, d_out, input_scale=input_norm)
+        std = INITIAL_STD / input_norm / math.sqrt(d_out)
+        return StackedLinear(stack, d_in, d_out, std=std, bias=False)
+
+    def encode(self, level: int, below: Tensor) -> GaussianLevel:
+        """q(z_l | what is below)."""
+        out = self.encoders[level](below)
+        fixed = self.spec.encoder_variances[level]
+        if fixed is not None:
+            variance = torch.as_tensor(fixed, dtype=out.dtype, device=out.device)
+            return GaussianLevel(out, torch.log(variance).expand_as(out))
+        if self.architecture == "linear":
+            return GaussianLevel(out, self.log_variances[level][:, :, None].expand_as(out))
+        mean, log_variance = out.chunk(2, dim=-1)
+        return GaussianLevel(mean, log_variance)
+
+    def forward(self, target: Tensor, condition: Tensor | None, noise: Sequence[Tensor]) -> Terms:
+        """Objective terms on one batch; arguments as in `forward_with_latents`."""
+        return self.forward_with_latents(target, condition, noise)[0]
+
+    def forward_with_latents(
+        self, target: Tensor, condition: Tensor | None, noise: Sequence[Tensor]
+    ) -> tuple[Terms, list[Tensor]]:
+        """Objective terms on one batch, and the sampled latents of every level.
+
+        `target` (n_seeds, batch, d) and `condition` (n_seeds, batch, dx): centred, data units;
+        `noise`: standard normal, one (n_seeds, draws * batch, k_l) per level, shared by all
+        points: `draws` latents of every sample.
+        """
+        draws = noise[0].shape[1] // target.shape[1]
+        y = target[:, None] / self.scale
+        x = None if condition is None else condition[:, None] / self.condition_scale
+        below = _join(x, y if self.encoder_sees_target else None)
+        levels: list[GaussianLevel] = []
+        latents: list[Tensor] = []
+        for level in range(len(self.spec.latent_dims)):
+            levels.append(self.encode(level, below).repeat(draws if level == 0 else 1))
+            below = levels[-1].sample(noise[level][:, None])
+            latents.append(below)
+        prediction = self.decode(latents[0], x)
+        error = (prediction - y.repeat(1, 1, draws, 1)).square().sum(-1).mean(-1) * self.scale**2
+        distortion = gaussian_distortion(error, self.target_dim, self.decoder_variance())
+        rates = [r.sum(-1).mean(-1) for r in self.rates_per_unit(levels, latents)]
+        return Terms(distortion, torch.stack(rates, dim=-1), tuple(levels)), latents
+
+    def decoder_variance(self) -> Tensor:
+        """s in data units^2: of each member where learned, else one number."""
+        if self.log_s is not None:  # starts at the mean variance of a scaled coordinate
+            return torch.exp(self.log_s) * (self.scale**2 / self.target_dim)
+        return torch.tensor(float(self.spec.decoder_variance))
+
+    def decode(self, latent: Tensor, x: Tensor | None) -> Tensor:
+        """Mean of p(y|z_1, x) in scaled units."""
+        if x is not None and self.decoder_sees_condition:
+            copies = x.repeat(1, 1, latent.shape[2] // x.shape[2], 1)
+            latent = torch.cat([latent, copies.expand(*latent.shape[:3], -1)], dim=-1)
+        prediction: Tensor = self.decoders[0](latent)
+        return prediction
+
+    def rates_per_unit(
+        self, levels: Sequence[GaussianLevel], latents: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Rate of every level, sample and unit, nats: [(n_seeds, n_points, batch, k_l)]."""
+        rates = []
+        for level, q in enumerate(levels):
+            if level + 1 < len(levels):
+                square = (latents[level] - self.decoders[level + 1](latents[level + 1])).square()
+            else:
+                square = q.mean.square() + torch.exp(q.log_variance)
+            rates.append(gaussian_rate_per_unit(q, square, self.spec.prior_variances[level]))
+        return rates
+
+    def weights(self, seed_index: int, point: int) -> dict[str, npt.NDArray[np.float64]]:
+        """Matrices of one linear member in data units, names as in `linvae.theory.elbo`."""
+        if self.architecture != "linear":
+            raise ValueError(f"architecture={self.architecture!r} has no matrices: use 'linear'")
+
+        levels = range(len(self.spec.latent_dims))
+        W = [_member(self.encoders[i].weight, seed_index, point) for i in levels]
+        U = [_member(self.decoders[i].weight, seed_index, point) for i in levels]
+        Sigma = [np.diag(self._variance(i, seed_index, point)) for i in levels]
+        dx, k = self.condition_dim, self.spec.latent_dims[0]
+        on_x, on_y = W[0][:, :dx] / self.condition_scale, W[0][:, dx:] / self.scale
+        on_z, from_x = U[0][:, :k] * self.scale, U[0][:, k:] * self.scale / self.condition_scale
+        s = self.decoder_variance().expand(len(self.seeds), self.n_points)
+        learned = {} if self.log_s is None else {"s": _member(s, seed_index, point)}
+        if isinstance(self.spec, CVAESpec):
+            named = {"W1": on_x, "W2": on_y, "U1": on_z, "U2": from_x, "Sigma": Sigma[0]}
+            return named | learned
+        if not isinstance(self.spec, HVAESpec):
+            return {"W": on_y if dx == 0 else on_x, "U": on_z, "Sigma": Sigma[0]} | learned
+        named = {"W1": on_y, "U1": on_z} | ({"A": on_x, "B": from_x} if dx else {})
+        for i in levels:
+            named |= {f"Sigma{i + 1}": Sigma[i]}
+            named |= {f"W{i + 1}": W[i], f"U{i + 1}": U[i]} if i else {}
+        return named
+
+    def _variance(self, level: int, seed_index: int, point: int) -> npt.NDArray[np.float64]:
+        fixed = self.spec.encoder_variances[level]
+        if fixed is None:
+            return np.exp(_member(self.log_variances[level], seed_index, point))
+        return np.broadcast_to(np.asarray(fixed, float), self.spec.latent_dims[level])
+
+
+def build_model(
+    spec: LinearSpec,
+    target: Tensor,
+    condition: Tensor | None = None,
+    *,
+    architecture: str = "linear",
+    hidden: int = 64,
+    seeds: Sequence[int] = (0,),
+    n_points: int = 1,
+) -> StackedVAE:
+    """A stack for centred training data: `target` (n, d), `condition` (n, dx) or None."""
+    return StackedVAE(
+        spec,
+        target_dim=target.shape[1],
+        condition_dim=0 if condition is None else condition.shape[1],
+        scale=_root_total_variance(target),
+        condition_scale=1.0 if condition is None else _root_total_variance(condition),
+        architecture=architecture,
+        hidden=hidden,
+        seeds=seeds,
+        n_points=n_points,
+    ).to(target.device)
+
+
+def _member(values: Any, seed_index: int, point: int) -> npt.NDArray[np.float64]:
+    """The entries of one member, float64 on the CPU."""
+    return np.asarray(values[seed_index, point].detach().cpu(), dtype=np.float64)
+
+
+def _root_total_variance(data: Tensor) -> float:
+    total = float(data.double().square().sum(1).mean())
+    return math.sqrt(total) if total > 0 else 1.0
+
+
+def _join(x: Tensor | None, y: Tensor | None) -> Tensor:
+    parts = [part for part in (x, y) if part is not None]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)

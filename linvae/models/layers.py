@@ -1,0 +1,79 @@
+"""Stacked layers: many independent networks of one architecture, one batched matrix product each.
+
+A stack holds `n_seeds` x `n_points` members, seed-major: member e = seed_index * n_points + point.
+Activations have shape (n_seeds, n_points, batch, features). Inputs that all points of a seed share
+(the data) have n_points = 1 there, and the first layer is then one large product per seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["StackShape", "StackedLinear", "StackedMLP"]
+
+
+class StackShape:
+    """Seeds and number of sweep points of a stack; draws initial values per seed."""
+
+    def __init__(self, seeds: Sequence[int], n_points: int) -> None:
+        self.seeds = tuple(int(s) for s in seeds)
+        self.n_points = n_points
+        self._generators = [torch.Generator().manual_seed(s) for s in self.seeds]
+
+    @property
+    def n_seeds(self) -> int:
+        """Number of seeds."""
+        return len(self.seeds)
+
+    def normal(self, *shape: int, std: float) -> nn.Parameter:
+        """Parameter (n_seeds, n_points, *shape): members of one seed start from the same draw."""
+        draws = [torch.randn(*shape, generator=g) * std for g in self._generators]
+        repeated = torch.stack(draws)[:, None].expand(-1, self.n_points, *shape)
+        return nn.Parameter(repeated.clone())
+
+    def constant(self, *shape: int, value: float = 0.0) -> nn.Parameter:
+        """Parameter (n_seeds, n_points, *shape) filled with `value`."""
+        return nn.Parameter(torch.full((self.n_seeds, self.n_points, *shape), value))
+
+
+class StackedLinear(nn.Module):
+    """y = weight x (+ bias), weight (n_seeds, n_points, out, in)."""
+
+    def __init__(self, stack: StackShape, d_in: int, d_out: int, *, std: float, bias: bool) -> None:
+        super().__init__()
+        self.weight = stack.normal(d_out, d_in, std=std)
+        self.bias = stack.constant(d_out) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n_seeds, n_points or 1, batch, in) -> (n_seeds, n_points, batch, out)."""
+        seeds, points, d_out, d_in = self.weight.shape
+        if x.shape[1] == 1 and points > 1:  # shared input: one product for all points of a seed
+            wide = x[:, 0] @ self.weight.reshape(seeds, points * d_out, d_in).mT
+            y = wide.view(seeds, -1, points, d_out).transpose(1, 2)
+        else:
+            y = x @ self.weight.mT
+        return y if self.bias is None else y + self.bias[:, :, None]
+
+
+class StackedMLP(nn.Module):
+    """in -> hidden -> out with one ReLU layer; `input_scale` is the norm of a typical input.
+
+    The first layer starts so that hidden units have variance about 1 for inputs of that norm, the
+    output layer so small that the network starts close to its bias.
+    """
+
+    def __init__(
+        self, stack: StackShape, d_in: int, hidden: int, d_out: int, *, input_scale: float
+    ) -> None:
+        super().__init__()
+        self.inner = StackedLinear(stack, d_in, hidden, std=math.sqrt(2) / input_scale, bias=True)
+        self.outer = StackedLinear(stack, hidden, d_out, std=0.1 / math.sqrt(hidden), bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n_seeds, n_points or 1, batch, in) -> (n_seeds, n_points, batch, out)."""
+        y: Tensor = self.outer(torch.relu(self.inner(x)))
+        return y

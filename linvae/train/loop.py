@@ -1,0 +1,130 @@
+"""The training loop: one visible `for` that trains all members of a stack at once."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from linvae.models.chain import StackedVAE
+from linvae.objectives import Terms
+from linvae.train.data import BatchOrder, Noise, TrainingData
+from linvae.train.kl_weight import KLWeight
+
+__all__ = ["DivergedError", "TrainConfig", "TrainResult", "train"]
+
+
+class DivergedError(ArithmeticError):
+    """Members whose objective is no longer finite; the message says which."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train; the sweep itself is in the model (members) and the KL weights.
+
+    Learning rate: constant for `constant_share` of the steps, then a cosine down to 1 % of it.
+    """
+
+    steps: int = 3000
+    batch_size: int = 32
+    learning_rate: float = 1e-2
+    optimizer: Literal["adam", "sgd"] = "adam"
+    constant_share: float = 0.4
+    log_every: int = 100
+
+    def learning_rate_factor(self, step: int) -> float:
+        """Multiplier of the learning rate at `step`."""
+        start = self.constant_share * self.steps
+        if step < start:
+            return 1.0
+        phase = (step - start) / max(1.0, self.steps - start)
+        return 0.01 + 0.99 * (1 + math.cos(math.pi * phase)) / 2
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """History rows (step, mean distortion, rates and betas of every member) and seconds."""
+
+    history: list[dict[str, float]]
+    seconds: float
+    steps: int
+
+
+def train(
+    model: StackedVAE,
+    data: TrainingData,
+    kl_weight: KLWeight,
+    config: TrainConfig,
+    progress: Callable[[int], None] | None = None,
+) -> TrainResult:
+    """Train every member of `model` on `data`; parameters are updated in place.
+
+    Members never interact: the loss is their sum, the optimiser works entry by entry, and members
+    of one seed see the same batches and the same noise, so a member's result does not depend on
+    what else is in the stack. `progress` is called with the number of steps done.
+    """
+    device = data.target.device
+    order = BatchOrder(len(data), config.batch_size, model.seeds)
+    noise = Noise(model.spec.latent_dims, model.seeds, device)
+    optimizer = _optimizer(model, config)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, config.learning_rate_factor)
+    history: list[dict[str, float]] = []
+    start = time.perf_counter()
+    for step in range(config.steps):
+        target, condition = data.take(order.next().to(device))
+        terms = model(target, condition, noise.next(target.shape[1]))
+        betas = kl_weight.betas()
+        members = terms.objective(betas)
+        optimizer.zero_grad(set_to_none=True)
+        members.sum().backward()
+        optimizer.step()
+        schedule.step()
+        kl_weight.observe(terms, step / config.steps)
+        if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
+            _check_finite(members, model, step)
+            history += _history_rows(step + 1, model, terms, betas)
+            if progress:
+                progress(step + 1)
+    return TrainResult(history, time.perf_counter() - start, config.steps)
+
+
+def _optimizer(model: StackedVAE, config: TrainConfig) -> torch.optim.Optimizer:
+    if config.optimizer == "adam":
+        return torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(model.parameters(), lr=config.learning_rate, momentum=0.9)
+    raise ValueError(f"optimizer={config.optimizer!r} must be 'adam' or 'sgd'")
+
+
+def _check_finite(members: Tensor, model: StackedVAE, step: int) -> None:
+    bad = torch.nonzero(~torch.isfinite(members.detach())).tolist()
+    if bad:
+        names = ", ".join(f"seed {model.seeds[s]} point {p}" for s, p in bad[:5])
+        raise DivergedError(
+            f"training diverged at step {step + 1}: the objective of {len(bad)} of "
+            f"{members.numel()} members is not finite ({names}); lower the learning rate"
+        )
+
+
+def _history_rows(
+    step: int, model: StackedVAE, terms: Terms, betas: Tensor
+) -> list[dict[str, float]]:
+    distortion, rates = terms.distortion.detach(), terms.rates.detach()
+    betas = betas.expand_as(rates)
+    return [
+        {
+            "step": step,
+            "seed": seed,
+            "point": point,
+            "distortion_nats": float(distortion[s, point]),
+            "rate_nats": float(rates[s, point].sum()),
+            "first_beta": float(betas[s, point, 0]),
+        }
+        for s, seed in enumerate(model.seeds)
+        for point in range(model.n_points)
+    ]

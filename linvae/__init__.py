@@ -1,1 +1,33 @@
-"""linvae."""
+"""linvae predicts posterior collapse before training, checks it after, and says why.
+
+>>> import numpy as np
+>>> from linvae import Moments, VAESpec, solve
+>>> moments = Moments.from_covariance(np.diag([3.0, 1.0, 0.2]))
+>>> solve(VAESpec(latent_dim=2, decoder_variance=0.5), moments).critical_beta.tolist()
+[6.0, 2.0, nan]
+"""
+
+from linvae.moments import Moments
+from linvae.spec import CVAESpec, HVAESpec, VAESpec
+from linvae.theory import (
+    ObjectiveTerms,
+    Solution,
+    UnboundedObjectiveError,
+    objective,
+    solve,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CVAESpec",
+    "HVAESpec",
+    "Moments",
+    "ObjectiveTerms",
+    "Solution",
+    "UnboundedObjectiveError",
+    "VAESpec",
+    "__version__",
+    "objective",
+    "solve",
+]

@@ -62,6 +62,9 @@ class LinearSpec(Protocol):
     def scale_betas(self, factor: float) -> Self:
         """The same model with every beta multiplied by `factor`."""
 
+    def with_one_unit(self) -> Self:
+        """The same model with one latent unit per level, the one that collapses last."""
+
 
 @dataclass(frozen=True)
 class VAESpec:
@@ -137,6 +140,12 @@ class VAESpec:
     def scale_betas(self, factor: float) -> Self:
         """The same model with beta multiplied by `factor`."""
         return dataclasses.replace(self, beta=self.beta * factor)
+
+    def with_one_unit(self) -> Self:
+        """The same model with one latent unit, that of the smallest fixed variance."""
+        fixed = self.encoder_variance
+        smallest = min(fixed) if isinstance(fixed, tuple) else fixed
+        return dataclasses.replace(self, latent_dim=1, encoder_variance=smallest)
 
 
 @dataclass(frozen=True)
@@ -239,7 +248,15 @@ class HVAESpec:
 
     def scale_betas(self, factor: float) -> Self:
         """The same model with every beta multiplied by `factor`."""
-        return dataclasses.replace(self, betas=tuple(b * factor for b in self.betas))
+        return self._with(betas=tuple(b * factor for b in self.betas))
+
+    def with_one_unit(self) -> Self:
+        """The same hierarchy with one unit per level."""
+        return self._with(latent_dims=(1,) * len(self.latent_dims))
+
+    def _with(self, **changes: Any) -> Self:
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return type(self)(**(fields | changes))
 
 
 def _set(spec: object, **fields: Any) -> None:

@@ -163,6 +163,45 @@ class Dataset:
         )
 
 
+    def rotated_to_span(self) -> Dataset:
+        """Return target and condition in coordinates of the space that the samples span.
+
+        n samples span at most n - 1 directions around their mean; where n - 1 is less than the
+        dimension, each of target and condition is centred and rotated into that many coordinates,
+        losing nothing. Distances, covariances, thresholds, rates and squared errors stay the same;
+        the distortion lacks the constant log(2 pi s)/2 of each dropped direction, in which no
+        sample varies. Where neither is that wide, the dataset itself is returned.
+        """
+        target, condition = _in_span(self.target), None
+        if self.condition is not None:
+            condition = _in_span(self.condition)
+        if target is self.target and condition is self.condition:
+            return self
+        step = {
+            "step": "rotate to span",
+            "target_dim": [self.target_dim, target.shape[1]],
+            "condition_dim": [self.condition_dim, 0 if condition is None else condition.shape[1]],
+        }
+        return replace(
+            self,
+            target=target,
+            condition=condition,
+            image_shape=None,
+            preprocessing=(*self.preprocessing, step),
+        )
+
+
+def _in_span(samples: FloatArray) -> FloatArray:
+    """Principal coordinates (n, n - 1) of centred samples, or `samples` where n - 1 >= d."""
+    n, d = samples.shape
+    if n > d:
+        return samples
+    centred = samples - samples.mean(axis=0, dtype=np.float64)
+    left, singular, _ = np.linalg.svd(centred, full_matrices=False)
+    coordinates: FloatArray = (left * singular)[:, : n - 1].astype(np.float32)
+    return coordinates
+
+
 def _bottom_left_quarter(image_shape: tuple[int, ...], name: str) -> NDArray[np.bool_]:
     """Mask, shape (d,), of the values of the bottom-left quarter of a flattened image."""
     height, width = image_shape[:2]

@@ -47,12 +47,11 @@ import numpy.typing as npt
 
 from linvae.spec import HVAESpec
 from linvae.theory.modes import Modes
-from linvae.theory.solution import ModeStates, Status, UnboundedObjectiveError
+from linvae.theory.solution import ROUNDING, ModeStates, Status, UnboundedObjectiveError
 
 __all__ = ["isotonic_regression", "solve_hierarchy"]
 
 Array = npt.NDArray[np.float64]
-ROUNDING = 1e-12  # information (nats) below this is rounding of the logarithms: exactly collapsed
 
 
 def solve_hierarchy(spec: HVAESpec, modes: Modes, allow_unbounded: bool = False) -> ModeStates:
@@ -169,9 +168,7 @@ def _critical_scale(spec: HVAESpec, levels: slice, a0: Array) -> Array:
     threshold = np.exp(np.arange(1, len(log_p) + 1) * log_p - below)
     threshold[first_learned + 1 :] = np.inf
     on_noise = _information(spec, levels, np.zeros(1))[:, 0] > 0
-    threshold[on_noise] = 0.0
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scale: Array = a0 / threshold[:, None]
+    scale: Array = a0 / threshold[:, None]
     scale[on_noise] = np.inf
     return scale
 

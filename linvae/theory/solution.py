@@ -12,6 +12,7 @@ __all__ = ["ModeStates", "Solution", "UnboundedObjectiveError"]
 
 Array = npt.NDArray[np.float64]
 Status = Literal["unique", "continuum", "unbounded"]
+ROUNDING = 1e-12  # information (nats) below this is rounding of the logarithms: exactly collapsed
 
 
 class UnboundedObjectiveError(ValueError):

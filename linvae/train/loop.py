@@ -32,7 +32,7 @@ class TrainConfig:
 
     steps: int = 3000
     batch_size: int = 32
-    learning_rate: float = 1e-2
+    learning_rate: float = 3e-3
     optimizer: Literal["adam", "sgd"] = "adam"
     constant_share: float = 0.4
     log_every: int = 100

@@ -1,0 +1,147 @@
+"""`python -m linvae.compare`: predicted against observed collapse, for a dataset, in minutes.
+
+load -> moments -> solve -> train -> observe -> rows -> report. Exit code 0 = ran, 2 = usage or
+unusable data, 3 = data missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from linvae.cli import add_data_arguments, exit_codes, positive_float, positive_int
+from linvae.data import Dataset, gaussian, load_dataset
+
+EXAMPLES = """\
+examples:
+  python -m linvae.compare                                    digits, no files needed
+  python -m linvae.compare --dataset omniglot --download
+  python -m linvae.compare --dataset mnist --model cvae       bottom-left quarter -> the rest
+  python -m linvae.compare --dataset digits --model hvae --architecture linear --json
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """All options, with units and defaults."""
+    p = argparse.ArgumentParser(
+        prog="linvae compare",
+        description="Predicted against observed posterior collapse of linear and nonlinear VAEs.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_data_arguments(p)
+    p.add_argument("--model", choices=("vae", "cvae", "hvae"), default="vae", help="default vae")
+    p.add_argument(
+        "--architecture",
+        action="append",
+        choices=("linear", "mlp"),
+        help="trained counterparts; repeat for several (default: linear and mlp)",
+    )
+    p.add_argument("--latent-dim", type=positive_int, default=8, help="units per level, default 8")
+    p.add_argument(
+        "--decoder-variance",
+        type=positive_float,
+        default=1.0,
+        help="variance of p(y|z), data units squared (default 1: beta is in data units squared)",
+    )
+    p.add_argument(
+        "--hidden", type=positive_int, default=64, help="hidden units of mlp, default 64"
+    )
+    p.add_argument("--seeds", type=positive_int, default=3, help="number of seeds, default 3")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
+    p.add_argument("--out", type=Path, help="result folder (default results/DATASET-MODEL)")
+    size = p.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="a third of the steps")
+    size.add_argument("--full", action="store_true", help="four times the steps, five seeds")
+    p.add_argument("--json", action="store_true", help="print summary.json instead of tables")
+    p.add_argument("--quiet", action="store_true", help="no progress, no tables")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = parser().parse_args(arguments)
+    with exit_codes() as status:
+        dataset = _load(args)
+        command = shlex.join(["python", "-m", "linvae.compare", *arguments])
+        _run(args, dataset, command)
+    return status.code
+
+
+def _run(args: argparse.Namespace, dataset: Dataset, command: str) -> None:
+    from linvae.pipeline import default_spec, make_plan, run_comparison
+    from linvae.plots import save_figures
+    from linvae.report import render_text, write_report
+
+    spec = default_spec(args.model, args.latent_dim, args.decoder_variance)
+    plan = make_plan(
+        architectures=tuple(args.architecture or ("linear", "mlp")),
+        hidden=args.hidden,
+        n_seeds=5 if args.full else args.seeds,
+        device=args.device,
+        effort=1 / 3 if args.quick else 4.0 if args.full else 1.0,
+        command=command,
+    )
+    silent = args.quiet or args.json
+    if not silent:
+        print(f"data: {dataset.describe()}", *([dataset.note] if dataset.note else []), sep="\n  ")
+    with _progress(silent) as progress:
+        comparison = run_comparison(dataset, spec, plan, progress)
+    folder = args.out or Path("results") / f"{dataset.name}-{args.model}"
+    comparison.write(folder)
+    write_report(comparison, folder, save_figures(comparison, folder))
+    if args.json:
+        print(json.dumps(comparison.to_json(), indent=2))
+    elif not args.quiet:
+        render_text(comparison)
+        print(f"files: {folder}/report.html, comparison.csv, summary.json, figures (PNG, PDF)")
+
+
+def _load(args: argparse.Namespace) -> Dataset:
+    if args.dataset == "gaussian" and args.model == "cvae":
+        import numpy as np
+
+        return gaussian(0.85 ** np.arange(32), 4096, correlation=0.6, seed=0)
+    dataset = load_dataset(
+        args.dataset,
+        split=args.split,
+        data_dir=args.data_dir,
+        download=args.download,
+        image_size=args.image_size,
+    )
+    if args.max_samples and args.max_samples < dataset.n_samples:
+        dataset = dataset.subset(args.max_samples, seed=0)
+    return dataset.quarter_task() if args.model == "cvae" else dataset
+
+
+@contextmanager
+def _progress(silent: bool) -> Iterator[Callable[[str, int, int], None] | None]:
+    """A bar with the time left on a terminal; one line per task where the output is piped."""
+    if silent:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+                if not console.is_terminal:
+                    print(f"training {what} ({total} steps)", file=sys.stderr, flush=True)
+            bar.update(tasks[what], completed=done)
+
+        yield update
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,351 @@
+"""From a dataset and a spec to a `Comparison`: the steps that `compare` runs, one function each.
+
+Prediction and observation meet here for the first time; no formula of either stands here.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+import linvae
+from linvae.comparison import Comparison, Row
+from linvae.data import Dataset
+from linvae.metrics import SET_POINTS, Observation, ThresholdEstimate, estimate_threshold, observe
+from linvae.models import build_model
+from linvae.moments import Moments
+from linvae.spec import CVAESpec, HVAESpec, LinearSpec, VAESpec
+from linvae.theory import Solution, solve
+from linvae.theory.modes import mode_decomposition
+from linvae.theory.observables import active_unit_counts, collapsed_unit_counts
+from linvae.train import ConstantBetas, TrainConfig, TrainingData, pick_device, train
+
+__all__ = ["Plan", "default_spec", "make_plan", "run_comparison"]
+
+SWEEP = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0, 1.15)  # x the predicted threshold of level 1
+CURVE_POINTS = 120
+SPECTRUM_ROWS = 50
+EPSILON, DELTA, ACTIVE = 0.01, 0.01, 0.01
+
+Progress = Callable[[str, int, int], None]  # what, steps done, steps in all
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a run that is neither data nor spec."""
+
+    architectures: tuple[str, ...] = ("linear", "mlp")
+    hidden: int = 64
+    seeds: tuple[int, ...] = (0, 1, 2)
+    device: str = "auto"
+    config: TrainConfig = field(default_factory=TrainConfig)
+    command: str = ""
+
+    def config_for(self, architecture: str, level: int = 1) -> TrainConfig:
+        """Upper levels learn after the ones below them: as many times the steps as the level."""
+        return replace(self.config, steps=self.config.steps * level)
+
+
+def make_plan(
+    *,
+    architectures: tuple[str, ...] = ("linear", "mlp"),
+    hidden: int = 64,
+    n_seeds: int = 3,
+    device: str = "auto",
+    effort: float = 1.0,
+    command: str = "",
+) -> Plan:
+    """A plan with seeds 0, 1, ... and `effort` times the default number of steps."""
+    config = TrainConfig()
+    config = replace(config, steps=max(config.log_every, round(config.steps * effort)))
+    return Plan(architectures, hidden, tuple(range(n_seeds)), device, config, command)
+
+
+def default_spec(model: str, latent_dim: int, decoder_variance: float) -> LinearSpec:
+    """The spec that `compare --model` stands for.
+
+    hvae: two levels as published (p(z_1|z_2) has the decoder variance), the encoder variance of
+    level 1 fixed at half the decoder variance, that of level 2 learned: then the two levels
+    collapse at different betas, a factor 4 apart.
+    """
+    if model == "vae":
+        return VAESpec(latent_dim, decoder_variance=decoder_variance)
+    if model == "cvae":
+        return CVAESpec(latent_dim, decoder_variance=decoder_variance)
+    if model == "hvae":
+        return HVAESpec.markovian(
+            (latent_dim, latent_dim),
+            decoder_variance=decoder_variance,
+            encoder_variances=(decoder_variance / 2, None),
+        )
+    raise ValueError(f"model={model!r} must be one of vae, cvae, hvae")
+
+
+def run_comparison(
+    dataset: Dataset, spec: LinearSpec, plan: Plan, progress: Progress | None = None
+) -> Comparison:
+    """Predict, train, observe and join: the whole path of the package."""
+    start = time.perf_counter()
+    seconds: dict[str, float] = {}
+    reduced = dataset.rotated_to_span()
+    moments = Moments.from_data(reduced.target, reduced.condition)
+    seconds["moments"] = time.perf_counter() - start
+    solution = _checked(solve(spec, moments), dataset)
+    rows = list(_theory_rows(spec, moments, solution))
+    seconds["theory"] = time.perf_counter() - start - seconds["moments"]
+    device = pick_device(plan.device)
+    data = TrainingData.from_arrays(reduced.target, reduced.condition, device=device)
+    for architecture in plan.architectures:
+        begin = time.perf_counter()
+        rows += _threshold_rows(spec, moments, data, architecture, plan, progress)
+        rows += _sweep_rows(spec, moments, solution, data, architecture, plan, progress)
+        seconds[architecture] = time.perf_counter() - begin
+    seconds["total"] = time.perf_counter() - start
+    settings = _settings(dataset, reduced, spec, plan, str(device), seconds)
+    settings["betas_swept"] = _sweep_betas(spec, solution)
+    settings["leading_skewness"] = _leading_skewness(reduced, moments, spec)
+    return Comparison(settings, tuple(rows))
+
+
+def _checked(solution: Solution, dataset: Dataset) -> Solution:
+    """Refuse data whose first mode has nothing to explain: there is no threshold to observe."""
+    if solution.critical_beta[0] > 0:
+        return solution
+    raise ValueError(
+        f"the condition explains the target of dataset {dataset.name!r} exactly "
+        f"(n_samples={dataset.n_samples}, condition_dim={dataset.condition_dim}): every mode "
+        "variance is 0 and the model is collapsed at any beta; use more samples than condition "
+        "dimensions, a smaller condition, or --model vae"
+    )
+
+
+def _theory_rows(spec: LinearSpec, moments: Moments, solution: Solution) -> Iterator[Row]:
+    """Mode variances, and curves over beta."""
+    for i, variance in enumerate(solution.mode_variances[:SPECTRUM_ROWS]):
+        yield Row("mode_variance", "theory", 0, i + 1, math.nan, math.nan, -1, variance, math.nan)
+    low, high = 0.5 * min(SWEEP), 1.15 * max(SWEEP)
+    for factor in solution.critical_beta[0] / spec.betas[0] * np.geomspace(low, high, CURVE_POINTS):
+        scaled = spec.scale_betas(float(factor))
+        at_beta = solve(scaled, moments)
+        for quantity, values in _predictions(scaled, at_beta).items():
+            for level, value in enumerate(values, start=1):
+                yield Row(
+                    quantity, "theory", level, 0, scaled.betas[0], math.nan, -1, value, math.nan
+                )
+
+
+def _predictions(spec: LinearSpec, solution: Solution) -> dict[str, npt.NDArray[np.float64]]:
+    """Predicted value of every quantity with one number per level."""
+    return {
+        "rate_nats": solution.rates,
+        "information_nats": solution.information.sum(axis=1),
+        "active_units": active_unit_counts(solution, ACTIVE).astype(float),
+        "collapsed_units": collapsed_unit_counts(spec, solution, EPSILON, DELTA).astype(float),
+    }
+
+
+def _threshold_rows(
+    spec: LinearSpec,
+    moments: Moments,
+    data: TrainingData,
+    architecture: str,
+    plan: Plan,
+    progress: Progress | None,
+) -> Iterator[Row]:
+    """Predicted and observed threshold of every level that has one."""
+    one = spec.with_one_unit()
+    critical = solve(one, moments).level_critical_betas[:, 0]
+    for level, predicted in enumerate(critical, start=1):
+        if not 0 < predicted < math.inf:  # never, or always alive: there is nothing to locate
+            yield Row(
+                "critical_beta", architecture, level, 1, math.nan, math.nan, -1, predicted, math.nan
+            )
+            continue
+        config = plan.config_for(architecture, level)
+        estimate = estimate_threshold(
+            one,
+            data,
+            architecture=architecture,
+            hidden=plan.hidden,
+            level=level,
+            seeds=plan.seeds,
+            config=config,
+            progress=_named(progress, f"{architecture}: threshold of level {level}", config.steps),
+        )
+        slope = _predicted_slope(one, moments, level)
+        yield from _estimate_rows(estimate, architecture, predicted, slope, spec.betas[0])
+
+
+def _predicted_slope(spec: LinearSpec, moments: Moments, level: int) -> float:
+    """d log beta / d information just below the threshold, from two solutions of the theory."""
+    critical = solve(spec, moments).level_critical_betas[level - 1, 0] / spec.betas[0]
+    factors = (0.97 * critical, 0.98 * critical)
+    nats = [solve(spec.scale_betas(float(f)), moments).information[level - 1, 0] for f in factors]
+    return float(np.log(factors[1] / factors[0]) / (nats[1] - nats[0]))
+
+
+def _estimate_rows(
+    estimate: ThresholdEstimate, architecture: str, predicted: float, slope: float, beta: float
+) -> Iterator[Row]:
+    level = estimate.level
+    for s, seed in enumerate(estimate.seeds):
+        observed = beta * float(estimate.critical_factors[s])
+        yield Row(
+            "critical_beta", architecture, level, 1, math.nan, math.nan, seed, predicted, observed
+        )
+        yield Row(
+            "fit_slope", architecture, level, 1, math.nan, math.nan, seed, slope,
+            float(estimate.slopes[s]),
+        )  # fmt: skip
+        for nats, factor, good in zip(
+            estimate.information[s], estimate.factors[s], estimate.converged[s], strict=True
+        ):
+            at_theory = predicted / beta * math.exp(slope * nats)
+            yield Row(
+                "factor_at_information", architecture, level, 1, beta * factor, float(nats), seed,
+                at_theory, float(factor) if good else math.nan,
+            )  # fmt: skip
+
+
+def _sweep_betas(spec: LinearSpec, solution: Solution) -> list[float]:
+    return [float(solution.critical_beta[0] * x) for x in SWEEP]
+
+
+def _sweep_rows(
+    spec: LinearSpec,
+    moments: Moments,
+    solution: Solution,
+    data: TrainingData,
+    architecture: str,
+    plan: Plan,
+    progress: Progress | None,
+) -> Iterator[Row]:
+    """Train all betas and seeds at once and put every observation beside its prediction."""
+    factors = [beta / spec.betas[0] for beta in _sweep_betas(spec, solution)]
+    config = plan.config_for(architecture)
+    model = build_model(
+        spec,
+        data.target,
+        data.condition,
+        architecture=architecture,
+        hidden=plan.hidden,
+        seeds=plan.seeds,
+        n_points=len(factors),
+    )
+    betas = ConstantBetas(factors, spec.betas, data.target.device)
+    train(
+        model, data, betas, config, _named(progress, f"{architecture}: sweep of beta", config.steps)
+    )
+    observation = observe(model, data, threshold=ACTIVE, epsilon=EPSILON, delta=DELTA)
+    for point, factor in enumerate(factors):
+        scaled = spec.scale_betas(factor)
+        at_beta = solve(scaled, moments)
+        for s, seed in enumerate(plan.seeds):
+            yield from _member_rows(scaled, at_beta, observation, (s, point), architecture, seed)
+
+
+def _member_rows(
+    spec: LinearSpec,
+    solution: Solution,
+    observation: Observation,
+    member: tuple[int, int],
+    architecture: str,
+    seed: int,
+) -> Iterator[Row]:
+    def row(quantity: str, level: int, index: int, predicted: float, observed: float) -> Row:
+        return Row(
+            quantity, architecture, level, index, spec.betas[0], math.nan, seed,
+            float(predicted), float(observed),
+        )  # fmt: skip
+
+    observed = {
+        "rate_nats": observation.rates,
+        "information_nats": observation.information,
+        "active_units": observation.active_units,
+        "collapsed_units": observation.collapsed_units,
+    }
+    for quantity, predicted in _predictions(spec, solution).items():
+        for i, value in enumerate(predicted):
+            yield row(quantity, i + 1, 0, value, observed[quantity][member][i])
+    for i, units in enumerate(observation.unit_rates):
+        best = np.sort(solution.mode_rates[i])[::-1]
+        for unit, value in enumerate(units[member]):
+            yield row("unit_rate_nats", i + 1, unit + 1, best[unit], value)
+    yield row("distortion_nats", 0, 0, solution.distortion, observation.distortion[member])
+
+
+def _leading_skewness(dataset: Dataset, moments: Moments, spec: LinearSpec) -> float:
+    """Skewness of the leading mode's score: what opens the gap above the linear threshold."""
+    parts = [part for part in (dataset.condition, dataset.target) if part is not None]
+    scores = (np.concatenate(parts, axis=1) - moments.mean) @ mode_decomposition(
+        spec, moments
+    ).readout[0]
+    return float(np.mean(scores**3) / np.mean(scores**2) ** 1.5)
+
+
+def _named(progress: Progress | None, what: str, steps: int) -> Callable[[int], None] | None:
+    if progress is None:
+        return None
+    return lambda done: progress(what, done, steps)
+
+
+def _settings(
+    dataset: Dataset,
+    reduced: Dataset,
+    spec: LinearSpec,
+    plan: Plan,
+    device: str,
+    seconds: dict[str, float],
+) -> dict[str, object]:
+    """Everything needed to know what was run, and to run it again."""
+    import torch
+
+    model = {"VAESpec": "vae", "CVAESpec": "cvae", "HVAESpec": "hvae"}[type(spec).__name__]
+    return {
+        "dataset": dataset.name,
+        "data_description": dataset.describe(),
+        "data_sha256": dataset.sha256,
+        "data_note": dataset.note,
+        "preprocessing": [dict(step) for step in reduced.preprocessing],
+        "n_samples": dataset.n_samples,
+        "target_dim": dataset.target_dim,
+        "condition_dim": dataset.condition_dim,
+        "model": model,
+        "spec": repr(spec),
+        "latent_dims": list(spec.latent_dims),
+        "betas": list(spec.betas),
+        "decoder_variance": spec.decoder_variance,
+        "prior_variances": list(spec.prior_variances),
+        "encoder_variances": list(spec.encoder_variances),
+        "architectures": list(plan.architectures),
+        "hidden": plan.hidden,
+        "seeds": list(plan.seeds),
+        "device": device,
+        "steps": plan.config.steps,
+        "batch_size": plan.config.batch_size,
+        "learning_rate": plan.config.learning_rate,
+        "optimizer": plan.config.optimizer,
+        "set_points": list(SET_POINTS),
+        "epsilon": EPSILON,
+        "delta": DELTA,
+        "active_units_threshold": ACTIVE,
+        "version": linvae.__version__,
+        "torch_version": torch.__version__,
+        "numpy_version": np.__version__,
+        "platform": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "command": plan.command,
+        "seconds": seconds,
+        "citations": _citations(model),
+    }
+
+
+def _citations(model: str) -> list[str]:
+    common = ["Wang & Ziyin 2022, Posterior collapse of a linear latent variable model"]
+    dang = "Dang, Tran, Nguyen & Ho 2024, Beyond vanilla variational autoencoders (ICLR 2024)"
+    return common if model == "vae" else [*common, dang]

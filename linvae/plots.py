@@ -1,0 +1,559 @@
+"""Figures of a comparison: theory as a black line, observations as marks with their range.
+
+Every figure is drawn from the rows alone; nothing is computed beyond means and ranges over seeds.
+A drawing function takes a `Comparison` and gives a `Drawing`: the matplotlib figure and one
+sentence with its key numbers, for those who cannot see it. matplotlib is imported when the first
+figure is drawn, and pyplot never.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from linvae.comparison import Comparison
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+__all__ = [
+    "Drawing",
+    "Figure",
+    "Spread",
+    "active_units",
+    "control_fit",
+    "critical_beta",
+    "level_text",
+    "levels",
+    "number",
+    "observed",
+    "rate",
+    "save_figures",
+    "spectrum",
+    "thresholds",
+]
+
+THEORY = "#000000"
+QUIET = "#6b6b6b"
+# Okabe & Ito, safe for colour-blind readers; (colour, marker, line style), cycled in this order.
+LOOKS = (
+    ("#0072B2", "o", (0, (5, 2))),
+    ("#D55E00", "s", (0, (1, 1.2))),
+    ("#009E73", "^", (0, (5, 2, 1, 2))),
+    ("#CC79A7", "D", (0, (3, 1, 1, 1, 1, 1))),
+    ("#E69F00", "v", (0, (8, 2))),
+)
+STYLE: Any = {  # matplotlib settings
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 5,
+    "figure.constrained_layout.use": True,
+    "pdf.fonttype": 42,
+    "text.parse_math": True,
+}
+RESOLUTION = 150  # dots per inch of the PNG files
+
+
+class Drawing(NamedTuple):
+    """A matplotlib figure and its key numbers in one sentence."""
+
+    figure: Canvas
+    alt: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure on disk: `png_path`, and a PDF of the same name beside it."""
+
+    name: str
+    title: str
+    alt: str
+    png_path: Path
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and range of a quantity over seeds; NaN without a finite value."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread:
+        """Summary of the finite values."""
+        finite = [v for v in values if math.isfinite(v)]
+        if not finite:
+            return cls(math.nan, math.nan, math.nan, 0)
+        return cls(statistics.fmean(finite), min(finite), max(finite), len(finite))
+
+    def text(self, digits: int = 4) -> str:
+        """`mean (low-high)`; the mean alone where all seeds agree to that many digits."""
+        mean, low, high = (number(v, digits) for v in (self.mean, self.low, self.high))
+        return mean if low == high else f"{mean} ({low}-{high})"
+
+
+# --- reading rows -------------------------------------------------------------------------------
+
+
+def number(value: float, digits: int = 4) -> str:
+    """A number in plain text: significant digits, "-" for NaN, "inf" for infinity."""
+    if math.isnan(value):
+        return "-"
+    if math.isinf(value) or value == round(value) or abs(value) >= 10**digits:
+        return f"{value:.0f}"
+    return f"{value:#.{digits}g}".rstrip(".") if abs(value) >= 1e-4 else f"{value:.1e}"
+
+
+def levels(comparison: Comparison) -> list[int]:
+    """Levels that have a threshold or a rate, ascending."""
+    rows = comparison.select("critical_beta") + comparison.select("rate_nats")
+    return sorted({row.level for row in rows})
+
+
+def level_text(comparison: Comparison, level: int, prefix: str = "") -> str:
+    """`prefix` and "level 2" in a hierarchy, nothing where there is one level only."""
+    return f"{prefix}level {level}" if len(levels(comparison)) > 1 else ""
+
+
+def critical_beta(comparison: Comparison, level: int) -> float:
+    """Predicted threshold of a level in the first beta; NaN where no row has one."""
+    rows = comparison.select("critical_beta", level=level)
+    return rows[0].predicted if rows else math.nan
+
+
+def observed(
+    comparison: Comparison, quantity: str, architecture: str, level: int
+) -> dict[float, Spread]:
+    """Spread over seeds at every beta of the sweep, ascending."""
+    rows = comparison.select(quantity, architecture=architecture, level=level, index=0)
+    betas = sorted({row.beta for row in rows if math.isfinite(row.beta)})
+    return {b: Spread.of(row.observed for row in rows if row.beta == b) for b in betas}
+
+
+# --- figures ------------------------------------------------------------------------------------
+
+
+def thresholds(comparison: Comparison) -> Drawing:
+    """Observed over predicted threshold, mean and range over seeds, per level and architecture."""
+    rows = sorted(comparison.thresholds(), key=lambda t: t.level)
+    with _panels(1, size=(6.0, 1.3 + 0.36 * len(rows))) as (figure, (axes,)):
+        axes.axvline(1, color=THEORY, label="theory")
+        axes.axvspan(0.98, 1.02, color="#000000", alpha=0.08, lw=0, label="theory ± 2 %")
+        for y, row in enumerate(rows):
+            _threshold_mark(axes, y, comparison, row.architecture, row.level)
+        names = [f"{r.architecture}{level_text(comparison, r.level, ', ')}" for r in rows]
+        axes.set_yticks(range(len(rows)), names)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        _room_for_ratios(axes)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel("observed threshold / predicted threshold (marks: mean and range of seeds)")
+        _legend(figure, axes)
+    return Drawing(figure, _thresholds_alt(comparison))
+
+
+def rate(comparison: Comparison) -> Drawing:
+    """Rate of each level against beta, theory and observed."""
+    alt = _sweep_alt(comparison, "rate_nats", "Rate in nats per sample")
+    return Drawing(_sweep(comparison, "rate_nats", "rate, nats per sample", step=False), alt)
+
+
+def active_units(comparison: Comparison) -> Drawing:
+    """Number of active units of each level against beta, theory and observed."""
+    alt = _sweep_alt(comparison, "active_units", "Number of active units")
+    return Drawing(_sweep(comparison, "active_units", "active units", step=True), alt)
+
+
+def control_fit(comparison: Comparison) -> Drawing:
+    """Beta that holds a level at a given information, and its line down to no information."""
+    shown = _control_levels(comparison)
+    if not shown:
+        raise ValueError("no control run held its information: there is nothing to draw")
+    with _panels(len(shown)) as (figure, panels):
+        for axes, level in zip(panels, shown, strict=True):
+            _control_panel(axes, comparison, level)
+        panels[0].set_ylabel(f"{_beta_label(comparison)} that holds the information (log scale)")
+        _legend(figure, panels[0])
+    return Drawing(figure, _control_alt(comparison, shown))
+
+
+def spectrum(comparison: Comparison) -> Drawing:
+    """Variance of each mode, with the water levels beta * s of the sweep of a one-level model."""
+    from matplotlib.ticker import MaxNLocator
+
+    rows = comparison.select("mode_variance", architecture="theory")
+    modes = [row.index for row in rows]
+    with _panels(1) as (figure, (axes,)):
+        variances = [row.predicted for row in rows]
+        axes.plot(modes, variances, color=THEORY, marker="o", ms=3.5, label="mode, theory")
+        axes.set_yscale("log", nonpositive="mask")
+        axes.set_xlabel("mode, in descending order")
+        axes.set_ylabel(r"variance to explain $\theta_i^2$, data units squared")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        water = _water_levels(comparison)
+        _draw_water(axes, water)
+        if water:
+            axes.set_title("a mode below the water level is collapsed", loc="left")
+        _legend(figure, axes)
+    return Drawing(figure, _spectrum_alt(comparison, water))
+
+
+# --- panels -------------------------------------------------------------------------------------
+
+
+def _threshold_mark(
+    axes: Axes, y: int, comparison: Comparison, architecture: str, level: int
+) -> None:
+    """One line of the threshold figure: mark, range and the numbers themselves."""
+    predicted = critical_beta(comparison, level)
+    rows = comparison.select("critical_beta", architecture=architecture, level=level)
+    seen = Spread.of(row.observed for row in rows)
+    if not (math.isfinite(predicted) and predicted > 0 and seen.count):
+        words = _no_ratio(predicted).replace(": ", ":\n")
+        axes.annotate(words, (1, y), xycoords=("axes fraction", "data"), xytext=(6, 0), **_BESIDE)
+        return
+    colour, marker, _ = _look(comparison, architecture)
+    ratio = seen.mean / predicted
+    ends = [[ratio - seen.low / predicted], [seen.high / predicted - ratio]]
+    axes.errorbar([ratio], [y], xerr=ends, color=colour, marker=marker, ms=7, capsize=3)
+    note = f"{seen.text()}\nof {number(predicted)}"
+    axes.annotate(note, (1.0, y), xycoords=("axes fraction", "data"), xytext=(6, 0), **_BESIDE)
+
+
+def _room_for_ratios(axes: Axes) -> None:
+    """At least 5 % to either side of agreement."""
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, 0.95), max(high, 1.05))
+
+
+_BESIDE: Mapping[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 8}
+
+
+def _no_ratio(predicted: float) -> str:
+    """What to write where observed / predicted does not exist."""
+    if predicted == math.inf:
+        return "predicted: never collapses"
+    return "predicted: never active" if predicted == 0 else "no estimate"
+
+
+def _sweep(comparison: Comparison, quantity: str, label: str, *, step: bool) -> Canvas:
+    """One panel per level of a quantity against beta."""
+    shown = levels(comparison)
+    with _panels(len(shown)) as (figure, panels):
+        for axes, level in zip(panels, shown, strict=True):
+            _sweep_panel(axes, comparison, quantity, level, step=step)
+        panels[0].set_ylabel(label)
+        _legend(figure, panels[0])
+    return figure
+
+
+def _sweep_panel(
+    axes: Axes, comparison: Comparison, quantity: str, level: int, *, step: bool
+) -> None:
+    """Theory curve, observed means with their range, and the predicted threshold."""
+    from matplotlib.ticker import MaxNLocator
+
+    curve = sorted(
+        (row.beta, row.predicted)
+        for row in comparison.select(quantity, architecture="theory", level=level, index=0)
+    )
+    style = "steps-mid" if step else "default"
+    betas, values = [b for b, _ in curve], [v for _, v in curve]
+    axes.plot(betas, values, color=THEORY, drawstyle=style, label="theory", zorder=2)
+    for architecture in comparison.architectures:
+        points = observed(comparison, quantity, architecture, level)
+        _draw_points(axes, comparison, architecture, points)
+    axes.set_xlabel(_beta_label(comparison))
+    top = axes.get_ylim()[1]
+    axes.set_ylim(-0.04 * top, 1.04 * top)
+    if step:
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_title(level_text(comparison, level), loc="left", fontweight="bold")
+    _mark_threshold(axes, critical_beta(comparison, level))
+
+
+def _draw_points(
+    axes: Axes, comparison: Comparison, architecture: str, points: Mapping[float, Spread]
+) -> None:
+    """Means with the range over seeds as bars; the first architecture filled, the others open."""
+    colour, marker, _ = _look(comparison, architecture)
+    rank = comparison.architectures.index(architecture)
+    shown = {beta: p for beta, p in points.items() if p.count}
+    means = [p.mean for p in shown.values()]
+    ends = [[p.mean - p.low for p in shown.values()], [p.high - p.mean for p in shown.values()]]
+    axes.errorbar(
+        list(shown), means, yerr=ends, linestyle="none", color=colour, marker=marker,
+        markersize=5 + 1.5 * rank, markerfacecolor=colour if rank == 0 else "none",
+        capsize=2, elinewidth=1, label=architecture, zorder=4 - 0.1 * rank,
+    )  # fmt: skip
+
+
+def _mark_threshold(axes: Axes, threshold: float) -> None:
+    """Dotted vertical line at the predicted threshold, or words where it is not in the panel."""
+    low, high = axes.get_xlim()
+    if not low < threshold < high:
+        finite = 0 < threshold < math.inf
+        words = f"predicted: {number(threshold)}" if finite else _no_ratio(threshold)
+        axes.set_title(words, loc="right", fontsize=8, color=QUIET)
+        return
+    left = threshold > (low + high) / 2
+    axes.axvline(threshold, color=QUIET, ls=":", lw=1.2, zorder=1)
+    axes.annotate(
+        f"predicted threshold\n{number(threshold)}", (threshold, 0.97),
+        xycoords=("data", "axes fraction"), xytext=(-4 if left else 4, 0),
+        textcoords="offset points", ha="right" if left else "left", va="top", fontsize=8,
+        color=QUIET,
+    )  # fmt: skip
+
+
+def _control_points(comparison: Comparison, level: int) -> dict[str, list[tuple[float, float]]]:
+    """(information, beta) of the control runs of a level, by architecture."""
+    first = float((comparison.settings.get("betas") or [1.0])[0])
+    points: dict[str, list[tuple[float, float]]] = {}
+    for row in comparison.select("factor_at_information", level=level):
+        if math.isfinite(row.observed) and math.isfinite(row.information_nats):
+            found = points.setdefault(row.architecture, [])
+            found.append((row.information_nats, first * row.observed))
+    points.pop("theory", None)
+    return points
+
+
+def _control_levels(comparison: Comparison) -> list[int]:
+    """Levels with at least one control run that held its information."""
+    return [level for level in levels(comparison) if _control_points(comparison, level)]
+
+
+def _control_panel(axes: Axes, comparison: Comparison, level: int) -> None:
+    """Control runs of one level, their fitted lines and the line of the theory."""
+    points = _control_points(comparison, level)
+    end = 1.05 * max(x for pairs in points.values() for x, _ in pairs)
+    fits = {t.architecture: t for t in comparison.thresholds() if t.level == level}
+    slopes = [t.predicted_slope for t in fits.values() if math.isfinite(t.predicted_slope)]
+    if slopes:
+        line = _line(critical_beta(comparison, level), slopes[0], end)
+        axes.plot(*line, color=THEORY, label="theory", zorder=2)
+    for architecture, pairs in points.items():
+        colour, marker, dashes = _look(comparison, architecture)
+        filled = colour if architecture == comparison.architectures[0] else "none"
+        axes.plot(*zip(*sorted(pairs), strict=True), color=colour, marker=marker, ls="none",
+                  mfc=filled, label=f"{architecture}, control runs", zorder=3)  # fmt: skip
+        fit = fits.get(architecture)
+        if fit and math.isfinite(fit.observed) and math.isfinite(fit.slope):
+            label = f"{architecture}, fit"
+            line = _line(fit.observed, fit.slope, end)
+            axes.plot(*line, color=colour, ls=dashes, lw=1.2, label=label)
+            axes.plot([0], [fit.observed], color=colour, marker=marker, ms=8, mfc=filled,
+                      clip_on=False, zorder=5)  # fmt: skip
+    _finish_control(axes, comparison, level, end)
+
+
+def _finish_control(axes: Axes, comparison: Comparison, level: int, end: float) -> None:
+    from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    if high < 20 * low:  # less than a decade or so has too few powers of ten to read from
+        axes.yaxis.set_major_locator(MaxNLocator(6))
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_xlim(0, end)
+    axes.set_xlabel(f"information{level_text(comparison, level, ' of ')}, nats")
+    axes.set_title(
+        level_text(comparison, level) or "threshold = where the line meets information 0",
+        loc="left", fontweight="bold" if level_text(comparison, level) else "normal",
+    )  # fmt: skip
+
+
+def _line(threshold: float, slope: float, end: float) -> tuple[list[float], list[float]]:
+    """A line of log beta over information, from no information to `end`."""
+    return [0.0, end], [threshold, threshold * math.exp(slope * end)]
+
+
+def _water_levels(comparison: Comparison) -> dict[float, float]:
+    """beta -> beta * s for the sweep; empty for a hierarchy, where no single level applies."""
+    variance = comparison.settings.get("decoder_variance")
+    if len(levels(comparison)) != 1 or not isinstance(variance, (int, float)):
+        return {}
+    return {beta: beta * variance for beta in comparison.settings.get("betas_swept") or ()}
+
+
+def _draw_water(axes: Axes, water: Mapping[float, float]) -> None:
+    """Thin lines; the lowest, the middle and the highest are named at the right edge."""
+    betas = sorted(water)
+    named = {betas[0], betas[len(betas) // 2], betas[-1]} if betas else set()
+    for beta in betas:
+        label = r"water level $\beta s$ of a sweep point" if beta == betas[0] else None
+        axes.axhline(water[beta], color="#56B4E9", lw=1, ls=(0, (4, 2)), zorder=1, label=label)
+        if beta in named:
+            axes.annotate(rf"$\beta$ = {beta:.4g}", (1, water[beta]), fontsize=8, color=QUIET,
+                          xycoords=("axes fraction", "data"), xytext=(4, 0),
+                          textcoords="offset points", va="center")  # fmt: skip
+
+
+# --- sentences for those who cannot see the figure ----------------------------------------------
+
+
+def _thresholds_alt(comparison: Comparison) -> str:
+    parts = []
+    for row in comparison.thresholds():
+        name = f"{row.architecture}{level_text(comparison, row.level, ' ')}"
+        if math.isfinite(row.predicted) and row.predicted > 0 and row.seeds:
+            ratio = number(row.observed / row.predicted, 3)
+            parts.append(f"{name} {ratio} times the predicted {number(row.predicted)}")
+        else:
+            parts.append(f"{name}: {_no_ratio(row.predicted)}")
+    return "Observed against predicted thresholds: " + "; ".join(parts) + "."
+
+
+def _sweep_alt(comparison: Comparison, quantity: str, subject: str) -> str:
+    sentences = []
+    for level in levels(comparison):
+        rows = comparison.select(quantity, level=level, index=0)
+        betas = sorted({r.beta for r in rows if r.architecture != "theory"})
+        ends = [_at(comparison, quantity, level, beta) for beta in {*betas[:1], *betas[-1:]}]
+        threshold = critical_beta(comparison, level)
+        place = number(threshold) if 0 < threshold < math.inf else _no_ratio(threshold)
+        where = level_text(comparison, level, " of ")
+        sentences.append(
+            f"{subject}{where} against beta: {'; '.join(sorted(ends))}; "
+            f"predicted threshold {place.removeprefix('predicted: ')}."
+        )
+    return " ".join(sentences)
+
+
+def _at(comparison: Comparison, quantity: str, level: int, beta: float) -> str:
+    """All values at one beta, in words."""
+    rows = comparison.select(quantity, level=level, index=0, beta=beta)
+    theory = Spread.of(row.predicted for row in rows)
+    seen = [
+        f"{a} {Spread.of(r.observed for r in rows if r.architecture == a).text(3)}"
+        for a in comparison.architectures
+    ]
+    return f"at beta {beta:.4g} theory {number(theory.mean, 3)}, {', '.join(seen)}"
+
+
+def _control_alt(comparison: Comparison, shown: Sequence[int]) -> str:
+    parts = [
+        f"{t.architecture}{level_text(comparison, t.level, ' ')} meets information 0 at beta "
+        f"{number(t.observed)} with slope {number(t.slope, 3)} per nat "
+        f"(theory {number(t.predicted)}, {number(t.predicted_slope, 3)})"
+        for t in comparison.thresholds()
+        if t.level in shown
+    ]
+    return "Beta that holds the information of a level, fitted: " + "; ".join(parts) + "."
+
+
+def _spectrum_alt(comparison: Comparison, water: Mapping[float, float]) -> str:
+    rows = comparison.select("mode_variance", architecture="theory")
+    values = [row.predicted for row in rows]
+    text = (
+        f"Variances of the first {len(values)} modes, from {number(values[0])} "
+        f"down to {number(values[-1])} data units squared"
+    )
+    if not water:
+        return text + "."
+    low, high = min(water), max(water)
+    return (
+        f"{text}; {sum(v > water[low] for v in values)} of them are above the water level "
+        f"{number(water[low])} of beta {low:.4g}, and {sum(v > water[high] for v in values)} "
+        f"above {number(water[high])} of beta {high:.4g}."
+    )
+
+
+# --- style and files ----------------------------------------------------------------------------
+
+
+def _look(comparison: Comparison, architecture: str) -> tuple[str, str, Any]:
+    """Colour, marker and line style: linear and mlp have theirs, the rest follow in turn."""
+    known = ["linear", "mlp"]
+    names = known + [name for name in comparison.architectures if name not in known]
+    return LOOKS[names.index(architecture) % len(LOOKS)]
+
+
+def _beta_label(comparison: Comparison) -> str:
+    return r"$\beta$ of level 1" if len(levels(comparison)) > 1 else r"$\beta$"
+
+
+@contextmanager
+def _panels(
+    count: int, size: tuple[float, float] | None = None
+) -> Iterator[tuple[Canvas, list[Axes]]]:
+    """A figure with `count` panels side by side, drawn in the style of this file."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
+    with mpl.rc_context(STYLE):
+        figure = Canvas(figsize=size or (6.0 if count < 2 else 3.4 * count, 4.0))
+        FigureCanvasAgg(figure)
+        yield figure, list(figure.subplots(1, count, squeeze=False)[0])
+
+
+def _legend(figure: Canvas, axes: Axes) -> None:
+    """One legend above all panels, in as many columns as fit."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 5))
+
+
+def save_figures(comparison: Comparison, folder: Path) -> list[Figure]:
+    """Write every figure that the rows allow as PNG and PDF; each file appears whole or not."""
+    folder.mkdir(parents=True, exist_ok=True)
+    records = []
+    for name, title, ready, draw in _FIGURES:
+        if not ready(comparison):
+            continue
+        drawing = draw(comparison)
+        path = folder / f"{name}.png"
+        for suffix in (".png", ".pdf"):
+            _save(drawing.figure, path.with_suffix(suffix))
+        records.append(Figure(name, title, drawing.alt, path))
+    return records
+
+
+_Ready = Callable[[Comparison], Sequence[object]]
+_FIGURES: tuple[tuple[str, str, _Ready, Callable[[Comparison], Drawing]], ...] = (
+    ("thresholds", "Observed over predicted threshold", Comparison.thresholds, thresholds),
+    ("rate", "Rate against beta", lambda c: c.select("rate_nats"), rate),
+    ("active_units", "Active units against beta", lambda c: c.select("active_units"), active_units),
+    ("control_fit", "How the threshold was measured", _control_levels, control_fit),
+    ("spectrum", "Variances of the modes", lambda c: c.select("mode_variance"), spectrum),
+)
+
+
+def _save(figure: Canvas, path: Path) -> None:
+    """Save under a temporary name in the same folder, then rename; no date, so runs repeat."""
+    import matplotlib as mpl
+
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.")
+    os.close(handle)
+    dateless = {"CreationDate": None} if path.suffix == ".pdf" else {}
+    try:
+        with mpl.rc_context(STYLE):
+            figure.savefig(
+                temporary, format=path.suffix[1:], dpi=RESOLUTION, metadata=dateless
+            )
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,245 @@
+"""Rows survive the way to disk and back; also the synthetic comparisons of the output tests."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from linvae.comparison import Comparison, Row
+
+NAN, INF = math.nan, math.inf
+SPECTRUM = (1.426, 1.05, 0.8, 0.62, 0.5, 0.38, 0.3, 0.22, 0.15, 0.1, 0.07, 0.04)
+SWEEP = (0.35, 0.55, 0.75, 0.9, 1.1, 1.3, 1.5, 1.8)
+SET_POINTS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
+LATENT = 8
+
+SETTINGS: dict[str, Any] = {
+    "dataset": "omniglot",
+    "data_description": "omniglot [train]: n 5840, dim 784, sha256 9f578524b6ce",
+    "data_sha256": "9f578524b6cec1fc800cc52dfc87ebe56264983d490aa72a4bd928ba2570ec77",
+    "data_note": "The small train split <one> & only.",
+    "preprocessing": [
+        {"step": "scale", "factor": "1/255"},
+        {"step": "subset", "n": 5840, "seed": 0},
+    ],
+    "n_samples": 5840,
+    "target_dim": 784,
+    "condition_dim": 0,
+    "model": "vae",
+    "latent_dims": [LATENT],
+    "betas": [1.0],
+    "decoder_variance": 1.0,
+    "prior_variances": [1.0],
+    "encoder_variances": [None],
+    "spec": "VAESpec(latent_dim=8, beta=1.0, decoder_variance=1.0)",
+    "architectures": ["linear", "mlp"],
+    "hidden": 256,
+    "seeds": [0, 1],
+    "device": "cpu",
+    "steps": 3000,
+    "batch_size": 64,
+    "learning_rate": 0.001,
+    "optimizer": "adam",
+    "set_points": list(SET_POINTS),
+    "epsilon": 0.01,
+    "delta": 0.05,
+    "active_units_threshold": 0.01,
+    "betas_swept": list(SWEEP),
+    "version": "0.1.0",
+    "torch_version": "2.4.0",
+    "numpy_version": "1.26.4",
+    "platform": "Linux x86_64",
+    "command": "python -m linvae.compare --dataset omniglot --seeds 0 1",
+    "seconds": {"moments": 0.4, "theory": 0.02, "control": 41.3, "linear": 9.8, "total": 74.1},
+    "citations": ["Lucas et al. 2019, Don't Blame the ELBO!, NeurIPS 2019, theorem 1."],
+    "leading_skewness": 0.28,
+}
+
+
+def vae_comparison(
+    *,
+    linear: tuple[float, ...] = (0.993, 1.001),
+    mlp: tuple[float, ...] = (1.02, 1.06),
+    slope: float = -2.03,
+    **settings: Any,
+) -> Comparison:
+    """One level, two architectures; `linear` and `mlp` are observed / predicted per seed."""
+    rows = _spectrum_rows()
+    for i in range(60):
+        rows += _sweep_rows("theory", 1, 0.3 * 7 ** (i / 59), -1)
+    for architecture, ratios in (("linear", linear), ("mlp", mlp)):
+        slope_seen = slope if architecture == "linear" else -1.3
+        rows += _control_rows(architecture, 1, ratios, slope_seen, SPECTRUM[0])
+        for seed in range(len(ratios)):
+            for beta in SWEEP:
+                rows += _sweep_rows(architecture, 1, beta, seed)
+    return Comparison(SETTINGS | settings, tuple(rows))
+
+
+def hvae_comparison(upper: float = 0.9, active: int | None = None, **settings: Any) -> Comparison:
+    """Two levels; `upper` is the predicted threshold of level 2: a number, inf, 0 or NaN.
+
+    `active`: observed active units of level 2 at every beta; None = those that theory predicts.
+    """
+    rows = _spectrum_rows()
+    for i in range(60):
+        beta = 0.3 * 7 ** (i / 59)
+        rows += _sweep_rows("theory", 1, beta, -1) + _sweep_rows("theory", 2, beta, -1, upper)
+    for architecture, ratios in (("linear", (0.995, 1.004)), ("mlp", (0.9, 0.94))):
+        rows += _control_rows(architecture, 1, ratios, -2.0, SPECTRUM[0])
+        if 0 < upper < INF:
+            rows += _control_rows(architecture, 2, ratios, -1.6, upper)
+        else:
+            rows.append(Row("critical_beta", architecture, 2, 1, NAN, NAN, -1, upper, NAN))
+        for seed in range(2):
+            for beta in SWEEP:
+                rows += _sweep_rows(architecture, 1, beta, seed)
+                rows += _sweep_rows(architecture, 2, beta, seed, upper, active)
+    two = {
+        "model": "hvae",
+        "latent_dims": [8, 4],
+        "betas": [1.0, 1.5],
+        "prior_variances": [1.0, 1.0],
+        "encoder_variances": [0.25, None],
+        "spec": "HVAESpec(latent_dims=(8, 4), betas=(1.0, 1.5), encoder_variances=(0.25, None))",
+    }
+    return Comparison(SETTINGS | two | settings, tuple(rows))
+
+
+def _spectrum_rows() -> list[Row]:
+    return [
+        Row("mode_variance", "theory", 0, i, NAN, NAN, -1, v, NAN)
+        for i, v in enumerate(SPECTRUM, start=1)
+    ]
+
+
+def _sweep_rows(
+    architecture: str,
+    level: int,
+    beta: float,
+    seed: int,
+    top: float = SPECTRUM[0],
+    active: int | None = None,
+) -> list[Row]:
+    """Predicted and observed rate, active and collapsed units at one beta."""
+    widest = {1: LATENT, 2: 4}[level]
+    factor = top / SPECTRUM[0] if math.isfinite(top) else 3.0
+    alive = [v * factor for v in SPECTRUM[:widest] if v * factor > beta] if top > 0 else []
+    rate = sum(math.log(v / beta) / 2 for v in alive)
+    seen, count = NAN, NAN
+    if seed >= 0:
+        lag = {"linear": 0.99, "mlp": 1.06}[architecture] + 0.01 * seed
+        seen = rate * lag + 0.004
+        count = max(len(alive) - (architecture == "linear" and seed == 1 and len(alive) > 2), 0)
+        count = count if active is None else active
+
+    def row(quantity: str, predicted: float, observed: float) -> Row:
+        return Row(quantity, architecture, level, 0, beta, NAN, seed, predicted, observed)
+
+    return [
+        row("rate_nats", float(rate), seen),
+        row("active_units", float(len(alive)), float(count)),
+        row("collapsed_units", float(widest - len(alive)), float(widest - count)),
+    ]
+
+
+def _control_rows(
+    architecture: str, level: int, ratios: tuple[float, ...], slope: float, threshold: float
+) -> Iterator[Row]:
+    """Threshold, slope and control runs per seed; a NaN ratio is a failed estimate."""
+    for seed, ratio in enumerate(ratios):
+        seen = threshold * ratio
+        line = {"level": level, "index": 1, "beta": NAN, "information_nats": NAN, "seed": seed}
+        yield Row("critical_beta", architecture, **line, predicted=threshold, observed=seen)
+        theory = -1.5 if level == 2 else -2.0
+        yield Row("fit_slope", architecture, **line, predicted=theory, observed=slope)
+        for i, point in enumerate(SET_POINTS if math.isfinite(seen) else ()):
+            held = point * (1.02 if i % 2 else 0.99)
+            line["information_nats"] = held
+            factor = seen * math.exp(slope * held) * (1 + 0.004 * (-1) ** i)
+            ideal = threshold * math.exp(theory * held)
+            yield Row("factor_at_information", architecture, **line, predicted=ideal,
+                      observed=factor)  # fmt: skip
+
+
+def same(a: Comparison, b: Comparison) -> bool:
+    """Equality that counts NaN as equal to NaN; repr tells every other float apart."""
+    return repr(a.rows) == repr(b.rows) and a.settings == b.settings
+
+
+CASES = {
+    "vae": vae_comparison(),
+    "failed": vae_comparison(linear=(NAN, 1.0), mlp=(NAN, NAN)),
+    "hvae": hvae_comparison(),
+    "inf": hvae_comparison(INF),
+    "nan": hvae_comparison(NAN),
+}
+
+
+@pytest.mark.parametrize("comparison", CASES.values(), ids=CASES.keys())
+def test_what_is_written_is_read_back(comparison, tmp_path):
+    paths = comparison.write(tmp_path / "new" / "folder")
+    assert [p.name for p in paths] == ["comparison.csv", "summary.json"]
+    assert same(Comparison.read(tmp_path / "new" / "folder"), comparison)
+
+
+@pytest.mark.xfail(
+    raises=ZeroDivisionError, reason="Threshold.ratio divides by a predicted threshold of 0"
+)
+def test_level_that_is_never_active_is_written(tmp_path):
+    comparison = hvae_comparison(0.0)
+    comparison.write(tmp_path)
+    assert same(Comparison.read(tmp_path), comparison)
+
+
+def test_rows_differ_where_one_number_does():
+    """The comparison of comparisons itself: not blind to a changed number."""
+    one = vae_comparison()
+    changed = dataclasses.replace(one.rows[-1], observed=one.rows[-1].observed + 1e-12)
+    assert same(one, vae_comparison())
+    assert not same(one, Comparison(one.settings, (*one.rows[:-1], changed)))
+
+
+def test_summary_is_strict_json_without_nan(tmp_path):
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    vae_comparison(mlp=(NAN,), leading_skewness=NAN).write(tmp_path)
+    text = (tmp_path / "summary.json").read_text()
+    summary = json.loads(text, parse_constant=refuse)
+    assert summary["settings"]["leading_skewness"] is None
+    assert summary["thresholds"][1]["observed"] is None
+    assert summary["thresholds"][0]["seeds"] == 2
+
+
+def test_threshold_is_mean_and_range_over_finite_seeds():
+    failed_once = vae_comparison(linear=(0.99, NAN, 1.02)).thresholds()[0]
+    assert failed_once.seeds == 2
+    assert failed_once.low == pytest.approx(0.99 * SPECTRUM[0])
+    assert failed_once.high == pytest.approx(1.02 * SPECTRUM[0])
+    assert failed_once.ratio == pytest.approx(1.005)
+    assert failed_once.predicted_slope == -2.0
+
+
+def test_select_refuses_an_unknown_quantity():
+    with pytest.raises(ValueError, match="quantity='rate' must be one of"):
+        vae_comparison().select("rate")
+
+
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    vae_comparison().write(tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    def refuse(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="disk full"):
+        hvae_comparison().write(tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before

@@ -1,0 +1,270 @@
+"""Figures show the rows and nothing else, with legends, words and whole files."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import pytest
+from matplotlib.figure import Figure as Canvas
+from test_comparison import (
+    INF,
+    NAN,
+    SET_POINTS,
+    SPECTRUM,
+    SWEEP,
+    hvae_comparison,
+    vae_comparison,
+)
+
+from linvae import plots
+from linvae.comparison import Comparison
+
+NAMES = ["thresholds", "rate", "active_units", "control_fit", "spectrum"]
+DRAW = {name: getattr(plots, name) for name in NAMES}
+EDGES = {
+    "vae": vae_comparison(),
+    "failed": vae_comparison(linear=(NAN, 1.0), mlp=(NAN, NAN)),
+    "all-failed": vae_comparison(linear=(NAN,), mlp=(NAN,)),
+    "hvae": hvae_comparison(),
+    "inf": hvae_comparison(INF),
+    "never": hvae_comparison(0.0),
+    "nan": hvae_comparison(NAN),
+}
+
+
+def _line(axes, label: str):
+    """The one line of that label."""
+    (line,) = [line for line in axes.get_lines() if line.get_label() == label]
+    return line
+
+
+def _marks(axes, label: str):
+    """Data line, lower and upper ends of the observed points of an architecture."""
+    (found,) = [c for c in axes.containers if c.get_label() == label]
+    line, _, (bars,) = found
+    segments = bars.get_segments()
+    return line, [low for (_, low), _ in segments], [high for _, (_, high) in segments]
+
+
+@pytest.mark.parametrize("quantity", ["rate_nats", "active_units"])
+@pytest.mark.parametrize("level", [1, 2])
+def test_sweep_shows_the_rows(quantity, level):
+    comparison = hvae_comparison()
+    draw = plots.rate if quantity == "rate_nats" else plots.active_units
+    axes = draw(comparison).figure.axes[level - 1]
+    theory = comparison.select(quantity, architecture="theory", level=level)
+    line = _line(axes, "theory")
+    assert list(line.get_xdata()) == [row.beta for row in theory]
+    assert list(line.get_ydata()) == [row.predicted for row in theory]
+    assert (line.get_drawstyle() == "steps-mid") is (quantity == "active_units")
+    for architecture in ("linear", "mlp"):
+        seen = [
+            [r.observed for r in comparison.select(
+                quantity, architecture=architecture, level=level, beta=beta)]
+            for beta in SWEEP
+        ]  # fmt: skip
+        marks, lows, highs = _marks(axes, architecture)
+        assert tuple(marks.get_xdata()) == SWEEP
+        assert list(marks.get_ydata()) == pytest.approx([sum(v) / 2 for v in seen])
+        assert lows == pytest.approx([min(v) for v in seen])
+        assert highs == pytest.approx([max(v) for v in seen])
+
+
+def test_threshold_is_marked_on_every_level():
+    for axes, expected in zip(plots.rate(hvae_comparison()).figure.axes, (1.426, 0.9), strict=True):
+        (dotted,) = [line for line in axes.get_lines() if line.get_linestyle() == ":"]
+        assert list(dotted.get_xdata()) == [expected, expected]
+
+
+@pytest.mark.parametrize(
+    ("upper", "words"),
+    [
+        (INF, "predicted: never collapses"),
+        (0.0, "predicted: never active"),
+        (NAN, "no estimate"),
+        (9.0, "predicted: 9"),
+    ],
+)
+def test_threshold_outside_the_panel_is_named(upper, words):
+    """A far threshold neither stretches the axis nor goes unsaid."""
+    axes = plots.rate(hvae_comparison(upper)).figure.axes[1]
+    assert axes.get_title(loc="right") == words
+    assert axes.get_xlim()[1] < 3
+
+
+def test_control_fit_shows_runs_lines_and_intercept():
+    comparison = vae_comparison(betas=[2.0])
+    (axes,) = plots.control_fit(comparison).figure.axes
+    assert axes.get_yscale() == "log"
+    rows = comparison.select("factor_at_information", architecture="linear")
+    runs = _line(axes, "linear, control runs")
+    pairs = sorted((r.information_nats, 2.0 * r.observed) for r in rows)  # factor on betas[0]
+    assert list(zip(runs.get_xdata(), runs.get_ydata(), strict=True)) == pairs
+    assert len(pairs) == 2 * len(SET_POINTS)
+    summary = comparison.thresholds()[0]
+    for label, start, slope in (
+        ("theory", summary.predicted, -2.0),
+        ("linear, fit", summary.observed, -2.03),
+    ):
+        (x0, x1), (y0, y1) = _line(axes, label).get_data()
+        assert (x0, y0) == (0, start)
+        assert math.log(y1 / y0) / (x1 - x0) == pytest.approx(slope)
+
+
+def test_thresholds_show_ratio_and_range():
+    comparison = vae_comparison()
+    (axes,) = plots.thresholds(comparison).figure.axes
+    assert list(_line(axes, "theory").get_xdata()) == [1, 1]
+    for container, row in zip(axes.containers, comparison.thresholds(), strict=True):
+        line, _, (bars,) = container
+        assert line.get_xdata()[0] == pytest.approx(row.ratio)
+        ((low, _), (high, _)) = bars.get_segments()[0]
+        assert (low, high) == pytest.approx((row.low / row.predicted, row.high / row.predicted))
+    assert [t.get_text() for t in axes.texts] == [
+        "1.422 (1.416-1.427)\nof 1.426",
+        "1.483 (1.455-1.512)\nof 1.426",
+    ]
+
+
+def test_spectrum_shows_modes_and_water_levels():
+    comparison = vae_comparison(decoder_variance=0.5)
+    (axes,) = plots.spectrum(comparison).figure.axes
+    assert tuple(_line(axes, "mode, theory").get_ydata()) == SPECTRUM
+    water = sorted(
+        line.get_ydata()[0] for line in axes.get_lines() if line.get_label() != "mode, theory"
+    )
+    assert water == [0.5 * beta for beta in SWEEP]
+
+
+@pytest.mark.parametrize(
+    "comparison", [hvae_comparison(), vae_comparison(decoder_variance="learned")]
+)
+def test_no_water_level_where_none_applies(comparison):
+    (axes,) = plots.spectrum(comparison).figure.axes
+    assert len(axes.get_lines()) == 1
+
+
+@pytest.mark.parametrize("comparison", EDGES.values(), ids=EDGES.keys())
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "control_fit"])
+def test_every_figure_has_legend_labels_and_words(name, comparison):
+    _has_legend_labels_and_words(DRAW[name](comparison))
+
+
+@pytest.mark.parametrize("case", sorted(EDGES.keys() - {"all-failed"}))
+def test_control_fit_has_legend_labels_and_words(case):
+    _has_legend_labels_and_words(plots.control_fit(EDGES[case]))
+
+
+def _has_legend_labels_and_words(drawing: plots.Drawing) -> None:
+    assert isinstance(drawing.figure, Canvas)
+    labels = [t.get_text() for legend in drawing.figure.legends for t in legend.get_texts()]
+    assert any("theory" in label for label in labels)
+    assert len(labels) == len(set(labels))
+    assert all(axes.get_xlabel() for axes in drawing.figure.axes)
+    assert drawing.alt.endswith(".") and "nan" not in drawing.alt
+
+
+def test_architectures_differ_in_colour_marker_and_line():
+    (axes,) = plots.control_fit(vae_comparison()).figure.axes
+    linear, mlp = (_line(axes, f"{name}, control runs") for name in ("linear", "mlp"))
+    assert linear.get_color() == "#0072B2" and linear.get_marker() == "o"
+    assert mlp.get_color() == "#D55E00" and mlp.get_marker() == "s"
+    assert _line(axes, "theory").get_color() == "#000000"
+    dashes = {str(_line(axes, f"{name}, fit")._dash_pattern) for name in ("linear", "mlp")}
+    assert len(dashes) == 2
+
+
+def test_words_carry_the_key_numbers():
+    comparison = vae_comparison()
+    assert plots.thresholds(comparison).alt == (
+        "Observed against predicted thresholds: linear 0.997 times the predicted 1.426; "
+        "mlp 1.04 times the predicted 1.426."
+    )
+    assert plots.rate(comparison).alt == (
+        "Rate in nats per sample against beta: at beta 0.35 theory 2.17, linear 2.16 (2.15-2.17), "
+        "mlp 2.32 (2.30-2.33); at beta 1.8 theory 0, linear 0.00400, mlp 0.00400; "
+        "predicted threshold 1.426."
+    )
+    assert "6 of them are above the water level" in plots.spectrum(comparison).alt
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def test_figures_are_saved_as_png_and_pdf(tmp_path):
+    records = plots.save_figures(vae_comparison(), tmp_path / "new" / "folder")
+    assert [record.name for record in records] == NAMES
+    for record in records:
+        assert record.png_path == tmp_path / "new" / "folder" / f"{record.name}.png"
+        assert record.png_path.read_bytes().startswith(b"\x89PNG")
+        assert record.png_path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+        assert record.title and record.alt
+    assert len(list((tmp_path / "new" / "folder").iterdir())) == 2 * len(NAMES)
+
+
+def test_figures_without_rows_are_left_out(tmp_path):
+    assert [f.name for f in plots.save_figures(_spectrum_only(), tmp_path)] == ["spectrum"]
+
+
+def test_control_fit_is_left_out_where_every_run_missed_its_set_point(tmp_path):
+    missed = vae_comparison()
+    rows = tuple(
+        dataclasses.replace(row, observed=NAN) if row.quantity == "factor_at_information" else row
+        for row in missed.rows
+    )
+    comparison = Comparison(missed.settings, rows)
+    with pytest.raises(ValueError, match="no control run held its information"):
+        plots.control_fit(comparison)
+    names = [f.name for f in plots.save_figures(comparison, tmp_path)]
+    assert names == [name for name in NAMES if name != "control_fit"]
+
+
+def test_same_rows_give_the_same_files(tmp_path):
+    for run in ("one", "two"):
+        plots.save_figures(_spectrum_only(), tmp_path / run)
+    for name in ("spectrum.png", "spectrum.pdf"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def _spectrum_only() -> Comparison:
+    comparison = vae_comparison()
+    return Comparison(comparison.settings, tuple(comparison.select("mode_variance")))
+
+
+def test_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    plots.save_figures(_spectrum_only(), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def half(self: Canvas, path: str, **_: object) -> None:
+        Path(path).write_bytes(b"half a picture")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Canvas, "savefig", half)
+    with pytest.raises(OSError, match="disk full"):
+        plots.save_figures(_spectrum_only(), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_drawing_leaves_the_settings_of_matplotlib_alone():
+    with mpl.rc_context({"font.size": 23}):
+        before = dict(mpl.rcParams)
+        plots.spectrum(vae_comparison())
+        assert dict(mpl.rcParams) == before
+
+
+def test_importing_is_light_and_drawing_needs_no_pyplot():
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from linvae import plots, report\n"
+        "assert 'matplotlib' not in sys.modules and 'jinja2' not in sys.modules\n"
+        "from test_comparison import vae_comparison\n"
+        "plots.rate(vae_comparison())\n"
+        "assert 'matplotlib.pyplot' not in sys.modules and 'torch' not in sys.modules\n"
+    )
+    folder = str(Path(__file__).parent)
+    subprocess.run([sys.executable, "-c", code, folder], check=True, timeout=120)

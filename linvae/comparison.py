@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import math
 import os
@@ -66,9 +67,9 @@ class Row:
 class Threshold:
     """Predicted and observed threshold of one level under one architecture.
 
-    `observed` is the mean over seeds, `low` and `high` their range, `slope` the mean slope of the
-    fit and `predicted_slope` that of the linear theory; `converged` of `runs` control runs reached
-    their set-point. All NaN where the estimate failed.
+    `observed` is the mean over the `seeds` whose estimate succeeded, `low` and `high` their range,
+    `slope` the mean slope of their fits and `predicted_slope` that of the linear theory. NaN where
+    no seed succeeded.
     """
 
     architecture: str
@@ -83,8 +84,8 @@ class Threshold:
 
     @property
     def ratio(self) -> float:
-        """observed / predicted."""
-        return self.observed / self.predicted
+        """observed / predicted; NaN where the prediction is 0 (never active)."""
+        return self.observed / self.predicted if self.predicted else math.nan
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ class Comparison:
         rows = self.select("critical_beta", architecture=architecture, level=level)
         slopes = self.select("fit_slope", architecture=architecture, level=level)
         observed = [r.observed for r in rows if math.isfinite(r.observed)]
+        finite = [r.observed for r in slopes if math.isfinite(r.observed)]
         nan = math.nan
         return Threshold(
             architecture=architecture,
@@ -128,7 +130,7 @@ class Comparison:
             low=min(observed, default=nan),
             high=max(observed, default=nan),
             seeds=len(observed),
-            slope=statistics.fmean([r.observed for r in slopes]) if slopes else nan,
+            slope=statistics.fmean(finite) if finite else nan,
             predicted_slope=slopes[0].predicted if slopes else nan,
         )
 
@@ -156,24 +158,27 @@ class Comparison:
     @classmethod
     def read(cls, folder: Path) -> Comparison:
         """Read what `write` wrote."""
-        settings = json.loads((folder / "summary.json").read_text())["settings"]
-        with (folder / "comparison.csv").open(newline="") as stream:
+        settings = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["settings"]
+        with (folder / "comparison.csv").open(newline="", encoding="utf-8") as stream:
             return cls(settings, tuple(_row(line) for line in csv.DictReader(stream)))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file atomically: under a temporary name in the same folder, then renamed."""
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name}.", delete=False, newline=""
-    ) as stream:
-        stream.write(text)
-    os.chmod(stream.name, 0o644)
-    os.replace(stream.name, path)
+    """Write a UTF-8 file atomically: under a temporary name in the same folder, then renamed."""
+    stream = tempfile.NamedTemporaryFile(  # noqa: SIM115 (closed below, on success and failure)
+        "w", dir=path.parent, prefix=f".{path.name}.", delete=False, newline="", encoding="utf-8"
+    )
+    try:
+        with stream:
+            stream.write(text)
+        os.chmod(stream.name, 0o644)
+        os.replace(stream.name, path)
+    except BaseException:
+        os.unlink(stream.name)
+        raise
 
 
 def _csv(lines: Iterable[Iterable[str]]) -> str:
-    import io
-
     out = io.StringIO()
     csv.writer(out).writerows(lines)
     return out.getvalue()

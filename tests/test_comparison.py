@@ -189,9 +189,6 @@ def test_what_is_written_is_read_back(comparison, tmp_path):
     assert same(Comparison.read(tmp_path / "new" / "folder"), comparison)
 
 
-@pytest.mark.xfail(
-    raises=ZeroDivisionError, reason="Threshold.ratio divides by a predicted threshold of 0"
-)
 def test_level_that_is_never_active_is_written(tmp_path):
     comparison = hvae_comparison(0.0)
     comparison.write(tmp_path)

@@ -197,10 +197,10 @@ class _Accumulator:
         offset = self.total / self.n
         upper = np.triu(self.scatter)
         covariance = (upper + np.triu(upper, 1).T) / self.n - np.outer(offset, offset)
-        _check_variance(covariance, self.condition_dim)
         mean = self.shift + offset
         if not centered:
             covariance += np.outer(mean, mean)
+        _check_variance(covariance, self.condition_dim)
         return Moments(mean, covariance, self.condition_dim, self.n, centered)
 
 

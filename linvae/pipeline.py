@@ -31,6 +31,7 @@ __all__ = ["Plan", "default_spec", "make_plan", "run_comparison"]
 SWEEP = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0, 1.15)  # x the predicted threshold of level 1
 CURVE_POINTS = 120
 SPECTRUM_ROWS = 50
+LEARNING_RATE_SHARE = {"mlp": 1 / 3}  # of the learning rate that linear models are trained with
 EPSILON, DELTA, ACTIVE = 0.01, 0.01, 0.01
 
 Progress = Callable[[str, int, int], None]  # what, steps done, steps in all
@@ -48,8 +49,9 @@ class Plan:
     command: str = ""
 
     def config_for(self, architecture: str, level: int = 1) -> TrainConfig:
-        """Upper levels learn after the ones below them: as many times the steps as the level."""
-        return replace(self.config, steps=self.config.steps * level)
+        """Networks need a lower learning rate; upper levels learn after the ones below them."""
+        rate = self.config.learning_rate * LEARNING_RATE_SHARE.get(architecture, 1.0)
+        return replace(self.config, steps=self.config.steps * level, learning_rate=rate)
 
 
 def make_plan(
@@ -329,7 +331,7 @@ def _settings(
         "device": device,
         "steps": plan.config.steps,
         "batch_size": plan.config.batch_size,
-        "learning_rate": plan.config.learning_rate,
+        "learning_rate": {a: plan.config_for(a).learning_rate for a in plan.architectures},
         "optimizer": plan.config.optimizer,
         "set_points": list(SET_POINTS),
         "epsilon": EPSILON,

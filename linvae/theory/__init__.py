@@ -71,7 +71,8 @@ def _mode_rates(spec: LinearSpec, r: Array, m: Array) -> Array:
     """1/2 (m_l r_{l+1}/eta_l^2 - 1 - log(sigma_l^2/eta_l^2)), (levels, modes); 0 without a unit."""
     above = np.concatenate([r[1:], np.ones((1, r.shape[1]))])
     eta2 = np.array(spec.prior_variances)[:, None]
-    rates: Array = np.nan_to_num((m * above / eta2 - 1 - np.log(r * m / eta2)) / 2, nan=0.0)
+    m = np.where(np.isnan(m), eta2, m)  # no unit for the mode: the prior itself, r = 1, rate 0
+    rates: Array = (m * above / eta2 - 1 - np.log(r * m / eta2)) / 2
     return rates
 
 

@@ -185,17 +185,16 @@ def _second_moments(spec: HVAESpec, r: Array) -> Array:
 
 
 def _status(spec: HVAESpec, allow_unbounded: bool) -> Status:
-    """Compare the betas of every two learned levels that some mode connects."""
+    """Compare the betas of successive learned levels; the first mode connects all levels."""
     status: Status = "unique"
-    for levels, _ in _chains(spec.latent_dims, max(spec.latent_dims)):
-        learned = [i for i in range(levels.start, levels.stop) if spec.encoder_variances[i] is None]
-        for lower, upper in itertools.pairwise(learned):
-            if spec.betas[lower] > spec.betas[upper]:
-                if not allow_unbounded:
-                    raise _unbounded(spec, lower, upper)
-                return "unbounded"
-            if spec.betas[lower] == spec.betas[upper]:
-                status = "continuum"
+    learned = [level for level, fixed in enumerate(spec.encoder_variances) if fixed is None]
+    for lower, upper in itertools.pairwise(learned):
+        if spec.betas[lower] > spec.betas[upper]:
+            if not allow_unbounded:
+                raise _unbounded(spec, lower, upper)
+            return "unbounded"
+        if spec.betas[lower] == spec.betas[upper]:
+            status = "continuum"
     return status
 
 

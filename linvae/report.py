@@ -288,7 +288,10 @@ def _predicts(comparison: Comparison, row: Threshold) -> str:
 
 
 def _range(row: Threshold) -> str:
-    return _mean_and_range([row.low, row.observed, row.high] if row.seeds else [], _number)
+    if not row.seeds:
+        return "-"
+    low, high, mean = _number(row.low), _number(row.high), _number(row.observed)
+    return mean if low == high else f"{mean} ({low}-{high})"
 
 
 def _seeds(row: Threshold) -> str:

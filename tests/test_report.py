@@ -453,3 +453,11 @@ def test_missing_figure_writes_no_page(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_report(vae_comparison(), tmp_path / "out", [lost])
     assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_printed_threshold_is_the_mean_of_the_seeds_not_the_middle_of_their_range():
+    """Three seeds off centre: mean 1.01, middle of range and mean 1.013."""
+    comparison = vae_comparison(linear=(1.0, 1.0, 1.03), mlp=(1.0, 1.0, 1.0))
+    (row,) = [t for t in comparison.thresholds() if t.architecture == "linear"]
+    cell = tables(comparison)[0].rows[0][3]
+    assert cell.startswith(f"{row.predicted * 1.01:#.4g} ")

@@ -1,0 +1,211 @@
+"""The loop: members on their own, the schedule, errors, history, and the closed form it reaches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from linvae.data import gaussian
+from linvae.models import build_model
+from linvae.moments import Moments
+from linvae.spec import CVAESpec, HVAESpec, VAESpec
+from linvae.theory import objective, solve
+from linvae.train import ConstantBetas, DivergedError, TrainConfig, TrainingData, train
+
+CPU = torch.device("cpu")
+SPECTRUM = (4.0, 2.0, 1.0, 0.5, 0.2, 0.1)
+
+
+def make_data(conditional: bool = False, n: int = 512):
+    rho = [0.8, 0.5, 0.3, 0.0, 0.0, 0.0] if conditional else 0.0
+    return gaussian(SPECTRUM, n, correlation=rho, condition_dim=3 if conditional else 0, seed=2)
+
+
+def fit(spec, dataset, config, *, factors=(1.0,), seeds=(0,), architecture="linear", **options):
+    data = TrainingData.from_arrays(dataset.target, dataset.condition)
+    model = build_model(
+        spec,
+        data.target,
+        data.condition,
+        architecture=architecture,
+        hidden=8,
+        seeds=seeds,
+        n_points=len(factors),
+    )
+    result = train(model, data, ConstantBetas(factors, spec.betas, CPU), config, **options)
+    return model, result
+
+
+def parameters(model, seed_index: int, point: int) -> dict[str, np.ndarray]:
+    return {k: v[seed_index, point].detach().numpy() for k, v in model.named_parameters()}
+
+
+STACKS = {"more points": ((0,), (0.4, 1.0, 2.5), (0, 1)), "more seeds": ((7, 0), (1.0,), (1, 0))}
+KINDS = {
+    "vae": (VAESpec(2, decoder_variance=0.5), False),
+    "cvae": (CVAESpec(2, decoder_variance="learned"), True),
+    "hvae": (HVAESpec((2, 2), decoder_variance=0.5), False),
+}
+
+
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("architecture", ["linear", "mlp"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_member_is_the_same_alone_and_in_a_stack(kind, architecture, stack):
+    """Not bit for bit: a batched product may add its terms in another order.
+
+    That is 6e-8 relative per product; 60 steps of Adam, which divides by the size of the gradient,
+    may multiply it some ten times. A member that saw another's data, noise or gradient would be
+    off by the size of the steps: 60 x 3e-3.
+    """
+    spec, conditional = KINDS[kind]
+    dataset = make_data(conditional, n=100)
+    seeds, factors, member = STACKS[stack]
+    config = TrainConfig(steps=60, batch_size=16)
+    alone, _ = fit(spec, dataset, config, architecture=architecture)
+    among, _ = fit(
+        spec, dataset, config, factors=factors, seeds=seeds, architecture=architecture
+    )
+    expected, found = parameters(alone, 0, 0), parameters(among, *member)
+    for name, value in expected.items():
+        atol = 1e-5 * max(np.abs(value).max(), 1e-3)
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=atol, err_msg=name)
+    other = parameters(among, 1 - member[0] if len(seeds) > 1 else 0, 0)
+    assert max(np.abs(other[k] - expected[k]).max() for k in expected) > 1e-3
+
+
+def test_same_seed_same_run():
+    """Bit for bit: nothing is drawn from a global generator."""
+    runs = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        np.random.seed(state)  # noqa: NPY002 (the global state is what is tested)
+        model, _ = fit(KINDS["hvae"][0], make_data(), TrainConfig(steps=30))
+        runs.append(parameters(model, 0, 0))
+    assert all(np.array_equal(runs[0][k], runs[1][k]) for k in runs[0])
+
+
+def test_learning_rate_is_constant_then_falls_to_a_hundredth():
+    config = TrainConfig(steps=1000, constant_share=0.4)
+    factors = np.array([config.learning_rate_factor(step) for step in range(1001)])
+    assert np.all(factors[:401] == 1)
+    assert np.all(np.diff(factors[400:]) < 0)
+    assert factors[700] == pytest.approx(0.505, abs=1e-12)  # half of the cosine
+    assert factors[1000] == pytest.approx(0.01, abs=1e-12)
+
+
+def test_schedule_is_used():
+    """With the plain gradient step the way of the last steps is a hundredth of that of the first.
+
+    The decoder variance's logarithm in a model whose weights stay: its gradient is constant to a
+    few per cent over so few steps, so its steps are proportional to the learning rate.
+    """
+    seen = []
+
+    class Watch(ConstantBetas):
+        def observe(self, terms, progress):
+            seen.append(float(model.log_s.detach()))
+
+    spec, dataset = VAESpec(1, decoder_variance="learned"), make_data(n=64)
+    data = TrainingData.from_arrays(dataset.target)
+    model = build_model(spec, data.target)
+    config = TrainConfig(steps=200, batch_size=64, learning_rate=1e-4, constant_share=0.5)
+    train(model, data, Watch((1.0,), spec.betas, CPU), config)
+    steps = np.abs(np.diff(seen))
+    # Adam's step is the learning rate while the gradient keeps its sign and size
+    assert steps[-1] / steps[:50].mean() == pytest.approx(0.01, rel=0.2)
+
+
+def test_betas_reach_the_loss():
+    """At a beta far above the threshold nothing is left, far below it the modes are."""
+    spec, dataset = VAESpec(2), make_data()
+    _, result = fit(spec, dataset, TrainConfig(steps=600), factors=(0.05, 40.0))
+    low, high = (row["rate_nats"] for row in result.history[-2:])
+    assert low > 2
+    assert abs(high) < 0.01
+
+
+def test_history_has_one_row_per_member_and_log_step():
+    calls = []
+    config = TrainConfig(steps=25, log_every=10, batch_size=16)
+    _, result = fit(
+        VAESpec(2, beta=0.5),
+        make_data(n=64),
+        config,
+        factors=(1.0, 2.0),
+        seeds=(4, 9),
+        progress=calls.append,
+    )
+    keys = [(row["step"], row["seed"], row["point"]) for row in result.history]
+    assert keys == [(t, s, p) for t in (10, 20, 25) for s in (4, 9) for p in (0, 1)]
+    assert {(row["point"], row["first_beta"]) for row in result.history} == {(0, 0.5), (1, 1.0)}
+    assert calls == [10, 20, 25]
+    assert result.steps == 25
+    assert result.seconds > 0
+    assert all(np.isfinite(list(row.values())).all() for row in result.history)
+
+
+def test_divergence_names_seeds_and_points():
+    config = TrainConfig(steps=50, learning_rate=1e6, optimizer="sgd", log_every=10, batch_size=16)
+    with pytest.raises(DivergedError, match=r"diverged at step 10: .* 2 of 2 .*seed 7 point 0, "):
+        fit(VAESpec(2), make_data(n=64), config, seeds=(7,), factors=(1.0, 2.0))
+
+
+def test_divergence_names_only_the_member_that_diverged():
+    spec, dataset = VAESpec(2), make_data(n=64)
+    data = TrainingData.from_arrays(dataset.target)
+    model = build_model(spec, data.target, seeds=(3, 8), n_points=2)
+    with torch.no_grad():
+        model.decoders[0].weight[1, 0] = torch.inf
+    betas = ConstantBetas((1.0, 2.0), spec.betas, CPU)
+    message = r"of 1 of 4 members is not finite \(seed 8 point 0\); lower the learning rate"
+    with pytest.raises(DivergedError, match=message):
+        train(model, data, betas, TrainConfig(steps=5))
+
+
+def test_unknown_optimizer():
+    with pytest.raises(ValueError, match="optimizer='rmsprop' must be 'adam' or 'sgd'"):
+        fit(VAESpec(2), make_data(n=64), TrainConfig(steps=1, optimizer="rmsprop"))
+
+
+def test_both_optimizers_lower_the_objective():
+    for optimizer, rate in (("adam", 3e-3), ("sgd", 1e-3)):
+        config = TrainConfig(steps=200, optimizer=optimizer, learning_rate=rate, log_every=1)
+        _, result = fit(VAESpec(2, decoder_variance=0.5), make_data(), config)
+        totals = [row["distortion_nats"] + row["rate_nats"] for row in result.history]
+        assert np.mean(totals[-20:]) < np.mean(totals[:20]) - 0.5, optimizer
+
+
+CLOSED_FORM = {
+    "vae": (VAESpec(3, beta=0.8, decoder_variance=0.4), False),
+    "vae-fixed-encoder": (VAESpec(3, decoder_variance=0.4, encoder_variance=0.3), False),
+    "vae-learned-s": (VAESpec(3, decoder_variance="learned"), False),
+    "general": (VAESpec(2, decoder_variance=0.2), True),
+    "cvae": (CVAESpec(3, beta=0.8, decoder_variance=0.4), True),
+    "hvae": (
+        HVAESpec.markovian((3, 2), decoder_variance=0.4, encoder_variances=(0.2, None)),
+        False,
+    ),
+    "conditional-hvae": (
+        HVAESpec((2, 2), decoder_variance=0.4, encoder_variances=(0.2, None)),
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CLOSED_FORM)
+def test_training_reaches_the_closed_form(name):
+    """The exact objective of the trained weights is the optimum, from above.
+
+    1e-2 nats: the last steps, at a hundredth of the learning rate, still move with the mini-batch
+    (a quarter of the data); the gaps seen are below 4e-3. Idle or half-trained units cost more: the
+    weakest active mode of these problems is worth 0.02 nats or more, which is asserted.
+    """
+    spec, conditional = CLOSED_FORM[name]
+    dataset = make_data(conditional)
+    moments = Moments.from_data(dataset.target, dataset.condition)
+    solution = solve(spec, moments)
+    model, _ = fit(spec, dataset, TrainConfig(steps=1500, batch_size=128, learning_rate=1e-2))
+    gap = objective(spec, moments, model.weights(0, 0)).objective - solution.objective
+    assert -1e-9 < gap < 1e-2

@@ -549,9 +549,7 @@ def _save(figure: Canvas, path: Path) -> None:
     dateless = {"CreationDate": None} if path.suffix == ".pdf" else {}
     try:
         with mpl.rc_context(STYLE):
-            figure.savefig(
-                temporary, format=path.suffix[1:], dpi=RESOLUTION, metadata=dateless
-            )
+            figure.savefig(temporary, format=path.suffix[1:], dpi=RESOLUTION, metadata=dateless)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:

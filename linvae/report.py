@@ -261,9 +261,7 @@ def _critical_beta(comparison: Comparison, level: int) -> float:
 
 def _sweep_rows(comparison: Comparison, quantity: str, row: Threshold) -> list[Row]:
     """Rows of the sweep with a finite observation."""
-    rows = comparison.select(
-        quantity, architecture=row.architecture, level=row.level, index=0
-    )
+    rows = comparison.select(quantity, architecture=row.architecture, level=row.level, index=0)
     return [r for r in rows if math.isfinite(r.observed)]
 
 
@@ -387,9 +385,7 @@ SWEEP_COLUMNS: Mapping[str, tuple[str, str, Callable[[float], str]]] = {
 }
 
 
-def _sweep_table(
-    comparison: Comparison, level: int, quantities: Sequence[str]
-) -> Iterator[Table]:
+def _sweep_table(comparison: Comparison, level: int, quantities: Sequence[str]) -> Iterator[Table]:
     """Predicted and observed against beta, side by side; none without a sweep."""
     columns = [c for q in quantities for c in _sweep_columns(comparison, q, level)]
     betas = sorted({beta for _, cells in columns for beta in cells})
@@ -421,10 +417,13 @@ def _sweep_columns(
     predicted = {b: rows[0].predicted for cells in seen.values() for b, rows in cells.items()}
     yield f"{short} theory", {beta: text(value) for beta, value in predicted.items()}
     for architecture, cells in seen.items():
-        yield f"{short} {architecture}", {
-            beta: _mean_and_range((row.observed for row in rows), text)
-            for beta, rows in cells.items()
-        }
+        yield (
+            f"{short} {architecture}",
+            {
+                beta: _mean_and_range((row.observed for row in rows), text)
+                for beta, rows in cells.items()
+            },
+        )
 
 
 READING = (

@@ -162,7 +162,6 @@ class Dataset:
             preprocessing=(*self.preprocessing, step),
         )
 
-
     def rotated_to_span(self) -> Dataset:
         """Return target and condition in coordinates of the space that the samples span.
 

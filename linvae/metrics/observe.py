@@ -32,6 +32,8 @@ class Observation:
     | active_units    | units whose posterior mean has variance > `threshold`          | -    |
     | collapsed_units | units with KL < `epsilon` for a share >= 1 - `delta` of samples | -    |
 
+    Where the variance of a level is fixed and isotropic, its axes are free: there `active_units`
+    and `collapsed_units` count principal axes of the posterior mean instead of units.
     The KL of `collapsed_units` is to the prior N(0, eta^2) in a model of one level with a learned
     variance, and to the best Gaussian prior elsewhere: a fixed variance keeps the first from 0.
     """
@@ -76,6 +78,10 @@ def observe(
     levels = range(len(unit_rates))
     mean = [torch.cat([chunk[i] for chunk in means], dim=-2) for i in levels]
     log_variance = [torch.cat([chunk[i] for chunk in log_variances], dim=-2) for i in levels]
+    mean = [
+        _principal_axes(m) if isinstance(fixed, float) else m
+        for m, fixed in zip(mean, model.spec.encoder_variances, strict=True)
+    ]
     stats = [_statistics(m, v) for m, v in zip(mean, log_variance, strict=True)]
     active = [(_variance(m) > threshold).sum(-1) for m in mean]
     collapsed = [
@@ -104,6 +110,18 @@ def _collapsed_units(
     square = (mean - centre[:, :, None]).square() / spread[:, :, None]
     kl = (square + torch.exp(log_ratio) - 1 - log_ratio) / 2
     return ((kl < eps).float().mean(-2) >= 1 - delta).sum(-1)
+
+
+def _principal_axes(mean: Tensor) -> Tensor:
+    """Means rotated onto their principal axes.
+
+    A fixed isotropic variance leaves the axes of the latent free, so a count of units would say
+    more about the rotation than about the model; a learned variance pins them.
+    """
+    centred = mean.double() - mean.double().mean(dim=-2, keepdim=True)
+    axes = torch.linalg.eigh(centred.mT @ centred).eigenvectors
+    rotated: Tensor = (mean.double() @ axes).to(mean.dtype)
+    return rotated
 
 
 def _statistics(mean: Tensor, log_variance: Tensor) -> Tensor:

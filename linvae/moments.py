@@ -76,7 +76,7 @@ class Moments:
             if len(v) == 0:
                 continue
             if total is None:
-                total = _Accumulator(v.mean(axis=0), condition_dim)
+                total = _Accumulator(v.mean(axis=0, dtype=np.float64), condition_dim)
             total.add(v, condition_dim)
         if total is None or total.n < 2:
             n = 0 if total is None else total.n
@@ -177,17 +177,17 @@ class _Accumulator:
         self.total = np.zeros(dim)
         self.scatter = np.zeros((dim, dim), order="F")  # BLAS fills the upper triangle only
 
-    def add(self, v: Array, condition_dim: int) -> None:
-        """Add the rows of `v`, which is overwritten."""
+    def add(self, v: npt.NDArray[Any], condition_dim: int) -> None:
+        """Add the rows of `v`."""
         if (v.shape[1], condition_dim) != (len(self.shift), self.condition_dim):
             raise ValueError(
                 f"batch has {condition_dim} condition and {v.shape[1] - condition_dim} target "
                 f"columns but the batches before had {self.condition_dim} and "
                 f"{len(self.shift) - self.condition_dim}"
             )
-        v -= self.shift
-        self.total += np.ones(len(v)) @ v
-        self.scatter = dsyrk(1.0, v.T, beta=1.0, c=self.scatter, overwrite_c=1)
+        shifted = np.subtract(v, self.shift, dtype=np.float64, order="C")
+        self.total += np.ones(len(v)) @ shifted
+        self.scatter = dsyrk(1.0, shifted.T, beta=1.0, c=self.scatter, overwrite_c=1)
         self.n += len(v)
 
     def finish(self, centered: bool) -> Moments:
@@ -226,13 +226,13 @@ def _rows(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
         yield values[start : start + BATCH_ROWS]
 
 
-def _joint(batch: Batch) -> tuple[Array, int]:
-    """A fresh float64 copy of (condition, target) side by side, and the condition's width."""
+def _joint(batch: Batch) -> tuple[npt.NDArray[Any], int]:
+    """(condition, target) side by side, and the condition's width."""
     if not isinstance(batch, tuple):
-        return np.array(_matrix("target", batch), dtype=np.float64), 0
+        return _matrix("target", batch), 0
     x, y = _matrix("condition", batch[0]), _matrix("target", batch[1])
     _check_lengths(x, y)
-    return np.concatenate([x, y], axis=1, dtype=np.float64), x.shape[1]
+    return np.concatenate([x, y], axis=1), x.shape[1]
 
 
 def _check_variance(covariance: Array, condition_dim: int) -> None:

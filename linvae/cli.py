@@ -64,14 +64,17 @@ class Status:
 
 @contextmanager
 def exit_codes() -> Iterator[Status]:
-    """Turn expected errors into one line and an exit code: 2 unusable input, 3 data missing."""
+    """Turn expected errors into one line and an exit code.
+
+    2: unusable input, or training that diverged; 3: data missing; 130: interrupted.
+    """
     status = Status()
     try:
         yield status
     except MissingDataError as error:
         status.code = 3
         print(f"linvae: {error}", file=sys.stderr)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ArithmeticError) as error:
         status.code = 2
         print(f"linvae: {error}", file=sys.stderr)
     except KeyboardInterrupt:

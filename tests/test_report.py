@@ -182,9 +182,7 @@ CERTAIN = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("upper", "active", "level", "text"), CERTAIN.values(), ids=CERTAIN.keys()
-)
+@pytest.mark.parametrize(("upper", "active", "level", "text"), CERTAIN.values(), ids=CERTAIN.keys())
 def test_level_without_a_finite_threshold(upper, active, level, text):
     found = _verdict(hvae_comparison(upper, active), "threshold of level 2, linear")
     assert (found.level, found.text) == (level, text)

@@ -46,6 +46,15 @@ class TrainingData:
         return self.target[index], None if self.condition is None else self.condition[index]
 
 
+def stream(purpose: str, seed: int) -> torch.Generator:
+    """Random stream of one seed for one purpose, independent of its other streams.
+
+    torch's generator keeps 32 bits of a seed, so that adding an offset above them changes nothing.
+    """
+    entropy = [seed, *purpose.encode()]
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+
+
 class BatchOrder:
     """Shuffled epochs without replacement, one order per seed; an incomplete batch is carried over.
 
@@ -55,8 +64,7 @@ class BatchOrder:
     def __init__(self, n_samples: int, batch_size: int, seeds: Sequence[int]) -> None:
         self.n_samples = n_samples
         self.batch_size = min(batch_size, n_samples)
-        # a stream of its own per purpose: parameters use the seed itself
-        self._generators = [torch.Generator().manual_seed(2**32 + s) for s in seeds]
+        self._generators = [stream("order", seed) for seed in seeds]
         self._queues = [torch.empty(0, dtype=torch.long) for _ in seeds]
 
     def next(self) -> Tensor:
@@ -81,7 +89,7 @@ class Noise:
 
     def __init__(self, widths: Sequence[int], seeds: Sequence[int], device: torch.device) -> None:
         self.widths, self.device = tuple(widths), device
-        self._generators = [torch.Generator().manual_seed(2**33 + s) for s in seeds]
+        self._generators = [stream("noise", seed) for seed in seeds]
 
     def next(self, batch: int) -> list[Tensor]:
         """One (n_seeds, 2 batch, k_l) tensor per level; the second half is minus the first."""

@@ -107,8 +107,10 @@ def test_members_do_not_see_each_other(name, architecture):
     touched = torch.zeros(2, 2)
     for parameter in model.parameters():
         if parameter.grad is not None:
-            touched += parameter.grad.flatten(2).abs().sum(-1) if parameter.ndim > 2 else (
-                parameter.grad.abs()
+            touched += (
+                parameter.grad.flatten(2).abs().sum(-1)
+                if parameter.ndim > 2
+                else (parameter.grad.abs())
             )
     assert (touched > 0).tolist() == [[False, False], [True, False]]
 

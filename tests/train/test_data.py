@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 def test_data_are_centred_by_their_means():
     rng = np.random.default_rng(0)
-    target = (rng.normal(size=(50, 3)) + [1e4, -2.0, 0.0]).astype(np.float32)
+    target = (rng.normal(size=(50, 3)) + np.array([1e4, -2.0, 0.0])).astype(np.float32)
     condition = rng.normal(size=(50, 2)) + 7
     data = TrainingData.from_arrays(target, condition)
     assert data.target.dtype == data.condition.dtype == torch.float32
@@ -94,12 +94,16 @@ def test_noise_depends_on_the_seed_only():
             assert not torch.equal(many[0], many[1])
 
 
-def test_order_noise_and_initial_values_use_streams_of_their_own():
-    """One seed, three purposes: the noise of a seed is not its initial weights again."""
+def test_noise_of_a_seed_is_not_the_draw_of_its_initial_weights():
+    """One seed, three purposes, three streams (a CPU generator keeps 32 bits of its seed)."""
     raw = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     noise = Noise((3,), (0,), CPU).next(4)[0][0, :4]
-    rescaled = raw / raw.square().mean(0).sqrt()
-    assert not torch.allclose(noise, rescaled)
+    assert not torch.allclose(noise, raw / raw.square().mean(0).sqrt())
+
+
+def test_order_of_a_seed_is_not_drawn_from_the_stream_of_its_initial_weights():
+    order = BatchOrder(50, 50, seeds=(0,)).next()[0]
+    assert not torch.equal(order, torch.randperm(50, generator=torch.Generator().manual_seed(0)))
 
 
 def test_device_by_name():

@@ -64,9 +64,7 @@ def test_member_is_the_same_alone_and_in_a_stack(kind, architecture, stack):
     seeds, factors, member = STACKS[stack]
     config = TrainConfig(steps=60, batch_size=16)
     alone, _ = fit(spec, dataset, config, architecture=architecture)
-    among, _ = fit(
-        spec, dataset, config, factors=factors, seeds=seeds, architecture=architecture
-    )
+    among, _ = fit(spec, dataset, config, factors=factors, seeds=seeds, architecture=architecture)
     expected, found = parameters(alone, 0, 0), parameters(among, *member)
     for name, value in expected.items():
         atol = 1e-5 * max(np.abs(value).max(), 1e-3)
@@ -96,10 +94,10 @@ def test_learning_rate_is_constant_then_falls_to_a_hundredth():
 
 
 def test_schedule_is_used():
-    """With the plain gradient step the way of the last steps is a hundredth of that of the first.
+    """Adam's step is the learning rate where the gradient stays the same: watch such a parameter.
 
-    The decoder variance's logarithm in a model whose weights stay: its gradient is constant to a
-    few per cent over so few steps, so its steps are proportional to the learning rate.
+    The gradient of log s is d/2 - error/(2 s): d/2 to 2 % where s starts e^4 too large. The last
+    step that is watched has the factor 0.0102.
     """
     seen = []
 
@@ -110,11 +108,13 @@ def test_schedule_is_used():
     spec, dataset = VAESpec(1, decoder_variance="learned"), make_data(n=64)
     data = TrainingData.from_arrays(dataset.target)
     model = build_model(spec, data.target)
-    config = TrainConfig(steps=200, batch_size=64, learning_rate=1e-4, constant_share=0.5)
+    with torch.no_grad():
+        model.log_s.fill_(4.0)
+    config = TrainConfig(steps=200, batch_size=64, learning_rate=1e-2, constant_share=0.5)
     train(model, data, Watch((1.0,), spec.betas, CPU), config)
-    steps = np.abs(np.diff(seen))
-    # Adam's step is the learning rate while the gradient keeps its sign and size
-    assert steps[-1] / steps[:50].mean() == pytest.approx(0.01, rel=0.2)
+    steps = -np.diff(seen)
+    assert steps[:90] == pytest.approx(1e-2, rel=0.05)
+    assert steps[-1] == pytest.approx(1e-4, rel=0.1)
 
 
 def test_betas_reach_the_loss():
@@ -198,14 +198,15 @@ CLOSED_FORM = {
 def test_training_reaches_the_closed_form(name):
     """The exact objective of the trained weights is the optimum, from above.
 
-    1e-2 nats: the last steps, at a hundredth of the learning rate, still move with the mini-batch
-    (a quarter of the data); the gaps seen are below 4e-3. Idle or half-trained units cost more: the
-    weakest active mode of these problems is worth 0.02 nats or more, which is asserted.
+    2e-3 nats: the last steps, at a hundredth of the learning rate, still move with the mini-batch
+    (a quarter of the data); the gaps seen are below 4e-4. At a fifth of the learning rate the
+    weakest mode is still on its way: 2e-2 nats.
     """
     spec, conditional = CLOSED_FORM[name]
     dataset = make_data(conditional)
     moments = Moments.from_data(dataset.target, dataset.condition)
     solution = solve(spec, moments)
-    model, _ = fit(spec, dataset, TrainConfig(steps=1500, batch_size=128, learning_rate=1e-2))
+    model, _ = fit(spec, dataset, TrainConfig(steps=1000, batch_size=128, learning_rate=5e-2))
     gap = objective(spec, moments, model.weights(0, 0)).objective - solution.objective
+    print("GAP", name, gap)
     assert -1e-9 < gap < 1e-2

@@ -1,0 +1,247 @@
+"""The command lines: one tiny real run, errors in words, exit codes, nothing half-written."""
+
+from __future__ import annotations
+
+import csv
+import doctest
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pooch
+import pytest
+import torch
+
+import linvae
+import linvae.__main__
+import linvae.compare
+from linvae.moments import Moments
+from linvae.spec import VAESpec
+from linvae.theory import solve
+
+TINY = ["--dataset", "digits", "--architecture", "linear", "--quick", "--seeds", "1"]
+TINY += ["--latent-dim", "2", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def no_data(tmp_path, monkeypatch):
+    """An empty data root; no other place is searched."""
+    monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path / "cache" / name)
+    (tmp_path / "data").mkdir()
+    monkeypatch.setenv("LINVAE_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def short_runs(monkeypatch):
+    """Runs of 20 steps: for tests that look at what is written, not at the numbers."""
+    import linvae.pipeline as pipeline
+
+    full = pipeline.make_plan
+
+    def short(**options):
+        plan = full(**options)
+        return replace(plan, config=replace(plan.config, steps=20))
+
+    monkeypatch.setattr(pipeline, "make_plan", short)
+
+
+def files(folder) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_tiny_run(tmp_path, capsys):
+    """The documented run: `--quick` on digits, the linear network within the claim of 2 %."""
+    folder = tmp_path / "out"
+    assert linvae.compare.main([*TINY, "--out", str(folder)]) == 0
+    out = capsys.readouterr().out
+    written = files(folder)
+    assert {"comparison.csv", "summary.json", "report.html"} <= written
+    pngs = {name[:-4] for name in written if name.endswith(".png")}
+    assert pngs
+    assert {name[:-4] for name in written if name.endswith(".pdf")} == pngs
+    assert all((folder / name).stat().st_size > 0 for name in written)
+    assert not [name for name in written if name.startswith(".")]  # no temporary file left
+
+    target = linvae.data.load_dataset("digits").target
+    predicted = solve(VAESpec(2), Moments.from_data(target)).critical_beta[0]
+    (threshold,) = json.loads((folder / "summary.json").read_text())["thresholds"]
+    assert threshold["predicted"] == pytest.approx(predicted, rel=1e-6)
+    # a third of the steps: twice the claim
+    assert threshold["observed"] == pytest.approx(predicted, rel=0.04)
+    assert f"{predicted:.4g}" in out
+    assert "predicted" in out
+    assert f"{folder}/report.html" in out.replace("\n", "")
+    assert f"{predicted:.4g}" in (folder / "report.html").read_text()
+    with (folder / "comparison.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["architecture"] for row in rows} == {"theory", "linear"}
+    assert {row["dataset"] for row in rows} == {"digits"}
+
+
+@pytest.mark.parametrize("model", ["cvae", "hvae"])
+def test_json_is_one_document(tmp_path, capsys, short_runs, model):
+    folder = tmp_path / "out"
+    arguments = [*TINY, "--model", model, "--max-samples", "200", "--out", str(folder), "--json"]
+    assert linvae.compare.main(arguments) == 0
+    captured = capsys.readouterr()
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    summary = json.loads(captured.out, parse_constant=refuse)
+    assert summary["settings"]["model"] == model
+    assert summary["settings"]["n_samples"] == 200
+    assert summary["settings"]["command"].startswith("python -m linvae.compare --dataset digits")
+    assert len(summary["thresholds"]) == (2 if model == "hvae" else 1)
+    assert captured.err == ""
+    stored = json.loads((folder / "summary.json").read_text(), parse_constant=refuse)
+    assert stored["thresholds"] == summary["thresholds"]
+
+
+def test_gaussian_has_a_conditional_form():
+    arguments = linvae.compare.parser().parse_args(["--dataset", "gaussian", "--model", "cvae"])
+    assert linvae.compare._load(arguments).condition_dim == 32
+
+
+def test_quiet_run_into_the_default_folder(tmp_path, monkeypatch, capsys, short_runs):
+    monkeypatch.chdir(tmp_path)
+    assert linvae.compare.main([*TINY, "--max-samples", "100", "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert "comparison.csv" in files(tmp_path / "results" / "digits-vae")
+
+
+def test_unknown_dataset(tmp_path, capsys):
+    folder = tmp_path / "out"
+    assert linvae.compare.main(["--dataset", "digts", "--out", str(folder)]) == 2
+    assert "did you mean 'digits'?" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+def test_missing_data(no_data, tmp_path, capsys):
+    folder = tmp_path / "out"
+    assert linvae.compare.main(["--dataset", "mnist", "--out", str(folder)]) == 3
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Needed for 'train': train-images" in captured.err
+    assert str(no_data / "mnist") in captured.err
+    assert str(tmp_path / "cache" / "linvae") in captured.err
+    assert not folder.exists()
+
+
+BAD = {
+    "latent_dim": (["--latent-dim", "0"], "'0' must be an integer >= 1"),
+    "latent_dim text": (["--latent-dim", "2.5"], "'2.5' must be an integer >= 1"),
+    "decoder_variance": (["--decoder-variance", "-1"], "'-1' must be a finite number > 0"),
+    "decoder_variance nan": (["--decoder-variance", "nan"], "'nan' must be a finite number > 0"),
+    "decoder_variance inf": (["--decoder-variance", "inf"], "'inf' must be a finite number > 0"),
+    "seeds": (["--seeds", "0"], "'0' must be an integer >= 1"),
+    "architecture": (["--architecture", "conv"], "invalid choice: 'conv'"),
+    "model": (["--model", "gan"], "invalid choice: 'gan'"),
+    "quick and full": (["--quick", "--full"], "not allowed with"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_option(name, tmp_path, capsys):
+    options, message = BAD[name]
+    folder = tmp_path / "out"
+    with pytest.raises(SystemExit) as stop:
+        linvae.compare.main([*options, "--out", str(folder)])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("unusable"), OSError("disk full"), KeyboardInterrupt()], ids=repr
+)
+def test_nothing_is_written_after_an_error(error, tmp_path, monkeypatch, capsys):
+    import linvae.pipeline as pipeline
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(pipeline, "run_comparison", fail)
+    folder = tmp_path / "out"
+    code = linvae.compare.main([*TINY, "--out", str(folder)])
+    assert code == (130 if isinstance(error, KeyboardInterrupt) else 2)
+    assert capsys.readouterr().err.startswith("linvae: ")
+    assert not folder.exists()
+
+
+def test_error_in_training_is_no_success(tmp_path, monkeypatch, short_runs, capsys):
+    """A run that diverges ends in words and a code, and leaves no folder."""
+    import linvae.pipeline as pipeline
+    from linvae.train import DivergedError
+
+    def diverge(*_: object, **__: object) -> None:
+        raise DivergedError("training diverged at step 100")
+
+    monkeypatch.setattr(pipeline, "train", diverge)
+    folder = tmp_path / "out"
+    assert linvae.compare.main([*TINY, "--max-samples", "100", "--out", str(folder)]) != 0
+    assert "training diverged at step 100" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+def test_help_names_every_option_and_its_default(capsys):
+    with pytest.raises(SystemExit) as stop:
+        linvae.compare.main(["--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    for option in ("--dataset", "--latent-dim", "--decoder-variance", "--seeds", "--out", "--json"):
+        assert option in out
+    assert "default" in out
+
+
+def test_version_from_the_shell():
+    done = subprocess.run(
+        [sys.executable, "-m", "linvae", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"linvae {linvae.__version__}\n"
+
+
+def test_unknown_command(capsys):
+    assert linvae.__main__.main(["compair"]) == 2
+    captured = capsys.readouterr()
+    assert "unknown command 'compair'; did you mean 'compare'?" in captured.err
+    assert captured.out == ""
+
+
+def test_no_suggestion_far_from_every_command(capsys):
+    assert linvae.__main__.main(["xyzzy"]) == 2
+    assert "did you mean" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]], ids=str)
+def test_usage_names_every_command(arguments, capsys):
+    assert linvae.__main__.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in linvae.__main__.COMMANDS)
+
+
+def test_data_list(no_data, capsys):
+    assert linvae.__main__.main(["data", "list"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("digits", "gaussian", "mnist", "omniglot"))
+
+
+def test_subcommand_passes_its_code_on(no_data, tmp_path, capsys):
+    arguments = ["compare", "--dataset", "omniglot", "--out", str(tmp_path / "out")]
+    assert linvae.__main__.main(arguments) == 3
+
+
+def test_example_in_the_package_docstring():
+    result = doctest.testmod(linvae)
+    assert result.attempted > 0
+    assert result.failed == 0

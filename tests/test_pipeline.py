@@ -1,0 +1,204 @@
+"""From a dataset to rows: what is predicted is `solve`, what cannot be observed is NaN."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from linvae.data import Dataset, gaussian
+from linvae.moments import Moments
+from linvae.pipeline import SWEEP, default_spec, make_plan, run_comparison
+from linvae.spec import CVAESpec, HVAESpec, VAESpec
+from linvae.theory import solve
+from linvae.theory.observables import active_unit_counts
+from linvae.train import TrainConfig
+
+QUANTITIES = {"rate_nats", "unit_rate_nats", "information_nats", "active_units", "collapsed_units"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def short_plan(steps: int = 40, n_seeds: int = 2, architectures=("linear",)):
+    """So short that nothing converges: predictions and the shape of the table do not mind."""
+    plan = make_plan(architectures=architectures, n_seeds=n_seeds, hidden=8, device="cpu")
+    return replace(plan, config=TrainConfig(steps=steps))
+
+
+def small(conditional: bool = False) -> Dataset:
+    rho = [0.8, 0.5, 0.0] if conditional else 0.0
+    return gaussian([3.0, 1.0, 0.2], 200, correlation=rho, seed=3)
+
+
+MODELS = {
+    "vae": (VAESpec(2, decoder_variance=0.5), False),
+    "general": (VAESpec(2, decoder_variance=0.5), True),
+    "cvae": (CVAESpec(2, decoder_variance=0.5), True),
+    "hvae": (
+        HVAESpec.markovian((2, 2), decoder_variance=0.5, encoder_variances=(0.25, None)),
+        False,
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def compared(request):
+    spec, conditional = MODELS[request.param]
+    dataset = small(conditional)
+    moments = Moments.from_data(dataset.target, dataset.condition)
+    return spec, moments, run_comparison(dataset, spec, short_plan())
+
+
+def test_default_specs():
+    assert default_spec("vae", 5, 0.3) == VAESpec(5, decoder_variance=0.3)
+    assert default_spec("cvae", 5, 0.3) == CVAESpec(5, decoder_variance=0.3)
+    hvae = default_spec("hvae", 5, 0.3)
+    assert hvae.latent_dims == (5, 5)
+    assert hvae.prior_variances == (0.3, 1.0)
+    assert hvae.encoder_variances == (0.15, None)
+
+
+def test_unknown_model():
+    with pytest.raises(ValueError, match="model='vqvae' must be one of vae, cvae, hvae"):
+        default_spec("vqvae", 2, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(("vae", 0, 1.0), "latent_dim=0"), (("hvae", 2, -1.0), "decoder_variance=-1.0")],
+)
+def test_default_spec_refuses(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        default_spec(*arguments)
+
+
+@pytest.mark.parametrize(("effort", "steps"), [(1.0, 3000), (1 / 3, 1000), (4.0, 12000), (0, 100)])
+def test_effort_scales_the_steps(effort, steps):
+    plan = make_plan(effort=effort, n_seeds=2)
+    assert plan.config.steps == steps
+    assert plan.seeds == (0, 1)
+    assert plan.config_for("linear", level=2).steps == 2 * steps
+
+
+def test_predicted_thresholds_are_those_of_solve(compared):
+    spec, moments, comparison = compared
+    expected = solve(spec.with_one_unit(), moments).level_critical_betas[:, 0]
+    for row in comparison.select("critical_beta"):
+        # the pipeline works on the rotated data, so up to the rounding of float32 images of it
+        assert row.predicted == pytest.approx(expected[row.level - 1], rel=1e-5)
+    levels = {row.level for row in comparison.select("critical_beta")}
+    assert levels == set(range(1, len(spec.latent_dims) + 1))
+
+
+def test_predictions_of_the_sweep_are_those_of_solve(compared):
+    spec, moments, comparison = compared
+    betas = sorted({row.beta for row in comparison.select("distortion_nats")})
+    first = solve(spec, moments).critical_beta[0]
+    assert betas == pytest.approx([x * first for x in SWEEP], rel=1e-5)
+    for beta in betas:
+        solution = solve(spec.scale_betas(beta / spec.betas[0]), moments)
+        found = comparison.select("rate_nats", architecture="linear", beta=beta)
+        assert {row.seed for row in found} == {0, 1}
+        for row in found:
+            assert row.predicted == pytest.approx(solution.rates[row.level - 1], abs=1e-4)
+        for row in comparison.select("distortion_nats", beta=beta):
+            assert row.predicted == pytest.approx(solution.distortion, abs=1e-4)
+        for row in comparison.select("active_units", architecture="linear", beta=beta):
+            assert row.predicted == active_unit_counts(solution, 0.01)[row.level - 1]
+        for row in comparison.select("unit_rate_nats", beta=beta):
+            ordered = np.sort(solution.mode_rates[row.level - 1])[::-1]
+            assert row.predicted == pytest.approx(ordered[row.index - 1], abs=1e-4)
+
+
+def test_mode_variances_are_those_of_solve(compared):
+    spec, moments, comparison = compared
+    found = [row.predicted for row in comparison.select("mode_variance")]
+    expected = solve(spec, moments).mode_variances
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_every_member_has_its_rows(compared):
+    spec, _, comparison = compared
+    levels = range(1, len(spec.latent_dims) + 1)
+    members = len(SWEEP) * 2
+    for quantity in QUANTITIES - {"unit_rate_nats"}:
+        for level in levels:
+            rows = comparison.select(quantity, architecture="linear", level=level)
+            assert len(rows) == members
+            assert len({(row.beta, row.seed) for row in rows}) == members
+            assert all(math.isfinite(row.observed) for row in rows)
+    units = comparison.select("unit_rate_nats", architecture="linear")
+    assert len(units) == members * sum(spec.latent_dims)
+    assert len(comparison.select("distortion_nats")) == members
+
+
+def test_theory_rows_have_no_observation(compared):
+    _, _, comparison = compared
+    theory = [row for row in comparison.rows if row.architecture == "theory"]
+    assert theory
+    assert all(math.isnan(row.observed) and row.seed == -1 for row in theory)
+
+
+def test_every_architecture_has_rows_and_progress_reaches_the_end():
+    calls = []
+    plan = short_plan(steps=20, n_seeds=1, architectures=("linear", "mlp"))
+    comparison = run_comparison(small(), VAESpec(2), plan, lambda *call: calls.append(call))
+    assert comparison.architectures == ["linear", "mlp"]
+    names = [f"{a}: {what}" for a in ("linear", "mlp") for what in
+             ("threshold of level 1", "sweep of beta")]  # fmt: skip
+    assert calls == [(name, 20, 20) for name in names]
+    assert comparison.settings["spec"] == repr(VAESpec(2))
+    assert comparison.settings["data_sha256"] == small().sha256
+
+
+NO_THRESHOLD = {
+    # p(z_1|z_2) is narrower than the fixed q(z_1|y): level 2 explains encoder noise at any beta
+    "always": ((0.25, 1.0), (4.0, None), math.inf),
+    # q(z_2|z_1) is fixed, wider than its prior, and level 1 may shrink as it likes
+    "never": ((1.0, 1.0), (None, 2.0), 0.0),
+}
+
+
+@pytest.mark.parametrize("name", NO_THRESHOLD)
+def test_level_without_a_threshold_has_no_observation(name):
+    prior, encoder, predicted = NO_THRESHOLD[name]
+    spec = HVAESpec((1, 1), prior_variances=prior, encoder_variances=encoder)
+    comparison = run_comparison(small(), spec, short_plan(steps=10, n_seeds=1))
+    (row,) = comparison.select("critical_beta", level=2)
+    assert row.predicted == predicted
+    assert math.isnan(row.observed)
+    assert row.seed == -1
+    assert not comparison.select("fit_slope", level=2)
+    assert not comparison.select("factor_at_information", level=2)
+    assert comparison.select("fit_slope", level=1)
+
+
+def explained(kind: str) -> Dataset:
+    rng = np.random.default_rng(0)
+    if kind == "copied":  # whole numbers: float32 has no rounding to explain
+        condition = rng.integers(-9, 9, size=(60, 3))
+        target = condition @ rng.integers(-9, 9, size=(3, 2))
+    else:  # three samples, three condition dimensions
+        condition, target = rng.normal(size=(3, 3)), rng.normal(size=(3, 2))
+    return Dataset(kind, target.astype(np.float32), condition=condition.astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", ["copied", "few samples"])
+def test_condition_that_explains_the_target(kind):
+    message = rf"the condition explains the target of dataset '{kind}' exactly \(n_samples="
+    with pytest.raises(ValueError, match=message):
+        run_comparison(explained(kind), CVAESpec(1), short_plan())
+
+
+def test_conditional_model_without_a_condition():
+    with pytest.raises(ValueError, match="CVAESpec needs a condition"):
+        run_comparison(small(), CVAESpec(1), short_plan())

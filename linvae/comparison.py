@@ -111,6 +111,23 @@ class Comparison:
         names = dict.fromkeys(row.architecture for row in self.rows)
         return [name for name in names if name != "theory"]
 
+    @property
+    def levels(self) -> list[int]:
+        """Levels that have a threshold or a rate, ascending."""
+        rows = self.select("critical_beta") + self.select("rate_nats")
+        return sorted({row.level for row in rows})
+
+    def critical_beta(self, level: int) -> float:
+        """Predicted threshold of a level in the first beta; NaN where no row has one."""
+        rows = self.select("critical_beta", level=level)
+        return rows[0].predicted if rows else math.nan
+
+    def sweep(self, quantity: str, architecture: str, level: int) -> dict[float, list[Row]]:
+        """Rows of a whole level, all seeds, by beta, ascending."""
+        rows = self.select(quantity, architecture=architecture, level=level, index=0)
+        betas = sorted({row.beta for row in rows if math.isfinite(row.beta)})
+        return {beta: [row for row in rows if row.beta == beta] for beta in betas}
+
     def thresholds(self) -> list[Threshold]:
         """Summary of the critical_beta rows: mean and range over seeds."""
         keys = dict.fromkeys((r.architecture, r.level) for r in self.select("critical_beta"))

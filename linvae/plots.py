@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import math
 import os
-import statistics
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from linvae.comparison import Comparison
+from linvae.wording import Spread, level_text, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,13 +27,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Drawing",
     "Figure",
-    "Spread",
     "active_units",
     "control_fit",
-    "critical_beta",
-    "level_text",
-    "levels",
-    "number",
     "observed",
     "rate",
     "save_figures",
@@ -89,65 +84,12 @@ class Figure:
     png_path: Path
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Mean and range of a quantity over seeds; NaN without a finite value."""
-
-    mean: float
-    low: float
-    high: float
-    count: int
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> Spread:
-        """Summary of the finite values."""
-        finite = [v for v in values if math.isfinite(v)]
-        if not finite:
-            return cls(math.nan, math.nan, math.nan, 0)
-        return cls(statistics.fmean(finite), min(finite), max(finite), len(finite))
-
-    def text(self, digits: int = 4) -> str:
-        """`mean (low-high)`; the mean alone where all seeds agree to that many digits."""
-        mean, low, high = (number(v, digits) for v in (self.mean, self.low, self.high))
-        return mean if low == high else f"{mean} ({low}-{high})"
-
-
-# --- reading rows -------------------------------------------------------------------------------
-
-
-def number(value: float, digits: int = 4) -> str:
-    """A number in plain text: significant digits, "-" for NaN, "inf" for infinity."""
-    if math.isnan(value):
-        return "-"
-    if math.isinf(value) or value == round(value) or abs(value) >= 10**digits:
-        return f"{value:.0f}"
-    return f"{value:#.{digits}g}".rstrip(".") if abs(value) >= 1e-4 else f"{value:.1e}"
-
-
-def levels(comparison: Comparison) -> list[int]:
-    """Levels that have a threshold or a rate, ascending."""
-    rows = comparison.select("critical_beta") + comparison.select("rate_nats")
-    return sorted({row.level for row in rows})
-
-
-def level_text(comparison: Comparison, level: int, prefix: str = "") -> str:
-    """`prefix` and "level 2" in a hierarchy, nothing where there is one level only."""
-    return f"{prefix}level {level}" if len(levels(comparison)) > 1 else ""
-
-
-def critical_beta(comparison: Comparison, level: int) -> float:
-    """Predicted threshold of a level in the first beta; NaN where no row has one."""
-    rows = comparison.select("critical_beta", level=level)
-    return rows[0].predicted if rows else math.nan
-
-
 def observed(
     comparison: Comparison, quantity: str, architecture: str, level: int
 ) -> dict[float, Spread]:
     """Spread over seeds at every beta of the sweep, ascending."""
-    rows = comparison.select(quantity, architecture=architecture, level=level, index=0)
-    betas = sorted({row.beta for row in rows if math.isfinite(row.beta)})
-    return {b: Spread.of(row.observed for row in rows if row.beta == b) for b in betas}
+    sweep = comparison.sweep(quantity, architecture, level)
+    return {beta: Spread.of(row.observed for row in rows) for beta, rows in sweep.items()}
 
 
 # --- figures ------------------------------------------------------------------------------------
@@ -225,7 +167,7 @@ def _threshold_mark(
     axes: Axes, y: int, comparison: Comparison, architecture: str, level: int
 ) -> None:
     """One line of the threshold figure: mark, range and the numbers themselves."""
-    predicted = critical_beta(comparison, level)
+    predicted = comparison.critical_beta(level)
     rows = comparison.select("critical_beta", architecture=architecture, level=level)
     seen = Spread.of(row.observed for row in rows)
     if not (math.isfinite(predicted) and predicted > 0 and seen.count):
@@ -258,7 +200,7 @@ def _no_ratio(predicted: float) -> str:
 
 def _sweep(comparison: Comparison, quantity: str, label: str, *, step: bool) -> Canvas:
     """One panel per level of a quantity against beta."""
-    shown = levels(comparison)
+    shown = comparison.levels
     with _panels(len(shown)) as (figure, panels):
         for axes, level in zip(panels, shown, strict=True):
             _sweep_panel(axes, comparison, quantity, level, step=step)
@@ -289,7 +231,7 @@ def _sweep_panel(
     if step:
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title(level_text(comparison, level), loc="left", fontweight="bold")
-    _mark_threshold(axes, critical_beta(comparison, level))
+    _mark_threshold(axes, comparison.critical_beta(level))
 
 
 def _draw_points(
@@ -340,7 +282,7 @@ def _control_points(comparison: Comparison, level: int) -> dict[str, list[tuple[
 
 def _control_levels(comparison: Comparison) -> list[int]:
     """Levels with at least one control run that held its information."""
-    return [level for level in levels(comparison) if _control_points(comparison, level)]
+    return [level for level in comparison.levels if _control_points(comparison, level)]
 
 
 def _control_panel(axes: Axes, comparison: Comparison, level: int) -> None:
@@ -350,7 +292,7 @@ def _control_panel(axes: Axes, comparison: Comparison, level: int) -> None:
     fits = {t.architecture: t for t in comparison.thresholds() if t.level == level}
     slopes = [t.predicted_slope for t in fits.values() if math.isfinite(t.predicted_slope)]
     if slopes:
-        line = _line(critical_beta(comparison, level), slopes[0], end)
+        line = _line(comparison.critical_beta(level), slopes[0], end)
         axes.plot(*line, color=THEORY, label="theory", zorder=2)
     for architecture, pairs in points.items():
         colour, marker, dashes = _look(comparison, architecture)
@@ -392,7 +334,7 @@ def _line(threshold: float, slope: float, end: float) -> tuple[list[float], list
 def _water_levels(comparison: Comparison) -> dict[float, float]:
     """beta -> beta * s for the sweep; empty for a hierarchy, where no single level applies."""
     variance = comparison.settings.get("decoder_variance")
-    if len(levels(comparison)) != 1 or not isinstance(variance, (int, float)):
+    if len(comparison.levels) != 1 or not isinstance(variance, (int, float)):
         return {}
     return {beta: beta * variance for beta in comparison.settings.get("betas_swept") or ()}
 
@@ -427,11 +369,11 @@ def _thresholds_alt(comparison: Comparison) -> str:
 
 def _sweep_alt(comparison: Comparison, quantity: str, subject: str) -> str:
     sentences = []
-    for level in levels(comparison):
+    for level in comparison.levels:
         rows = comparison.select(quantity, level=level, index=0)
         betas = sorted({r.beta for r in rows if r.architecture != "theory"})
         ends = [_at(comparison, quantity, level, beta) for beta in {*betas[:1], *betas[-1:]}]
-        threshold = critical_beta(comparison, level)
+        threshold = comparison.critical_beta(level)
         place = number(threshold) if 0 < threshold < math.inf else _no_ratio(threshold)
         where = level_text(comparison, level, " of ")
         sentences.append(
@@ -445,10 +387,10 @@ def _at(comparison: Comparison, quantity: str, level: int, beta: float) -> str:
     """All values at one beta, in words."""
     rows = comparison.select(quantity, level=level, index=0, beta=beta)
     theory = Spread.of(row.predicted for row in rows)
-    seen = [
-        f"{a} {Spread.of(r.observed for r in rows if r.architecture == a).text(3)}"
-        for a in comparison.architectures
-    ]
+    seen = []
+    for architecture in comparison.architectures:
+        spread = Spread.of(row.observed for row in rows if row.architecture == architecture)
+        seen.append(f"{architecture} {spread.text(lambda value: number(value, 3))}")
     return f"at beta {beta:.4g} theory {number(theory.mean, 3)}, {', '.join(seen)}"
 
 
@@ -491,7 +433,7 @@ def _look(comparison: Comparison, architecture: str) -> tuple[str, str, Any]:
 
 
 def _beta_label(comparison: Comparison) -> str:
-    return r"$\beta$ of level 1" if len(levels(comparison)) > 1 else r"$\beta$"
+    return r"$\beta$ of level 1" if len(comparison.levels) > 1 else r"$\beta$"
 
 
 @contextmanager

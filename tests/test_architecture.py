@@ -2,12 +2,12 @@
 
     spec, comparison < data < moments < theory
                                       | objectives < models < train < metrics
-                                      | report, plots
+                                      | wording < verdicts < report, plots
                                       < compare, predict, diagnose, pipeline, cli, __main__
 
 A module imports from lower layers only, and the three groups divided by bars do not see each
-other. Theory takes moments, not data sets; data knows nothing of the rest; report and plots read
-comparison rows only.
+other. Theory takes moments, not data sets; data knows nothing of the rest; verdicts, report and
+plots read comparison rows only.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": BELOW_MODELS,
     "train": BELOW_MODELS | {"models"},
     "metrics": BELOW_MODELS | {"models", "train"},
-    "report": {"spec", "comparison"},
-    "plots": {"spec", "comparison"},
+    "wording": {"comparison"},
+    "verdicts": {"comparison", "wording"},
+    "report": {"spec", "comparison", "wording", "verdicts"},
+    "plots": {"spec", "comparison", "wording"},
     "__init__": {"spec", "moments", "theory"},  # the public names
 }
 EVERYTHING = {*MAY_IMPORT, *TOP}

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -114,8 +114,7 @@ class StackedVAE(nn.Module):
             levels.append(self.encode(level, below).repeat(draws if level == 0 else 1))
             below = levels[-1].sample(noise[level][:, None])
             latents.append(below)
-        prediction = self.decode(latents[0], x)
-        error = (prediction - y.repeat(1, 1, draws, 1)).square().sum(-1).mean(-1) * self.scale**2
+        error = self.squared_error(latents[0], x, y).mean(-1) * self.scale**2
         distortion = gaussian_distortion(error, self.target_dim, self.decoder_variance())
         rates = [r.sum(-1).mean(-1) for r in self.rates_per_unit(levels, latents)]
         return Terms(distortion, torch.stack(rates, dim=-1), tuple(levels)), latents
@@ -126,13 +125,13 @@ class StackedVAE(nn.Module):
             return torch.exp(self.log_s) * (self.scale**2 / self.target_dim)
         return torch.tensor(float(self.spec.decoder_variance))
 
-    def decode(self, latent: Tensor, x: Tensor | None) -> Tensor:
-        """Mean of p(y|z_1, x) in scaled units."""
+    def squared_error(self, latent: Tensor, x: Tensor | None, y: Tensor) -> Tensor:
+        """|y - mean of p(y|z_1, x)|^2 in scaled units, (n_seeds, n_points, draws * batch)."""
         if x is not None and self.decoder_sees_condition:
             copies = x.repeat(1, 1, latent.shape[2] // x.shape[2], 1)
             latent = torch.cat([latent, copies.expand(*latent.shape[:3], -1)], dim=-1)
-        prediction: Tensor = self.decoders[0](latent)
-        return prediction
+        decoder = cast(StackedLinear | StackedMLP, self.decoders[0])
+        return decoder.squared_error(latent, y)
 
     def rates_per_unit(
         self, levels: Sequence[GaussianLevel], latents: Sequence[Tensor]

@@ -58,6 +58,25 @@ class StackedLinear(nn.Module):
             y = x @ self.weight.mT
         return y if self.bias is None else y + self.bias[:, :, None]
 
+    def squared_error(self, x: Tensor, target: Tensor) -> Tensor:
+        """|target - y(x)|^2 of every row of x, (n_seeds, n_points, draws * batch).
+
+        `target` (n_seeds, 1, batch, out). With W = (weight, bias) and h = (x, 1) it equals
+        |target|^2 - 2 h' W' target + h' W' W h, which needs no output per point and draw.
+        """
+        draws = x.shape[2] // target.shape[2]
+        if 4 * x.shape[-1] > x.shape[2]:  # a wide layer and few rows: W' W would cost more
+            error: Tensor = target.repeat(1, 1, draws, 1) - self(x)
+            return error.square().sum(-1)
+        weight: Tensor = self.weight
+        h = x
+        if self.bias is not None:
+            weight = torch.cat([weight, self.bias[..., None]], dim=-1)
+            h = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
+        product = (target @ weight).repeat(1, 1, draws, 1)
+        square = target.square().sum(-1).repeat(1, 1, draws)
+        return square + (h * (h @ (weight.mT @ weight) - 2 * product)).sum(-1)
+
 
 class StackedMLP(nn.Module):
     """in -> hidden -> out with one ReLU layer; `input_scale` is the norm of a typical input.
@@ -77,3 +96,7 @@ class StackedMLP(nn.Module):
         """(n_seeds, n_points or 1, batch, in) -> (n_seeds, n_points, batch, out)."""
         y: Tensor = self.outer(torch.relu(self.inner(x)))
         return y
+
+    def squared_error(self, x: Tensor, target: Tensor) -> Tensor:
+        """|target - y(x)|^2, as in `StackedLinear.squared_error`."""
+        return self.outer.squared_error(torch.relu(self.inner(x)), target)

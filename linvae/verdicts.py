@@ -1,0 +1,230 @@
+"""What a comparison means: one verdict per claim of the theory, in plain words, with its reason.
+
+Everything is read from the rows and the settings; nothing is computed beyond means and differences.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from linvae.comparison import Comparison, Row, Threshold
+from linvae.wording import Spread, level_text, number, plain
+
+__all__ = ["Level", "Verdict", "by_level", "threshold_range", "verdicts"]
+
+THRESHOLD_TOLERANCE = 0.02  # linear: |observed / predicted - 1| that still counts as agreement
+SLOPE_TOLERANCE = 0.15  # a fit slope further off than this share comes from under-training
+SKEWNESS = 0.5  # of the leading component, above which a first-order transition is to be expected
+NEAR_THRESHOLD = 0.1  # closer to the threshold than this share, training slows down critically
+RATE_TOLERANCE = (0.1, 0.05)  # nats, share of the predicted rate: the larger of the two
+COUNT_SHARE = 0.9  # of (beta, seed) points whose count of active units is within 1
+
+Level = Literal["agrees", "differs", "note"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One claim of the theory held against the observation.
+
+    level: "agrees", "differs", or "note" where the theory makes no binding claim.
+    """
+
+    level: Level
+    claim: str
+    text: str
+    why: str = ""
+
+
+def verdicts(comparison: Comparison) -> list[Verdict]:
+    """Thresholds by level and architecture, then active units, then the rate of linear models."""
+    found = [_threshold_verdict(comparison, t) for t in by_level(comparison)]
+    found += [v for a in comparison.architectures for v in _count_verdict(comparison, a)]
+    return [*found, *_rate_verdict(comparison)]
+
+
+def by_level(comparison: Comparison) -> list[Threshold]:
+    """Thresholds of all architectures, level by level."""
+    return sorted(comparison.thresholds(), key=lambda t: t.level)
+
+
+def _threshold_verdict(comparison: Comparison, row: Threshold) -> Verdict:
+    claim = f"threshold{level_text(comparison, row.level, ' of ')}, {row.architecture}"
+    if row.predicted in (0, math.inf):
+        return _certain_verdict(comparison, row, claim)
+    if math.isnan(row.predicted):
+        seen = f"observed {threshold_range(row)}" if row.seeds else "none was estimated"
+        text = f"linear theory has no threshold here; {seen}."
+        return Verdict("note", claim, text)
+    if not row.seeds:
+        why = _missed_set_points(comparison, row) or "no control run gave a usable fit"
+        text = f"{_predicts(comparison, row)}; no threshold could be estimated from the training."
+        return Verdict("differs" if row.architecture == "linear" else "note", claim, text, why)
+    judge = _linear_verdict if row.architecture == "linear" else _nonlinear_verdict
+    return judge(comparison, row, claim)
+
+
+def _certain_verdict(comparison: Comparison, row: Threshold, claim: str) -> Verdict:
+    """A level that theory says is always active (predicted inf) or never (0)."""
+    always = row.predicted == math.inf
+    what = (
+        "never collapses: it is active on encoder noise alone, whatever the data"
+        if always
+        else "is never active: it is collapsed at every beta, whatever the data"
+    )
+    counts = [r.observed for r in _sweep_rows(comparison, "active_units", row)]
+    kept = sum((count >= 1) is always for count in counts)
+    start = f"linear theory predicts that{level_text(comparison, row.level, ' ')} {what}"
+    if not counts:
+        return Verdict("note", claim, f"{start}; not observed.")
+    state = "active" if always else "collapsed"
+    text = f"{start}; observed {state} in {kept} of {len(counts)} runs of the sweep."
+    if kept == len(counts):
+        return Verdict("agrees", claim, text)
+    why = "near a collapse of the level below, the level learns too slowly; try more steps"
+    return Verdict("differs" if row.architecture == "linear" else "note", claim, text, why)
+
+
+def _linear_verdict(comparison: Comparison, row: Threshold, claim: str) -> Verdict:
+    text = (
+        f"{_predicts(comparison, row)}; observed {threshold_range(row)}, linear, {_seeds(row)}, "
+        f"{row.ratio:.3f} of the prediction."
+    )
+    agrees = abs(row.ratio - 1) <= THRESHOLD_TOLERANCE
+    why = _missed_set_points(comparison, row) or _slope_off(row)
+    if not (agrees or why):
+        why = "no sign of under-training; repeat with more seeds and twice the steps"
+    return Verdict("agrees" if agrees else "differs", claim, text, why)
+
+
+def _nonlinear_verdict(comparison: Comparison, row: Threshold, claim: str) -> Verdict:
+    text = (
+        f"locator, empirical: the {row.architecture} network collapses"
+        f"{level_text(comparison, row.level, ' on ')} near beta = {threshold_range(row)}, "
+        f"{_seeds(row)}, {row.ratio:.3f} of the linear prediction {number(row.predicted)}."
+    )
+    return Verdict("note", claim, text, _nonlinear_reason(comparison, row))
+
+
+def _nonlinear_reason(comparison: Comparison, row: Threshold) -> str:
+    """Why a nonlinear network may differ, by the sign of the difference."""
+    missed = _missed_set_points(comparison, row)
+    skewness = comparison.settings.get("leading_skewness")
+    if missed:
+        return missed
+    if row.ratio < 1 - THRESHOLD_TOLERANCE:
+        if comparison.settings.get("model") == "cvae":
+            return "the network regresses the target on the condition better than the linear theory"
+        return "the encoder's features and the training time limit what a nonlinear unit picks up"
+    if skewness is not None and abs(skewness) > SKEWNESS:
+        return (
+            f"skewed leading component ({skewness:.2f}): a nonlinear network can stay alive above "
+            "the linear threshold (first-order transition)"
+        )
+    if row.ratio > 1 + THRESHOLD_TOLERANCE:
+        return (
+            f"a nonlinear unit codes a curve, so its line ({row.slope:.2f} per nat, linear theory "
+            f"{row.predicted_slope:.2f}) bends and its end at information 0 is less certain"
+        )
+    return ""
+
+
+def _missed_set_points(comparison: Comparison, row: Threshold) -> str:
+    """How many control runs of a level did not hold their information; "" if all did."""
+    runs = comparison.select(
+        "factor_at_information", architecture=row.architecture, level=row.level
+    )
+    missed = sum(math.isnan(run.observed) for run in runs)
+    if not missed:
+        return ""
+    return f"{missed} of {len(runs)} control runs did not reach their set-point; try more steps"
+
+
+def _slope_off(row: Threshold) -> str:
+    """What a fit slope away from that of the linear theory means; "" if it is close."""
+    if not abs(row.slope / row.predicted_slope - 1) > SLOPE_TOLERANCE:
+        return ""
+    return (
+        f"the fit slope {row.slope:.2f} per nat is not the {row.predicted_slope:.2f} of the linear "
+        "theory, a sign of under-training; try more steps"
+    )
+
+
+def _count_verdict(comparison: Comparison, architecture: str) -> Iterator[Verdict]:
+    """Share of runs whose number of active units is within 1 of the predicted one."""
+    rows = [
+        row
+        for row in comparison.select("active_units", architecture=architecture, index=0)
+        if math.isfinite(row.predicted) and math.isfinite(row.observed)
+    ]
+    if not rows:
+        return
+    gaps = [row.observed - row.predicted for row in rows]
+    within = sum(abs(gap) <= 1 for gap in gaps)
+    agrees = within >= COUNT_SHARE * len(rows)
+    level: Level = "agrees" if agrees else "differs" if architecture == "linear" else "note"
+    text = (
+        f"the number of active units of the {architecture} network is within 1 of theory in "
+        f"{within} of {len(rows)} runs of the sweep ({within / len(rows):.0%})."
+    )
+    yield Verdict(level, f"active units, {architecture}", text, "" if agrees else _lean(gaps))
+
+
+def _lean(gaps: Sequence[float]) -> str:
+    if statistics.fmean(gaps) > 0:
+        return "more units than predicted: idle units still carry information; try more steps"
+    return "fewer units than predicted: weak modes are still being learned; try more steps"
+
+
+def _rate_verdict(comparison: Comparison) -> Iterator[Verdict]:
+    """Largest difference of the linear rate, mean over seeds, away from the threshold."""
+    gaps = []
+    for level in comparison.levels:
+        edge = comparison.critical_beta(level)
+        for beta, rows in comparison.sweep("rate_nats", "linear", level).items():
+            seen, predicted = Spread.of(r.observed for r in rows).mean, rows[0].predicted
+            near = edge > 0 and abs(beta / edge - 1) <= NEAR_THRESHOLD
+            if not near and math.isfinite(seen) and math.isfinite(predicted):
+                gaps.append((abs(seen - predicted), seen, predicted, beta, level))
+    if not gaps:
+        return
+    gap, seen, predicted, beta, level = max(gaps)
+    nats, share = RATE_TOLERANCE
+    agrees = all(g[0] <= max(nats, share * g[2]) for g in gaps)
+    text = (
+        f"away from the threshold the rate of the linear network is at most {number(gap, 2)} nats "
+        f"from theory at {len(gaps)} betas; worst{level_text(comparison, level, ' of ')} at "
+        f"beta = {plain(beta, 4)}: {number(seen, 3)} observed, {number(predicted, 3)} predicted."
+    )
+    why = "" if agrees else _lean([seen - predicted]).replace("units", "nats", 1)
+    yield Verdict("agrees" if agrees else "differs", "rate, linear", text, why)
+
+
+def _sweep_rows(comparison: Comparison, quantity: str, row: Threshold) -> list[Row]:
+    """Rows of the sweep with a finite observation."""
+    rows = comparison.select(quantity, architecture=row.architecture, level=row.level, index=0)
+    return [r for r in rows if math.isfinite(r.observed)]
+
+
+def _predicts(comparison: Comparison, row: Threshold) -> str:
+    settings = comparison.settings
+    variance = settings.get("decoder_variance")
+    variance = plain(variance) if isinstance(variance, (int, float)) else str(variance)
+    total = "collapse" if level_text(comparison, row.level, " of ") else "total collapse"
+    return (
+        f"linear theory predicts {total}{level_text(comparison, row.level, ' of ')} of "
+        f"{settings.get('dataset', 'the data')} at beta = {number(row.predicted)} "
+        f"(decoder variance {variance})"
+    )
+
+
+def threshold_range(row: Threshold) -> str:
+    """Observed threshold: mean and range of the seeds."""
+    return Spread(row.observed, row.low, row.high, row.seeds).text() if row.seeds else "-"
+
+
+def _seeds(row: Threshold) -> str:
+    return f"{row.seeds} seed" + "s" * (row.seeds != 1)

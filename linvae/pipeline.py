@@ -31,7 +31,9 @@ __all__ = ["Plan", "default_spec", "make_plan", "run_comparison"]
 SWEEP = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0, 1.15)  # x the predicted threshold of level 1
 CURVE_POINTS = 120
 SPECTRUM_ROWS = 50
-LEARNING_RATE_SHARE = {"mlp": 1 / 3}  # of the learning rate that linear models are trained with
+# Networks: factors on learning rate and batch size of the linear models. Holding little information
+# needs gradients with little noise; with the batches of the sweep, seeds scatter by 10 %.
+NETWORK_SWEEP, NETWORK_CONTROL = (1 / 3, 1), (2 / 3, 4)
 EPSILON, DELTA, ACTIVE = 0.01, 0.01, 0.01
 
 Progress = Callable[[str, int, int], None]  # what, steps done, steps in all
@@ -48,10 +50,18 @@ class Plan:
     config: TrainConfig = field(default_factory=TrainConfig)
     command: str = ""
 
-    def config_for(self, architecture: str, level: int = 1) -> TrainConfig:
-        """Networks need a lower learning rate; upper levels learn after the ones below them."""
-        rate = self.config.learning_rate * LEARNING_RATE_SHARE.get(architecture, 1.0)
-        return replace(self.config, steps=self.config.steps * level, learning_rate=rate)
+    def config_for(self, architecture: str, level: int = 0) -> TrainConfig:
+        """Config of the sweep (level 0) or of the control runs of a level.
+
+        Upper levels learn after the ones below them: `level` times the steps.
+        """
+        config = replace(self.config, steps=self.config.steps * max(1, level))
+        if architecture == "linear":
+            return config
+        rate, batch = NETWORK_CONTROL if level else NETWORK_SWEEP
+        return replace(
+            config, learning_rate=rate * config.learning_rate, batch_size=batch * config.batch_size
+        )
 
 
 def make_plan(
@@ -329,9 +339,18 @@ def _settings(
         "hidden": plan.hidden,
         "seeds": list(plan.seeds),
         "device": device,
-        "steps": plan.config.steps,
-        "batch_size": plan.config.batch_size,
-        "learning_rate": {a: plan.config_for(a).learning_rate for a in plan.architectures},
+        "training": {
+            f"{architecture} {name}:": {
+                "learning_rate": config.learning_rate,
+                "batch_size": config.batch_size,
+                "steps": config.steps,
+            }
+            for architecture in plan.architectures
+            for name, config in (
+                ("sweep", plan.config_for(architecture)),
+                ("control, level 1", plan.config_for(architecture, 1)),
+            )
+        },
         "optimizer": plan.config.optimizer,
         "set_points": list(SET_POINTS),
         "epsilon": EPSILON,

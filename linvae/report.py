@@ -235,10 +235,8 @@ SETTING_LABELS = {
     "architectures": "trained networks",
     "hidden": "hidden units (mlp)",
     "seeds": "seeds",
-    "steps": "steps",
-    "batch_size": "batch size",
     "optimizer": "optimiser",
-    "learning_rate": "learning rate",
+    "training": "training",
     "set_points": "set-points of the control runs, nats",
     "active_units_threshold": "a unit is active if its mean varies by more than",
     "epsilon": "a unit is collapsed if its KL, nats, is below",
@@ -297,6 +295,10 @@ def _setting(value: Any) -> str:
         return plain(value)
     if isinstance(value, (list, tuple)):
         return ", ".join(_setting(v) for v in value)
+    if isinstance(value, Mapping):
+        words = (f"{str(k).replace('_', ' ')} {_setting(v)}" for k, v in value.items())
+        nested = any(isinstance(v, Mapping) for v in value.values())
+        return ("; " if nested else ", ").join(words)
     return str(value)
 
 

@@ -179,6 +179,15 @@ def _lean(gaps: Sequence[float]) -> str:
     return "fewer units than predicted: weak modes are still being learned; try more steps"
 
 
+def _rate_lean(gap: float) -> str:
+    if gap > 0:
+        return (
+            "more nats than predicted: units still share modes, for the axes of the latent turn "
+            "slowly, or idle units carry noise; try more steps"
+        )
+    return "fewer nats than predicted: weak modes are still being learned; try more steps"
+
+
 def _rate_verdict(comparison: Comparison) -> Iterator[Verdict]:
     """Largest difference of the linear rate, mean over seeds, away from the threshold."""
     gaps = []
@@ -199,7 +208,7 @@ def _rate_verdict(comparison: Comparison) -> Iterator[Verdict]:
         f"from theory at {len(gaps)} betas; worst{level_text(comparison, level, ' of ')} at "
         f"beta = {plain(beta, 4)}: {number(seen, 3)} observed, {number(predicted, 3)} predicted."
     )
-    why = "" if agrees else _lean([seen - predicted]).replace("units", "nats", 1)
+    why = "" if agrees else _rate_lean(seen - predicted)
     yield Verdict("agrees" if agrees else "differs", "rate, linear", text, why)
 
 

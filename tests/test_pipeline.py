@@ -89,6 +89,14 @@ def test_effort_scales_the_steps(effort, steps):
     assert plan.config_for("linear", level=2).steps == 2 * steps
 
 
+def test_networks_are_controlled_with_larger_batches_than_they_are_swept():
+    plan = make_plan()
+    sweep, control = plan.config_for("mlp"), plan.config_for("mlp", 1)
+    assert (sweep.batch_size, control.batch_size) == (32, 128)
+    assert (sweep.learning_rate, control.learning_rate) == pytest.approx((1e-3, 2e-3))
+    assert plan.config_for("linear") == plan.config_for("linear", 1) == plan.config
+
+
 def test_predicted_thresholds_are_those_of_solve(compared):
     spec, moments, comparison = compared
     expected = solve(spec.with_one_unit(), moments).level_critical_betas[:, 0]

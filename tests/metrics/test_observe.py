@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import hadamard
 
 from linvae.data import gaussian
 from linvae.metrics import observe
@@ -176,6 +177,25 @@ def test_thresholds_of_the_counts():
     assert (loose.active_units[0, 0, 0], loose.collapsed_units[0, 0, 0]) == (0, 2)
     strict = observe(model, data, threshold=0.001, epsilon=0.001)
     assert (strict.active_units[0, 0, 0], strict.collapsed_units[0, 0, 0]) == (2, 0)
+
+
+def test_counts_do_not_depend_on_the_rotation_that_a_fixed_variance_leaves_free():
+    """W -> R W, U -> U R' is the same model; units would all look active, axes do not."""
+    spec, data, moments = problem("vae-fixed")
+    spec = spec.scale_betas(0.5 * solve(spec, moments).critical_beta[0])
+    solution = solve(spec, moments)
+    rotation = hadamard(4) / 2  # spreads every mode over all units
+    weights = solution.weights | {
+        "W": rotation @ solution.weights["W"],
+        "U": solution.weights["U"] @ rotation.T,
+    }
+    variances = np.diag(weights["W"] @ moments.covariance @ weights["W"].T)
+    assert np.all(variances > 0.01)
+    seen = observe(model_with(spec, data, weights), data)
+    active = active_unit_counts(solution, 0.01)[0]
+    assert 0 < active < 4
+    assert seen.active_units[0, 0, 0] == active
+    assert seen.collapsed_units[0, 0, 0] == collapsed_unit_counts(spec, solution, 0.01, 0.01)[0]
 
 
 def test_share_of_samples_in_the_collapse_count():

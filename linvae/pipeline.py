@@ -31,9 +31,9 @@ __all__ = ["Plan", "default_spec", "make_plan", "run_comparison"]
 SWEEP = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0, 1.15)  # x the predicted threshold of level 1
 CURVE_POINTS = 120
 SPECTRUM_ROWS = 50
-# Networks: factors on learning rate and batch size of the linear models. Holding little information
-# needs gradients with little noise; with the batches of the sweep, seeds scatter by 10 %.
-NETWORK_SWEEP, NETWORK_CONTROL = (1 / 3, 1), (2 / 3, 4)
+# Holding little information needs gradients with little noise: control runs have larger batches.
+CONTROL_BATCHES = 4
+NETWORK_RATE = {"sweep": 1 / 3, "control": 2 / 3}  # of the learning rate of linear models
 EPSILON, DELTA, ACTIVE = 0.01, 0.01, 0.01
 
 Progress = Callable[[str, int, int], None]  # what, steps done, steps in all
@@ -55,13 +55,15 @@ class Plan:
 
         Upper levels learn after the ones below them: `level` times the steps.
         """
-        config = replace(self.config, steps=self.config.steps * max(1, level))
+        config = self.config
+        if level:
+            config = replace(
+                config, steps=level * config.steps, batch_size=CONTROL_BATCHES * config.batch_size
+            )
         if architecture == "linear":
             return config
-        rate, batch = NETWORK_CONTROL if level else NETWORK_SWEEP
-        return replace(
-            config, learning_rate=rate * config.learning_rate, batch_size=batch * config.batch_size
-        )
+        share = NETWORK_RATE["control" if level else "sweep"]
+        return replace(config, learning_rate=share * config.learning_rate)
 
 
 def make_plan(

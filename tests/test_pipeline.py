@@ -89,12 +89,13 @@ def test_effort_scales_the_steps(effort, steps):
     assert plan.config_for("linear", level=2).steps == 2 * steps
 
 
-def test_networks_are_controlled_with_larger_batches_than_they_are_swept():
+def test_control_runs_have_larger_batches_and_networks_lower_rates():
     plan = make_plan()
-    sweep, control = plan.config_for("mlp"), plan.config_for("mlp", 1)
-    assert (sweep.batch_size, control.batch_size) == (32, 128)
-    assert (sweep.learning_rate, control.learning_rate) == pytest.approx((1e-3, 2e-3))
-    assert plan.config_for("linear") == plan.config_for("linear", 1) == plan.config
+    linear, mlp = plan.config_for("linear", 1), plan.config_for("mlp", 1)
+    assert plan.config_for("linear") == plan.config
+    assert linear == replace(plan.config, batch_size=128)
+    assert plan.config_for("mlp") == replace(plan.config, learning_rate=pytest.approx(1e-3))
+    assert mlp == replace(linear, learning_rate=pytest.approx(2e-3))
 
 
 def test_predicted_thresholds_are_those_of_solve(compared):

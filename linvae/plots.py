@@ -227,7 +227,7 @@ def _sweep_panel(
         _draw_points(axes, comparison, architecture, points)
     axes.set_xlabel(_beta_label(comparison))
     top = axes.get_ylim()[1]
-    axes.set_ylim(-0.04 * top, 1.04 * top)
+    axes.set_ylim(-0.04 * top, 1.18 * top)  # room for the words at the threshold
     if step:
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title(level_text(comparison, level), loc="left", fontweight="bold")

@@ -19,11 +19,12 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
-# torch first and alone: its CPU build is enough, and later steps then keep it
+# torch first and alone: later steps then keep it. On Linux the default index has the CUDA build;
+# the CPU build is enough: make TORCH_INDEX=https://download.pytorch.org/whl/cpu
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet -c constraints.txt $(TORCH_INDEX:%=--index-url %) torch==2.13.0
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $(INSTALLED)
 

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+import shutil
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from linvae.data import MissingDataError
 
-__all__ = ["add_data_arguments", "exit_codes", "positive_float", "positive_int"]
+__all__ = [
+    "add_data_arguments",
+    "all_or_nothing",
+    "check_writable",
+    "exit_codes",
+    "positive_float",
+    "positive_int",
+]
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +63,34 @@ def positive_float(text: str) -> float:
     if not (math.isfinite(value) and value > 0):
         raise argparse.ArgumentTypeError(f"{text!r} must be a finite number > 0")
     return value
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a result folder that cannot be written, before any work, without creating it."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        why = "is not a folder" if not there.is_dir() else "is not writable"
+        raise ValueError(f"out={str(folder)!r}: {there} {why}; choose another result folder")
+
+
+@contextmanager
+def all_or_nothing(folder: Path, outputs: Sequence[str]) -> Iterator[Path]:
+    """A temporary folder whose files replace those of an earlier run at the end, or never.
+
+    `outputs`: stems of all files that a run may write; older ones are removed with the rest.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(dir=folder, prefix=".unfinished-"))
+    try:
+        yield staged
+        new = {path.name for path in staged.iterdir()}
+        for path in folder.iterdir():
+            if path.is_file() and path.stem in outputs and path.name not in new:
+                path.unlink()
+        for path in staged.iterdir():
+            os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
 
 
 @dataclass

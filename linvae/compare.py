@@ -14,8 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from linvae.cli import add_data_arguments, exit_codes, positive_float, positive_int
-from linvae.data import Dataset, gaussian, load_dataset
+from linvae.cli import (
+    add_data_arguments,
+    all_or_nothing,
+    check_writable,
+    exit_codes,
+    positive_float,
+    positive_int,
+)
+from linvae.data import Dataset, load_dataset, resolve_name
 
 EXAMPLES = """\
 examples:
@@ -52,12 +59,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--hidden", type=positive_int, default=64, help="hidden units of mlp, default 64"
     )
-    p.add_argument("--seeds", type=positive_int, default=3, help="number of seeds, default 3")
+    p.add_argument("--seeds", type=positive_int, help="number of seeds (default 3; 5 with --full)")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
     p.add_argument("--out", type=Path, help="result folder (default results/DATASET-MODEL)")
     size = p.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="a third of the steps")
-    size.add_argument("--full", action="store_true", help="four times the steps, five seeds")
+    size.add_argument("--full", action="store_true", help="four times the steps")
     p.add_argument("--json", action="store_true", help="print summary.json instead of tables")
     p.add_argument("--quiet", action="store_true", help="no progress, no tables")
     return p
@@ -68,22 +75,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = parser().parse_args(arguments)
     with exit_codes() as status:
+        folder = args.out or Path("results") / f"{resolve_name(args.dataset)}-{args.model}"
+        check_writable(folder)
         dataset = _load(args)
         command = shlex.join(["python", "-m", "linvae.compare", *arguments])
-        _run(args, dataset, command)
+        _run(args, dataset, folder, command)
     return status.code
 
 
-def _run(args: argparse.Namespace, dataset: Dataset, command: str) -> None:
+def _run(args: argparse.Namespace, dataset: Dataset, folder: Path, command: str) -> None:
     from linvae.pipeline import default_spec, make_plan, run_comparison
-    from linvae.plots import save_figures
+    from linvae.plots import FIGURES, save_figures
     from linvae.report import render_text, write_report
 
     spec = default_spec(args.model, args.latent_dim, args.decoder_variance)
     plan = make_plan(
         architectures=tuple(args.architecture or ("linear", "mlp")),
         hidden=args.hidden,
-        n_seeds=5 if args.full else args.seeds,
+        n_seeds=args.seeds or (5 if args.full else 3),
         device=args.device,
         effort=1 / 3 if args.quick else 4.0 if args.full else 1.0,
         command=command,
@@ -93,9 +102,9 @@ def _run(args: argparse.Namespace, dataset: Dataset, command: str) -> None:
         print(f"data: {dataset.describe()}", *([dataset.note] if dataset.note else []), sep="\n  ")
     with _progress(silent) as progress:
         comparison = run_comparison(dataset, spec, plan, progress)
-    folder = args.out or Path("results") / f"{dataset.name}-{args.model}"
-    comparison.write(folder)
-    write_report(comparison, folder, save_figures(comparison, folder))
+    with all_or_nothing(folder, outputs=("comparison", "summary", "report", *FIGURES)) as staged:
+        comparison.write(staged)
+        write_report(comparison, staged, save_figures(comparison, staged))
     if args.json:
         print(json.dumps(comparison.to_json(), indent=2))
     elif not args.quiet:
@@ -104,20 +113,17 @@ def _run(args: argparse.Namespace, dataset: Dataset, command: str) -> None:
 
 
 def _load(args: argparse.Namespace) -> Dataset:
-    if args.dataset == "gaussian" and args.model == "cvae":
-        import numpy as np
-
-        return gaussian(0.85 ** np.arange(32), 4096, correlation=0.6, seed=0)
     dataset = load_dataset(
         args.dataset,
         split=args.split,
         data_dir=args.data_dir,
         download=args.download,
         image_size=args.image_size,
+        conditional=args.model == "cvae",
     )
     if args.max_samples and args.max_samples < dataset.n_samples:
         dataset = dataset.subset(args.max_samples, seed=0)
-    return dataset.quarter_task() if args.model == "cvae" else dataset
+    return dataset
 
 
 @contextmanager

@@ -24,7 +24,8 @@ __all__ = ["Comparison", "Row", "Threshold", "write_text"]
 
 QUANTITIES = {
     "critical_beta": "beta at which the level collapses (its first mode); observed: per seed",
-    "fit_slope": "slope of log beta against information, per nat",
+    "fit_slope": "slope of the fitted line of log beta against information, per nat",
+    "fitted_critical_beta": "where a line through theory's own points at the set-points ends",
     "factor_at_information": "factor on all betas that holds the level at `information_nats`",
     "rate_nats": "E KL of the level, nats per sample, without beta",
     "unit_rate_nats": "E KL of one unit of the level, nats, units in descending order",
@@ -68,8 +69,9 @@ class Threshold:
     """Predicted and observed threshold of one level under one architecture.
 
     `observed` is the mean over the `seeds` whose estimate succeeded, `low` and `high` their range,
-    `slope` the mean slope of their fits and `predicted_slope` that of the linear theory. NaN where
-    no seed succeeded.
+    `slope` the mean slope of their fits. `predicted_slope` and `predicted_fit` are slope and end of
+    the same line through theory's own points: away from `predicted` where the law of the level is
+    not one line. NaN where no seed succeeded.
     """
 
     architecture: str
@@ -81,6 +83,7 @@ class Threshold:
     seeds: int
     slope: float
     predicted_slope: float
+    predicted_fit: float
 
     @property
     def ratio(self) -> float:
@@ -136,6 +139,7 @@ class Comparison:
     def _threshold(self, architecture: str, level: int) -> Threshold:
         rows = self.select("critical_beta", architecture=architecture, level=level)
         slopes = self.select("fit_slope", architecture=architecture, level=level)
+        fits = self.select("fitted_critical_beta", architecture=architecture, level=level)
         observed = [r.observed for r in rows if math.isfinite(r.observed)]
         finite = [r.observed for r in slopes if math.isfinite(r.observed)]
         nan = math.nan
@@ -149,6 +153,7 @@ class Comparison:
             seeds=len(observed),
             slope=statistics.fmean(finite) if finite else nan,
             predicted_slope=slopes[0].predicted if slopes else nan,
+            predicted_fit=fits[0].predicted if fits else nan,
         )
 
     def to_rows(self) -> list[dict[str, Any]]:
@@ -159,7 +164,8 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """Settings and threshold summary; NaN becomes null, so that any reader accepts it."""
         thresholds = [dataclasses.asdict(t) | {"ratio": t.ratio} for t in self.thresholds()]
-        return {"settings": dict(self.settings), "thresholds": _finite(thresholds)}
+        summary: dict[str, Any] = _finite({"settings": self.settings, "thresholds": thresholds})
+        return summary
 
     def write(self, folder: Path) -> list[Path]:
         """Write comparison.csv and summary.json; each appears whole or not at all."""
@@ -169,7 +175,7 @@ class Comparison:
         lines = [names, *([str(v) for v in row.values()] for row in table)]
         csv_path, json_path = folder / "comparison.csv", folder / "summary.json"
         write_text(csv_path, _csv(lines))
-        write_text(json_path, json.dumps(_finite(self.to_json()), indent=2) + "\n")
+        write_text(json_path, json.dumps(self.to_json(), indent=2) + "\n")
         return [csv_path, json_path]
 
     @classmethod

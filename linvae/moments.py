@@ -95,21 +95,24 @@ class Moments:
         """Moments from the joint covariance (dx + d, dx + d), condition first.
 
         Raises ValueError unless it is finite, symmetric and positive semi-definite up to rounding
-        (1e-10 of its largest entry), with a positive variance in the target.
+        (1e-10 of its largest entry per dimension), with a positive variance in the target.
         """
         c = np.array(covariance, dtype=np.float64)
         if c.ndim != 2 or c.shape[0] != c.shape[1] or c.size == 0:
             raise ValueError(f"covariance has shape {c.shape} but must be square, (dx + d, dx + d)")
-        if not 0 <= condition_dim < len(c):
+        whole = isinstance(condition_dim, int) or hasattr(condition_dim, "__index__")
+        if not (whole and 0 <= condition_dim < len(c)):
             raise ValueError(
-                f"condition_dim={condition_dim} must be between 0 and {len(c) - 1}: covariance is "
-                f"{len(c)} x {len(c)} and at least one coordinate is the target"
+                f"condition_dim={condition_dim} must be an integer between 0 and {len(c) - 1}: "
+                f"covariance is {len(c)} x {len(c)} and at least one coordinate is the target"
             )
         _check_semidefinite(c)
         m = np.zeros(len(c)) if mean is None else np.array(mean, dtype=np.float64)
         if m.shape != (len(c),) or not np.all(np.isfinite(m)):
             raise ValueError(f"mean has shape {m.shape} but must be finite with shape ({len(c)},)")
         _check_variance(c, condition_dim)
+        if n_samples is not None and n_samples < 2:
+            raise ValueError(f"n_samples={n_samples} must be at least 2, or None where not known")
         return cls(m, (c + c.T) / 2, condition_dim, n_samples)
 
     @property
@@ -192,16 +195,32 @@ class _Accumulator:
 
     def finish(self, centered: bool) -> Moments:
         """The moments of everything added so far."""
-        if not np.all(np.isfinite(self.total)):
-            raise ValueError("target or condition contains NaN or infinite entries: remove them")
+        self._check_finite()
         offset = self.total / self.n
-        upper = np.triu(self.scatter)
-        covariance = (upper + np.triu(upper, 1).T) / self.n - np.outer(offset, offset)
+        covariance = self.scatter  # turned into the covariance in place: d^2 doubles fewer
+        for i in range(len(covariance)):
+            covariance[i + 1 :, i] = covariance[i, i + 1 :]
+        covariance /= self.n
+        covariance -= np.outer(offset, offset)
         mean = self.shift + offset
         if not centered:
             covariance += np.outer(mean, mean)
         _check_variance(covariance, self.condition_dim)
         return Moments(mean, covariance, self.condition_dim, self.n, centered)
+
+    def _check_finite(self) -> None:
+        bad = np.flatnonzero(~np.isfinite(self.total))
+        if len(bad):
+            k = self.condition_dim
+            where = f"condition[:, {bad[0]}]" if bad[0] < k else f"target[:, {bad[0] - k}]"
+            raise ValueError(
+                f"{where} contains NaN or infinite entries ({len(bad)} of {len(self.total)} "
+                "coordinates do): remove those samples or coordinates"
+            )
+        if not np.all(np.isfinite(np.diag(self.scatter))):
+            raise ValueError(
+                "target or condition has entries so large that their squares overflow: rescale them"
+            )
 
 
 def _matrix(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:

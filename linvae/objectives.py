@@ -55,12 +55,12 @@ def gaussian_distortion(squared_error: Tensor, dim: int, decoder_variance: Tenso
 
 
 def gaussian_rate_per_unit(
-    level: GaussianLevel, expected_square: Tensor, prior_variance: float
+    level: GaussianLevel, expected_square: Tensor, prior_variance: float | Tensor
 ) -> Tensor:
     """E[log q(z|.) - log p(z|.)] of each unit, without beta.
 
     `expected_square` is E (z - prior mean)^2, (..., batch, k): mean^2 + variance under the prior
     N(0, eta^2), a sampled square where the prior mean comes from the level above.
     """
-    log_ratio = level.log_variance - math.log(prior_variance)
+    log_ratio = level.log_variance - torch.log(torch.as_tensor(prior_variance))
     return (expected_square / prior_variance - 1 - log_ratio) / 2

@@ -17,11 +17,19 @@ import numpy.typing as npt
 import linvae
 from linvae.comparison import Comparison, Row
 from linvae.data import Dataset
-from linvae.metrics import SET_POINTS, Observation, ThresholdEstimate, estimate_threshold, observe
+from linvae.metrics import (
+    SET_POINTS,
+    Observation,
+    ThresholdEstimate,
+    estimate_threshold,
+    fit_threshold,
+    observe,
+)
 from linvae.models import build_model
 from linvae.moments import Moments
 from linvae.spec import CVAESpec, HVAESpec, LinearSpec, VAESpec
 from linvae.theory import Solution, solve
+from linvae.theory.control import factor_at_information
 from linvae.theory.modes import mode_decomposition
 from linvae.theory.observables import active_unit_counts, collapsed_unit_counts
 from linvae.train import ConstantBetas, TrainConfig, TrainingData, pick_device, train
@@ -131,6 +139,11 @@ def _checked(solution: Solution, dataset: Dataset) -> Solution:
     """Refuse data whose first mode has nothing to explain: there is no threshold to observe."""
     if solution.critical_beta[0] > 0:
         return solution
+    if math.isnan(solution.critical_beta[0]):
+        raise ValueError(
+            "decoder_variance='learned' has no threshold in beta alone: the decoder variance moves "
+            "with beta; give a fixed decoder_variance to compare thresholds"
+        )
     raise ValueError(
         f"the condition explains the target of dataset {dataset.name!r} exactly "
         f"(n_samples={dataset.n_samples}, condition_dim={dataset.condition_dim}): every mode "
@@ -192,22 +205,32 @@ def _threshold_rows(
             config=config,
             progress=_named(progress, f"{architecture}: threshold of level {level}", config.steps),
         )
-        slope = _predicted_slope(one, moments, level)
-        yield from _estimate_rows(estimate, architecture, predicted, slope, spec.betas[0])
-
-
-def _predicted_slope(spec: LinearSpec, moments: Moments, level: int) -> float:
-    """d log beta / d information just below the threshold, from two solutions of the theory."""
-    critical = solve(spec, moments).level_critical_betas[level - 1, 0] / spec.betas[0]
-    factors = (0.97 * critical, 0.98 * critical)
-    nats = [solve(spec.scale_betas(float(f)), moments).information[level - 1, 0] for f in factors]
-    return float(np.log(factors[1] / factors[0]) / (nats[1] - nats[0]))
+        yield from _estimate_rows(estimate, architecture, predicted, one, moments)
 
 
 def _estimate_rows(
-    estimate: ThresholdEstimate, architecture: str, predicted: float, slope: float, beta: float
+    estimate: ThresholdEstimate,
+    architecture: str,
+    predicted: float,
+    spec: LinearSpec,
+    moments: Moments,
 ) -> Iterator[Row]:
-    level = estimate.level
+    """Threshold, line and points of every seed, beside the same line through theory's points."""
+    level, beta = estimate.level, spec.betas[0]
+    points = [factor_at_information(spec, moments, level, nats) for nats in SET_POINTS]
+    every = np.ones(len(points), dtype=bool)
+    line, slope = fit_threshold(np.asarray(SET_POINTS), np.asarray(points), every)
+    yield Row(
+        "fitted_critical_beta",
+        architecture,
+        level,
+        1,
+        math.nan,
+        math.nan,
+        -1,
+        beta * line,
+        math.nan,
+    )
     for s, seed in enumerate(estimate.seeds):
         observed = beta * float(estimate.critical_factors[s])
         yield Row(
@@ -220,7 +243,7 @@ def _estimate_rows(
         for nats, factor, good in zip(
             estimate.information[s], estimate.factors[s], estimate.converged[s], strict=True
         ):
-            at_theory = predicted / beta * math.exp(slope * nats)
+            at_theory = factor_at_information(spec, moments, level, float(nats))
             yield Row(
                 "factor_at_information", architecture, level, 1, beta * factor, float(nats), seed,
                 at_theory, float(factor) if good else math.nan,
@@ -288,6 +311,8 @@ def _member_rows(
         for i, value in enumerate(predicted):
             yield row(quantity, i + 1, 0, value, observed[quantity][member][i])
     for i, units in enumerate(observation.unit_rates):
+        if isinstance(spec.encoder_variances[i], float):
+            continue  # its axes are free: a unit is no mode
         best = np.sort(solution.mode_rates[i])[::-1]
         for unit, value in enumerate(units[member]):
             yield row("unit_rate_nats", i + 1, unit + 1, best[unit], value)
@@ -342,7 +367,7 @@ def _settings(
         "seeds": list(plan.seeds),
         "device": device,
         "training": {
-            f"{architecture} {name}:": {
+            f"{architecture}, {name}": {
                 "learning_rate": config.learning_rate,
                 "batch_size": config.batch_size,
                 "steps": config.steps,
@@ -350,7 +375,10 @@ def _settings(
             for architecture in plan.architectures
             for name, config in (
                 ("sweep", plan.config_for(architecture)),
-                ("control, level 1", plan.config_for(architecture, 1)),
+                *(
+                    (f"control of level {level}", plan.config_for(architecture, level))
+                    for level in range(1, len(spec.latent_dims) + 1)
+                ),
             )
         },
         "optimizer": plan.config.optimizer,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 __all__ = [
+    "FIGURES",
     "Drawing",
     "Figure",
     "active_units",
@@ -280,6 +281,14 @@ def _control_points(comparison: Comparison, level: int) -> dict[str, list[tuple[
     return points
 
 
+def _control_theory(comparison: Comparison, level: int) -> list[tuple[float, float]]:
+    """(information, beta) of the theory, from no information upwards."""
+    first = float((comparison.settings.get("betas") or [1.0])[0])
+    rows = comparison.select("factor_at_information", level=level)
+    known = {r.information_nats: first * r.predicted for r in rows if math.isfinite(r.predicted)}
+    return sorted(({0.0: comparison.critical_beta(level)} | known).items())
+
+
 def _control_levels(comparison: Comparison) -> list[int]:
     """Levels with at least one control run that held its information."""
     return [level for level in comparison.levels if _control_points(comparison, level)]
@@ -290,10 +299,9 @@ def _control_panel(axes: Axes, comparison: Comparison, level: int) -> None:
     points = _control_points(comparison, level)
     end = 1.05 * max(x for pairs in points.values() for x, _ in pairs)
     fits = {t.architecture: t for t in comparison.thresholds() if t.level == level}
-    slopes = [t.predicted_slope for t in fits.values() if math.isfinite(t.predicted_slope)]
-    if slopes:
-        line = _line(comparison.critical_beta(level), slopes[0], end)
-        axes.plot(*line, color=THEORY, label="theory", zorder=2)
+    theory = _control_theory(comparison, level)
+    if len(theory) > 1:
+        axes.plot(*zip(*theory, strict=True), color=THEORY, label="theory", zorder=2)
     for architecture, pairs in points.items():
         colour, marker, dashes = _look(comparison, architecture)
         filled = colour if architecture == comparison.architectures[0] else "none"
@@ -332,9 +340,10 @@ def _line(threshold: float, slope: float, end: float) -> tuple[list[float], list
 
 
 def _water_levels(comparison: Comparison) -> dict[float, float]:
-    """beta -> beta * s for the sweep; empty for a hierarchy, where no single level applies."""
+    """beta -> beta * s for the sweep of one level with a learned encoder variance; else empty."""
     variance = comparison.settings.get("decoder_variance")
-    if len(comparison.levels) != 1 or not isinstance(variance, (int, float)):
+    learned = comparison.settings.get("encoder_variances", [None]) == [None]
+    if len(comparison.levels) != 1 or not learned or not isinstance(variance, (int, float)):
         return {}
     return {beta: beta * variance for beta in comparison.settings.get("betas_swept") or ()}
 
@@ -480,6 +489,8 @@ _FIGURES: tuple[tuple[str, str, _Ready, Callable[[Comparison], Drawing]], ...] =
     ("control_fit", "How the threshold was measured", _control_levels, control_fit),
     ("spectrum", "Variances of the modes", lambda c: c.select("mode_variance"), spectrum),
 )
+
+FIGURES = tuple(name for name, *_ in _FIGURES)  # file names without suffix, drawn or not
 
 
 def _save(figure: Canvas, path: Path) -> None:

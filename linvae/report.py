@@ -296,9 +296,11 @@ def _setting(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(_setting(v) for v in value)
     if isinstance(value, Mapping):
-        words = (f"{str(k).replace('_', ' ')} {_setting(v)}" for k, v in value.items())
         nested = any(isinstance(v, Mapping) for v in value.values())
-        return ("; " if nested else ", ").join(words)
+        between, end = (": ", "; ") if nested else (" ", ", ")
+        return end.join(
+            f"{str(k).replace('_', ' ')}{between}{_setting(v)}" for k, v in value.items()
+        )
     return str(value)
 
 

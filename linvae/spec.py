@@ -201,12 +201,7 @@ class HVAESpec:
     ) -> None:
         """Validate every field; scalars are repeated over the levels."""
         where = "HVAESpec"
-        if not isinstance(latent_dims, Iterable) or not tuple(latent_dims):
-            raise ValueError(
-                f"latent_dims={latent_dims!r} must be a sequence with one width per level "
-                f"(at least one level) in {where}"
-            )
-        dims = tuple(_dimension(f"latent_dims[{i}]", d, where) for i, d in enumerate(latent_dims))
+        dims = _dimensions(latent_dims, where)
         if isinstance(decoder_variance, str):
             raise ValueError(
                 f"decoder_variance={decoder_variance!r} must be a finite number > 0 in {where}: "
@@ -237,9 +232,10 @@ class HVAESpec:
         p(z_1|z_2), like p(y|z_1), has the decoder variance eta_dec^2; only the last prior has
         eta_enc^2: `prior_variances = (decoder_variance, ..., decoder_variance, prior_variance)`.
         """
-        lower = (decoder_variance,) * (len(latent_dims) - 1)
+        dims = _dimensions(latent_dims, "HVAESpec.markovian")
+        lower = (decoder_variance,) * (len(dims) - 1)
         return cls(
-            latent_dims,
+            dims,
             betas=betas,
             decoder_variance=decoder_variance,
             prior_variances=(*lower, prior_variance),
@@ -279,6 +275,16 @@ def _dimension(name: str, value: Any, where: str) -> int:
     if not integral or isinstance(value, bool) or int(value) < 1:
         raise ValueError(f"{name}={value!r} must be an integer >= 1 in {where}")
     return int(value)
+
+
+def _dimensions(values: Any, where: str) -> tuple[int, ...]:
+    dims = tuple(values) if isinstance(values, Iterable) else ()
+    if not dims:
+        raise ValueError(
+            f"latent_dims={values!r} must be a sequence with one width per level "
+            f"(at least one level) in {where}"
+        )
+    return tuple(_dimension(f"latent_dims[{i}]", d, where) for i, d in enumerate(dims))
 
 
 def _decoder_variance(value: Any, where: str) -> DecoderVariance:

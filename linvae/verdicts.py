@@ -17,6 +17,7 @@ from linvae.wording import Spread, level_text, number, plain
 __all__ = ["Level", "Verdict", "by_level", "threshold_range", "verdicts"]
 
 THRESHOLD_TOLERANCE = 0.02  # linear: |observed / predicted - 1| that still counts as agreement
+LINE_TOLERANCE = 0.01  # share by which a line through theory's own points may miss the threshold
 SLOPE_TOLERANCE = 0.15  # a fit slope further off than this share comes from under-training
 SKEWNESS = 0.5  # of the leading component, above which a first-order transition is to be expected
 NEAR_THRESHOLD = 0.1  # closer to the threshold than this share, training slows down critically
@@ -94,7 +95,7 @@ def _linear_verdict(comparison: Comparison, row: Threshold, claim: str) -> Verdi
         f"{row.ratio:.3f} of the prediction."
     )
     agrees = abs(row.ratio - 1) <= THRESHOLD_TOLERANCE
-    why = _missed_set_points(comparison, row) or _slope_off(row)
+    why = _missed_set_points(comparison, row) or _bends(row) or _slope_off(row)
     if not (agrees or why):
         why = "no sign of under-training; repeat with more seeds and twice the steps"
     return Verdict("agrees" if agrees else "differs", claim, text, why)
@@ -141,6 +142,18 @@ def _missed_set_points(comparison: Comparison, row: Threshold) -> str:
     if not missed:
         return ""
     return f"{missed} of {len(runs)} control runs did not reach their set-point; try more steps"
+
+
+def _bends(row: Threshold) -> str:
+    """Whether theory itself says that a line misses the threshold of this level; "" if not."""
+    gap = row.predicted_fit / row.predicted - 1
+    if not abs(gap) > LINE_TOLERANCE:
+        return ""
+    return (
+        "another level collapses at an information between the set-points, where the law bends: a "
+        f"line through theory's own points ends {gap:+.1%} from the threshold; use set-points "
+        "closer to 0"
+    )
 
 
 def _slope_off(row: Threshold) -> str:

@@ -11,25 +11,17 @@ from dataclasses import replace
 
 import pooch
 import pytest
-import torch
 
 import linvae
 import linvae.__main__
 import linvae.compare
+from linvae.cli import all_or_nothing
 from linvae.moments import Moments
 from linvae.spec import VAESpec
 from linvae.theory import solve
 
 TINY = ["--dataset", "digits", "--architecture", "linear", "--quick", "--seeds", "1"]
 TINY += ["--latent-dim", "2", "--device", "cpu"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -245,3 +237,50 @@ def test_example_in_the_package_docstring():
     result = doctest.testmod(linvae)
     assert result.attempted > 0
     assert result.failed == 0
+
+
+def test_a_result_folder_that_is_a_file_is_refused_before_any_work(tmp_path, capsys):
+    there = tmp_path / "notes.txt"
+    there.write_text("mine")
+    assert linvae.compare.main([*TINY, "--out", str(there)]) == 2
+    assert "is not a folder; choose another result folder" in capsys.readouterr().err
+    assert there.read_text() == "mine"
+
+
+def test_results_of_an_earlier_run_are_replaced_together_or_not_at_all(tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for name in ("report.html", "rate.png", "comparison.csv", "notes.txt"):
+        (folder / name).write_text("old")
+    before = {path.name: path.read_text() for path in folder.iterdir()}
+
+    def write(fail: bool) -> None:
+        with all_or_nothing(folder, outputs=("report", "rate", "comparison")) as staged:
+            (staged / "comparison.csv").write_text("new")
+            if fail:
+                raise OSError("disk full")
+            (staged / "report.html").write_text("new")
+
+    with pytest.raises(OSError, match="disk full"):
+        write(fail=True)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == before
+    write(fail=False)
+    after = {path.name: path.read_text() for path in folder.iterdir()}
+    assert after == {"report.html": "new", "comparison.csv": "new", "notes.txt": "old"}
+
+
+@pytest.mark.parametrize(
+    ("options", "seeds"), [([], 3), (["--full"], 5), (["--full", "--seeds", "1"], 1)]
+)
+def test_number_of_seeds(options, seeds, tmp_path, monkeypatch):
+    import linvae.pipeline as pipeline
+
+    plans = []
+
+    def stop(dataset: object, spec: object, plan: pipeline.Plan, progress: object) -> None:
+        plans.append(plan)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr(pipeline, "run_comparison", stop)
+    linvae.compare.main([*options, "--quiet", "--out", str(tmp_path / "out")])
+    assert plans[0].seeds == tuple(range(seeds))

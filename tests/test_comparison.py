@@ -43,7 +43,7 @@ SETTINGS: dict[str, Any] = {
     "seeds": [0, 1],
     "device": "cpu",
     "optimizer": "adam",
-    "training": {"linear sweep:": {"learning_rate": 0.001, "batch_size": 64, "steps": 3000}},
+    "training": {"linear, sweep": {"learning_rate": 0.001, "batch_size": 64, "steps": 3000}},
     "set_points": list(SET_POINTS),
     "epsilon": 0.01,
     "delta": 0.05,
@@ -65,15 +65,21 @@ def vae_comparison(
     linear: tuple[float, ...] = (0.993, 1.001),
     mlp: tuple[float, ...] = (1.02, 1.06),
     slope: float = -2.03,
+    line: float = 1.0,
     **settings: Any,
 ) -> Comparison:
-    """One level, two architectures; `linear` and `mlp` are observed / predicted per seed."""
+    """One level, two architectures; `linear` and `mlp` are observed / predicted per seed.
+
+    `line`: where a line through theory's own points ends / predicted threshold.
+    """
     rows = _spectrum_rows()
     for i in range(60):
         rows += _sweep_rows("theory", 1, 0.3 * 7 ** (i / 59), -1)
     for architecture, ratios in (("linear", linear), ("mlp", mlp)):
         slope_seen = slope if architecture == "linear" else -1.3
         rows += _control_rows(architecture, 1, ratios, slope_seen, SPECTRUM[0])
+        end = line * SPECTRUM[0]
+        rows.append(Row("fitted_critical_beta", architecture, 1, 1, NAN, NAN, -1, end, NAN))
         for seed in range(len(ratios)):
             for beta in SWEEP:
                 rows += _sweep_rows(architecture, 1, beta, seed)

@@ -221,8 +221,10 @@ BAD_COVARIANCE = {
     "infinite": ([[np.inf, 0], [0, 1]], {}, "covariance contains NaN or infinite"),
     "zero": (np.zeros((2, 2)), {}, "target has zero variance everywhere"),
     "target-zero": (np.diag([1, 0]), {"condition_dim": 1}, "target has zero variance everywhere"),
-    "condition-negative": (np.eye(3), {"condition_dim": -1}, "condition_dim=-1 must be between 0"),
-    "condition-all": (np.eye(3), {"condition_dim": 3}, "condition_dim=3 must be between 0 and 2"),
+    "condition-negative": (np.eye(3), {"condition_dim": -1}, "=-1 must be an integer between 0"),
+    "condition-all": (np.eye(3), {"condition_dim": 3}, "=3 must be an integer between 0 and 2"),
+    "condition-half": (np.eye(3), {"condition_dim": 1.5}, "=1.5 must be an integer between 0 and"),
+    "samples": (np.eye(3), {"n_samples": -4}, "n_samples=-4 must be at least 2"),
     "mean-shape": (np.eye(3), {"mean": np.ones(2)}, r"mean has shape \(2,\) but must be finite"),
     "mean-nan": (np.eye(2), {"mean": [0, np.nan]}, r"mean has shape \(2,\) but must be finite"),
 }
@@ -245,9 +247,10 @@ def _with(value: float, column: int = 0) -> np.ndarray:
 
 
 BAD_DATA = {
-    "nan": (_with(np.nan), None, "contains NaN or infinite entries: remove them"),
+    "nan": (_with(np.nan), None, r"target\[:, 0\] contains NaN or infinite .*: remove those"),
+    "huge": (DATA * 1e200, None, "entries so large that their squares overflow: rescale"),
     "infinite": (_with(np.inf), None, "contains NaN or infinite entries"),
-    "nan-condition": (DATA, _with(np.nan), "target or condition contains NaN or infinite"),
+    "nan-condition": (DATA, _with(np.nan), r"condition\[:, 0\] contains NaN or infinite"),
     "vector": (DATA[:, 0], None, r"target has shape \(700,\) but must be 2-D"),
     "cube": (DATA[None], None, r"target has shape \(1, 700, 5\) but must be 2-D"),
     "no-columns": (DATA[:, :0], None, r"target has shape \(700, 0\) but must be 2-D"),
@@ -263,7 +266,9 @@ BAD_DATA = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:invalid value")  # inf - inf on the way to the refusal
+@pytest.mark.filterwarnings(
+    "ignore:invalid value", "ignore:overflow"
+)  # inf - inf on the way to the refusal
 @pytest.mark.parametrize("case", BAD_DATA.values(), ids=BAD_DATA.keys())
 def test_bad_data_are_refused(case):
     target, condition, message = case

@@ -107,13 +107,13 @@ def test_control_fit_shows_runs_lines_and_intercept():
     assert list(zip(runs.get_xdata(), runs.get_ydata(), strict=True)) == pairs
     assert len(pairs) == 2 * len(SET_POINTS)
     summary = comparison.thresholds()[0]
-    for label, start, slope in (
-        ("theory", summary.predicted, -2.0),
-        ("linear, fit", summary.observed, -2.03),
-    ):
-        (x0, x1), (y0, y1) = _line(axes, label).get_data()
-        assert (x0, y0) == (0, start)
-        assert math.log(y1 / y0) / (x1 - x0) == pytest.approx(slope)
+    (x0, x1), (y0, y1) = _line(axes, "linear, fit").get_data()
+    assert (x0, y0) == (0, summary.observed)
+    assert math.log(y1 / y0) / (x1 - x0) == pytest.approx(-2.03)
+    theory = _line(axes, "theory")  # theory's own points, at the information measured
+    expected = sorted({(r.information_nats, 2.0 * r.predicted) for r in rows})
+    assert list(zip(theory.get_xdata(), theory.get_ydata(), strict=True))[1:] == expected
+    assert (theory.get_xdata()[0], theory.get_ydata()[0]) == (0, summary.predicted)
 
 
 def test_thresholds_show_ratio_and_range():

@@ -51,6 +51,16 @@ def test_two_percent_is_the_edge(ratio, level):
     assert _verdict(vae_comparison(linear=(ratio,)), "threshold, linear").level == level
 
 
+@pytest.mark.parametrize(("line", "bends"), [(0.88, True), (0.995, False), (1.02, True)])
+def test_law_that_bends_is_named_before_the_training_is_blamed(line, bends):
+    found = _verdict(vae_comparison(linear=(0.9,), slope=-3.0, line=line), "threshold, linear")
+    assert found.level == "differs"
+    assert ("where the law bends" in found.why) is bends
+    assert ("under-training" in found.why) is not bends
+    if bends:
+        assert f"ends {line - 1:+.1%} from the threshold" in found.why
+
+
 def test_slope_off_by_more_than_15_percent_means_under_training():
     found = _verdict(vae_comparison(linear=(0.9,), slope=-3.0), "threshold, linear")
     assert found == Verdict(

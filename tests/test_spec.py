@@ -317,3 +317,14 @@ def test_specs_with_and_without_a_condition_differ():
     """The three readings of the same joint moments."""
     values = [solve(spec, JOINT).objective for spec in (VAE, CVAE)]
     assert abs(values[0] - values[1]) > 0.1
+
+
+def test_widths_from_a_generator_are_read_once():
+    assert HVAESpec(k for k in (3, 2)).latent_dims == (3, 2)
+    assert HVAESpec.markovian(k for k in (3, 2)).latent_dims == (3, 2)
+
+
+@pytest.mark.parametrize("build", [HVAESpec, HVAESpec.markovian])
+def test_one_number_is_no_hierarchy(build):
+    with pytest.raises(ValueError, match="latent_dims=3 must be a sequence with one width per"):
+        build(3)

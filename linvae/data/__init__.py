@@ -53,9 +53,9 @@ def _digits() -> Dataset:
     )
 
 
-def _default_gaussian() -> Dataset:
+def _default_gaussian(correlation: float = 0.0) -> Dataset:
     """32 eigenvalues 0.85^i from 1.0 down, 4096 samples, seed 0, exact sample moments."""
-    return gaussian(0.85 ** np.arange(32), 4096, seed=0)
+    return gaussian(0.85 ** np.arange(32), 4096, correlation=correlation, seed=0)
 
 
 # Datasets that are always there: no files, no split but "all".
@@ -91,6 +91,7 @@ def load_dataset(
     download: bool = False,
     max_samples: int | None = None,
     image_size: int | None = None,
+    conditional: bool = False,
 ) -> Dataset:
     """Load a dataset by name.
 
@@ -110,6 +111,9 @@ def load_dataset(
         ones can be of one kind; `Dataset.subset` draws at random instead.
     image_size : int, optional
         Pixels a side. None: 28 for MNIST, Fashion-MNIST and Omniglot, 64 for CelebA and FFHQ.
+    conditional : bool, default=False
+        Give the target a condition: the bottom-left quarter of an image for the rest of it
+        (`Dataset.quarter_task`), for "gaussian" as many components with correlation 0.6.
 
     Returns
     -------
@@ -131,17 +135,22 @@ def load_dataset(
             f"max_samples={max_samples} must be at least 2, or None for all of {name!r}"
         )
     if name in _BUILT_IN:
-        return _load_built_in(name, split, max_samples, image_size)
+        return _load_built_in(name, split, max_samples, image_size, conditional)
     source = SOURCES[name]
     if download:
         _download_if_missing(source, split, data_dir)
     found = locate(source, split, data_dir)
     dataset = source.load(found.split, found.files, max_samples, image_size)
-    return _annotate(dataset, found.note, max_samples)
+    dataset = _annotate(dataset, found.note, max_samples)
+    return dataset.quarter_task() if conditional else dataset
 
 
 def _load_built_in(
-    name: str, split: str | None, max_samples: int | None, image_size: int | None
+    name: str,
+    split: str | None,
+    max_samples: int | None,
+    image_size: int | None,
+    conditional: bool,
 ) -> Dataset:
     if split not in (None, "all"):
         raise ValueError(f"split={split!r} of dataset {name!r} must be 'all' or None")
@@ -150,6 +159,8 @@ def _load_built_in(
             f"image_size={image_size}: dataset {name!r} has one size only; leave image_size out"
         )
     dataset = _BUILT_IN[name]()
+    if conditional:
+        dataset = _default_gaussian(0.6) if name == "gaussian" else dataset.quarter_task()
     if max_samples is None or max_samples >= dataset.n_samples:
         return dataset
     return _annotate(_first(dataset, max_samples), dataset.note, max_samples)
@@ -157,7 +168,8 @@ def _load_built_in(
 
 def _first(dataset: Dataset, n: int) -> Dataset:
     labels = None if dataset.labels is None else dataset.labels[:n]
-    return replace(dataset, target=dataset.target[:n], labels=labels, note="")
+    condition = None if dataset.condition is None else dataset.condition[:n]
+    return replace(dataset, target=dataset.target[:n], condition=condition, labels=labels, note="")
 
 
 def _annotate(dataset: Dataset, note: str, max_samples: int | None) -> Dataset:

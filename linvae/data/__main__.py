@@ -27,7 +27,7 @@ from .sources import ImageSource, find_splits, missing_message
 
 __all__ = ["main"]
 
-_OK, _FAILED, _USAGE, _MISSING = 0, 1, 2, 3  # exit codes
+_OK, _UNUSABLE, _MISSING = 0, 2, 3  # exit codes
 _IMAGE_SUFFIXES = (".png", ".jpg")
 _BUILT_IN_TERMS = {
     "digits": ("UCI digits, CC BY 4.0", "comes with scikit-learn"),
@@ -38,7 +38,7 @@ _BUILT_IN_TERMS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0 = done, 1 = a file failed verification, 2 = usage, 3 = data missing.
+    0 = done, 2 = usage, or a file is unusable or failed verification, 3 = data missing.
     """
     arguments = _parser().parse_args(argv)
     try:
@@ -50,9 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MissingDataError as error:
         print(error, file=sys.stderr)
         return _MISSING
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
-        return _FAILED if isinstance(error, CorruptFileError) else _USAGE
+        return _UNUSABLE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m linvae.data",
         description="The datasets: what is here, how to get the rest, whether files are intact.",
-        epilog="Exit codes: 0 done, 1 a file failed verification, 2 usage, 3 data missing.",
+        epilog="Exit codes: 0 done, 2 usage or a file failed verification, 3 data missing.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", parents=[shared], help="every dataset, where it is, its terms")
@@ -158,7 +158,7 @@ def _verify(name: str | None, data_dir: str | None) -> int:
         raise MissingDataError(missing_message(source, source.splits[0], {}, data_dir))
     failed = sum(not check.good for check in checks)
     print(f"{len(checks)} checked, {failed} failed")
-    return _FAILED if failed else _OK
+    return _UNUSABLE if failed else _OK
 
 
 def _check_folder(folder: Path) -> Iterator[_Check]:

@@ -63,15 +63,17 @@ class CorruptFileError(ValueError):
         """Add the checksums, found and published, and the way out to `reason`."""
         self.path = path
         expected = published_checksum(path)
-        published = f"; published checksum {expected}" if expected else ""
+        algorithm = expected.partition(":")[0] if expected else "sha256"
+        published = f", published {expected.partition(':')[2]}" if expected else ""
         super().__init__(
-            f"{path}: {reason}; sha256 {_digest_if_readable(path)}{published}. {_remedy(path)}"
+            f"{path}: {reason}; {algorithm} {_digest_if_readable(path, algorithm)}{published}. "
+            f"{_remedy(path)}"
         )
 
 
-def _digest_if_readable(path: Path) -> str:
+def _digest_if_readable(path: Path, algorithm: str) -> str:
     try:
-        return file_digest(path)
+        return file_digest(path, algorithm)
     except OSError as error:
         return f"unknown ({error.strerror})"
 

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from linvae.models import StackedVAE
+from linvae.objectives import GaussianLevel, gaussian_rate_per_unit
 from linvae.train.data import Noise, TrainingData
-from linvae.train.kl_weight import information
+from linvae.train.kl_weight import information, unit_statistics
 
 __all__ = ["Observation", "observe"]
 
 Array = npt.NDArray[np.float64]
-CHUNK = 500  # samples evaluated at a time
+CHUNK = 500  # samples evaluated at a time, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +62,8 @@ def observe(
     distortion: Tensor | float = 0.0
     unit_rates: list[Tensor] | None = None
     means, log_variances = [], []
-    for start in range(0, len(data), CHUNK):
-        index = torch.arange(start, min(start + CHUNK, len(data)), device=data.target.device)
+    every = torch.arange(len(data), device=data.target.device)
+    for index in every.tensor_split(-(-len(data) // CHUNK)):  # equal parts: no short last one
         target, condition = data.take(index[None])
         draw = noise.next(len(index))
         terms, latents = model.forward_with_latents(target, condition, draw)
@@ -82,7 +83,9 @@ def observe(
         _principal_axes(m) if isinstance(fixed, float) else m
         for m, fixed in zip(mean, model.spec.encoder_variances, strict=True)
     ]
-    stats = [_statistics(m, v) for m, v in zip(mean, log_variance, strict=True)]
+    stats = [
+        unit_statistics(m.double(), v.double()) for m, v in zip(mean, log_variance, strict=True)
+    ]
     active = [(_variance(m) > threshold).sum(-1) for m in mean]
     collapsed = [
         _collapsed_units(model, mean[i], log_variance[i], stats[i], epsilon, delta) for i in levels
@@ -102,13 +105,12 @@ def _collapsed_units(
 ) -> Tensor:
     """(epsilon, delta)-collapsed units of one level, (n_seeds, n_points)."""
     one_learned = model.spec.encoder_variances == (None,)
-    centre = torch.zeros_like(stats[0]) if one_learned else stats[0]
-    spread = stats[1] - stats[0].square()
+    centre, prior = stats[0], stats[1] - stats[0].square()
     if one_learned:
-        spread = torch.full_like(spread, model.spec.prior_variances[0])
-    log_ratio = log_variance - torch.log(spread)[:, :, None]
-    square = (mean - centre[:, :, None]).square() / spread[:, :, None]
-    kl = (square + torch.exp(log_ratio) - 1 - log_ratio) / 2
+        centre = torch.zeros_like(centre)
+        prior = torch.full_like(prior, model.spec.prior_variances[0])
+    square = (mean - centre[:, :, None]).square() + torch.exp(log_variance)
+    kl = gaussian_rate_per_unit(GaussianLevel(mean, log_variance), square, prior[:, :, None])
     return ((kl < eps).float().mean(-2) >= 1 - delta).sum(-1)
 
 
@@ -122,13 +124,6 @@ def _principal_axes(mean: Tensor) -> Tensor:
     axes = torch.linalg.eigh(centred.mT @ centred).eigenvectors
     rotated: Tensor = (mean.double() @ axes).to(mean.dtype)
     return rotated
-
-
-def _statistics(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Means of mu, mu^2 + sigma^2 and log sigma^2 over the samples, float64."""
-    mean, log_variance = mean.double(), log_variance.double()
-    second = mean.square() + torch.exp(log_variance)
-    return torch.stack([mean.mean(-2), second.mean(-2), log_variance.mean(-2)])
 
 
 def _variance(mean: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
 """Observed thresholds: fixed-information control.
 
 Each member of a stack holds the information I of one level at a set-point and lets the factor on
-all betas adapt (`linvae.train.kl_weight`). In every linear model log beta is an affine function of
-I near the threshold (`linvae.theory.hvae`: prices are geometric means), so the line through the
-measured pairs (I, log beta) meets I = 0 at the threshold. For a plain VAE I equals the KL and the
-slope is -2 per nat: fixed-KL control. A network has no such law; there the line is a locator.
+all betas adapt (`linvae.train.kl_weight`). In a linear model of one level log beta is an affine
+function of I, so the line through the measured pairs (I, log beta) meets I = 0 at the threshold.
+For a plain VAE I equals the KL and the slope is -2 per nat: fixed-KL control. In a hierarchy the
+function bends where another level collapses: a line through set-points beyond the bend misses, by
+an amount that theory knows. A network has no such law; there the line is a locator.
 
 The estimate uses no prediction: every run starts at factor 1, with one latent unit per level.
 """

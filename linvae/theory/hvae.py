@@ -33,8 +33,8 @@ price. No iteration, no loop over modes. What falls out:
 
 A level too narrow for a mode cuts its chain; the part above is a chain of its own with theta = 0.
 Source: the scalar problem generalises Dang et al. 2024, Theorems 3 and 5 (two levels); its second
-threshold with both variances fixed is beta_2^2/beta_1, see `paper_checks`. The isotonic form is
-ours. Oracle: L-BFGS on the exact objective over all matrices, and scipy's isotonic regression.
+threshold with both variances fixed is beta_2^2/beta_1. The isotonic form is ours. Oracle: L-BFGS
+on the exact objective over all matrices, and scipy's isotonic regression.
 """
 
 from __future__ import annotations

@@ -33,7 +33,9 @@ class TrainingData:
 
         def tensor(values: npt.NDArray[np.floating]) -> Tensor:
             mean = values.mean(axis=0, dtype=np.float64) if centered else 0.0
-            return torch.as_tensor((values - mean).astype(np.float32), device=device)
+            centred = np.empty(values.shape, dtype=np.float32)
+            np.subtract(values, mean, out=centred, casting="same_kind")
+            return torch.as_tensor(centred, device=device)
 
         return cls(tensor(target), None if condition is None else tensor(condition))
 
@@ -80,11 +82,12 @@ class BatchOrder:
 
 
 class Noise:
-    """Standard normal noise for the latents, one stream per seed, matched in its moments.
+    """Normal noise for the latents, one stream per seed, matched in its first two moments.
 
     Every sample gets two draws of opposite sign, and each unit's noise is scaled to unit second
-    moment in every batch. A linear decoder sees noise through these moments only, so its gradient
-    has no error left from them; they were the largest error of an observed threshold.
+    moment in every batch. A linear decoder sees the noise of one unit through these moments only;
+    their error was the largest of an observed threshold. The price: a unit's noise is uniform on a
+    sphere, with fourth moment 3 b/(b + 2) in a batch of b instead of 3 (2.8 for 32, 2.95 for 128).
     """
 
     def __init__(self, widths: Sequence[int], seeds: Sequence[int], device: torch.device) -> None:
@@ -103,5 +106,13 @@ class Noise:
 def pick_device(name: str = "auto") -> torch.device:
     """`auto` takes an accelerator where there is one, else the CPU."""
     if name != "auto":
-        return torch.device(name)
+        try:
+            device = torch.device(name)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(
+                f"device={name!r} cannot be used here ({str(error).splitlines()[0]}): "
+                "use 'auto' or 'cpu'"
+            ) from error
+        return device
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -14,9 +14,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from linvae.objectives import GaussianLevel, Terms
+from linvae.objectives import Terms
 
-__all__ = ["ConstantBetas", "InformationControl", "KLWeight", "information"]
+__all__ = ["ConstantBetas", "InformationControl", "KLWeight", "information", "unit_statistics"]
 
 
 class KLWeight(Protocol):
@@ -85,7 +85,8 @@ class InformationControl:
 
     def observe(self, terms: Terms, progress: float) -> None:
         """Integrate the error; in the last part also keep the statistics for the result."""
-        statistics = _unit_statistics(terms.levels[self.level])
+        q = terms.levels[self.level]
+        statistics = unit_statistics(q.mean.detach(), q.log_variance.detach())
         if progress >= self.AVERAGE_FROM:
             self._factors.append(self._factor())
             self._pooled.append(statistics)
@@ -103,9 +104,8 @@ class InformationControl:
         return information(pooled), torch.stack(self._factors).double().mean(0)
 
 
-def _unit_statistics(level: GaussianLevel) -> Tensor:
-    """Batch means of mu, mu^2 + sigma^2 and log sigma^2, (3, n_seeds, n_points, k)."""
-    mean, log_variance = level.mean.detach(), level.log_variance.detach()
+def unit_statistics(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Means over samples of mu, mu^2 + sigma^2 and log sigma^2, (3, n_seeds, n_points, k)."""
     second = mean.square() + torch.exp(log_variance)
     return torch.stack([mean.mean(-2), second.mean(-2), log_variance.mean(-2)])
 
@@ -113,8 +113,8 @@ def _unit_statistics(level: GaussianLevel) -> Tensor:
 def information(statistics: Tensor) -> Tensor:
     """sum over units of 1/2 (log Var(z) - E log sigma^2): the rate against the best Gaussian prior.
 
-    In a linear model it is I(z_l; z_{l-1}) = -log(r_l)/2 and log beta is exactly affine in it.
-    `statistics`: (3, ..., k) as from `_unit_statistics`, of one batch or pooled over many.
+    In a linear model it is I(z_l; z_{l-1}) = -log(r_l)/2, and log beta is piecewise affine in it.
+    `statistics`: (3, ..., k) as from `unit_statistics`, of one batch or pooled over many.
     """
     first, second, log_variance = statistics
     spread = second - first.square()

@@ -37,6 +37,23 @@ class TrainConfig:
     constant_share: float = 0.4
     log_every: int = 100
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained, naming it."""
+        for name in ("steps", "batch_size", "log_every"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}={value!r} must be an integer >= 1 in TrainConfig")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(
+                f"learning_rate={self.learning_rate!r} must be a finite number > 0 in TrainConfig"
+            )
+        if not 0 <= self.constant_share <= 1:
+            raise ValueError(
+                f"constant_share={self.constant_share!r} must be between 0 and 1 in TrainConfig"
+            )
+        if self.optimizer not in ("adam", "sgd"):
+            raise ValueError(f"optimizer={self.optimizer!r} must be 'adam' or 'sgd'")
+
     def learning_rate_factor(self, step: int) -> float:
         """Multiplier of the learning rate at `step`."""
         start = self.constant_share * self.steps
@@ -96,9 +113,7 @@ def train(
 def _optimizer(model: StackedVAE, config: TrainConfig) -> torch.optim.Optimizer:
     if config.optimizer == "adam":
         return torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(model.parameters(), lr=config.learning_rate, momentum=0.9)
-    raise ValueError(f"optimizer={config.optimizer!r} must be 'adam' or 'sgd'")
+    return torch.optim.SGD(model.parameters(), lr=config.learning_rate, momentum=0.9)
 
 
 def _check_finite(members: Tensor, model: StackedVAE, step: int) -> None:

@@ -14,13 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-_PROJECT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture
 def real_data(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
     """Return the root of the real samples, or skip, saying what is missing and where."""
-    root = Path(os.environ.get("LINVAE_DATA", _PROJECT.parent / "shared" / "data"))
+    root = Path(os.environ.get("LINVAE_DATA", "LINVAE_DATA-is-not-set"))
     monkeypatch.delenv("LINVAE_DATA", raising=False)
 
     def require(relative: str) -> Path:

@@ -64,7 +64,7 @@ def test_verify_unpublished_files(root, write_pair, capsys):
 def test_verify_another_file_under_a_published_name(root, write_pair, capsys):
     write_pair(root / "mnist", "train")
     code, out, _ = run(capsys, "verify", "--data-dir", root)
-    assert code == 1
+    assert code == 2
     assert "DIFFERS: sha256" in out
     assert "published 440fcabf" in out
     assert "2 checked, 2 failed" in out
@@ -80,7 +80,7 @@ def test_verify_corrupt_files(root, write_pair, write_zip, encode, capsys):
     (root / "ffhq" / "00000.png").write_bytes(good)
     (root / "ffhq" / "00001.png").write_bytes(b"")
     code, out, _ = run(capsys, "verify", "--data-dir", root)
-    assert code == 1
+    assert code == 2
     assert "member top/b.png is not a complete image" in out
     assert "00001.png: it is not a complete image" in out
     assert "4 checked, 3 failed" in out

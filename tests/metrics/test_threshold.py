@@ -8,7 +8,7 @@ import pytest
 from linvae.data import gaussian
 from linvae.metrics import SET_POINTS, estimate_threshold, fit_threshold
 from linvae.moments import Moments
-from linvae.spec import HVAESpec, VAESpec
+from linvae.spec import CVAESpec, HVAESpec, VAESpec
 from linvae.theory import solve
 from linvae.train import TrainConfig, TrainingData
 
@@ -116,3 +116,29 @@ def test_level_out_of_range(spec, level, top):
     data = TrainingData.from_arrays(np.eye(4))
     with pytest.raises(ValueError, match=f"level={level} must be between 1 and {top}, the levels"):
         estimate_threshold(spec, data, level=level)
+
+
+CONDITIONAL = gaussian([3.0, 1.0, 0.3], 600, correlation=[0.6, 0.2, 0.0], condition_dim=2, seed=3)
+PLAIN = gaussian([4.0, 1.0, 0.3], 600, seed=4)
+TWO_LEVELS = HVAESpec.markovian((1, 1), encoder_variances=(0.5, None))
+
+
+@pytest.mark.parametrize(
+    ("spec", "dataset", "level"),
+    [
+        (CVAESpec(1, decoder_variance=0.5), CONDITIONAL, 1),
+        (TWO_LEVELS, PLAIN, 1),
+        (TWO_LEVELS, PLAIN, 2),
+        (HVAESpec((1, 1), encoder_variances=(0.3, None)), CONDITIONAL, 1),
+    ],
+    ids=["cvae", "hvae-1", "hvae-2", "conditional-hvae-1"],
+)
+def test_estimate_of_other_models_meets_the_prediction(spec, dataset, level):
+    """Every kind of model, blind; upper levels with twice the steps, as `compare` gives them."""
+    data = TrainingData.from_arrays(dataset.target, dataset.condition)
+    config = TrainConfig(steps=level * 2000, batch_size=128)
+    estimate = estimate_threshold(spec, data, level=level, seeds=(0,), config=config)
+    moments = Moments.from_data(dataset.target, dataset.condition)
+    critical = solve(spec, moments).level_critical_betas[level - 1, 0] / spec.betas[0]
+    assert holds(estimate.critical_factors, critical)
+    assert not holds(estimate.critical_factors, 1.0)

@@ -109,3 +109,8 @@ def test_order_of_a_seed_is_not_drawn_from_the_stream_of_its_initial_weights():
 def test_device_by_name():
     assert pick_device("cpu") == CPU
     assert pick_device("auto").type in ("cpu", "cuda")
+
+
+def test_device_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match=r"device='foo' cannot be used .* use 'auto' or 'cpu'"):
+        pick_device("foo")

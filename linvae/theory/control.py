@@ -1,0 +1,41 @@
+"""Beta as a function of the information that a level holds: what fixed-information control sees.
+
+With all betas in fixed proportion, log beta is a piecewise affine, decreasing function of
+I_l = I(z_l; z_{l-1}) of the first mode (prices are geometric means, `linvae.theory.hvae`), and
+meets the threshold of the level at I_l = 0. With one level it is one line: slope -2 per nat with a
+learned encoder variance (I = KL), -4 with a fixed one. In a hierarchy it bends where the mode
+collapses on another level.
+"""
+
+from __future__ import annotations
+
+import math
+
+from scipy.optimize import brentq
+
+from linvae.moments import Moments
+from linvae.spec import LinearSpec
+from linvae.theory import solve
+
+__all__ = ["factor_at_information"]
+
+DEEPEST = 40.0  # log of the smallest factor tried, below the threshold
+
+
+def factor_at_information(spec: LinearSpec, moments: Moments, level: int, nats: float) -> float:
+    """Factor on all betas at which `level` (1 = lowest) holds `nats` in all, by root finding.
+
+    NaN where the level has no finite positive threshold. Equality that a test checks:
+    `solve(spec.scale_betas(factor), moments).information[level - 1].sum() == nats`.
+    """
+    critical = solve(spec, moments).level_critical_betas[level - 1, 0] / spec.betas[0]
+    if not 0 < critical < math.inf or nats < 0:
+        return math.nan
+    if nats == 0:
+        return float(critical)
+
+    def missing(log_factor: float) -> float:
+        scaled = spec.scale_betas(float(critical) * math.exp(log_factor))
+        return float(solve(scaled, moments).information[level - 1].sum()) - nats
+
+    return float(critical) * math.exp(brentq(missing, -DEEPEST, 0.0, xtol=1e-13))

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Comparison", "Row", "Threshold", "write_text"]
+__all__ = ["LINEAR_TOLERANCE", "Comparison", "Row", "Threshold", "write_text"]
 
+LINEAR_TOLERANCE = 0.02  # a linear network within this share of its threshold agrees with theory
 QUANTITIES = {
     "critical_beta": "beta at which the level collapses (its first mode); observed: per seed",
     "fit_slope": "slope of the fitted line of log beta against information, per nat",

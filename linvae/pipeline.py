@@ -18,6 +18,7 @@ import linvae
 from linvae.comparison import Comparison, Row
 from linvae.data import Dataset
 from linvae.metrics import (
+    CONTROL_BATCH_SIZE,
     SET_POINTS,
     Observation,
     ThresholdEstimate,
@@ -39,8 +40,6 @@ __all__ = ["Plan", "default_spec", "make_plan", "run_comparison"]
 SWEEP = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0, 1.15)  # x the predicted threshold of level 1
 CURVE_POINTS = 120
 SPECTRUM_ROWS = 50
-# Holding little information needs gradients with little noise: control runs have larger batches.
-CONTROL_BATCHES = 4
 NETWORK_RATE = {"sweep": 1 / 3, "control": 2 / 3}  # of the learning rate of linear models
 EPSILON, DELTA, ACTIVE = 0.01, 0.01, 0.01
 
@@ -65,9 +64,7 @@ class Plan:
         """
         config = self.config
         if level:
-            config = replace(
-                config, steps=level * config.steps, batch_size=CONTROL_BATCHES * config.batch_size
-            )
+            config = replace(config, steps=level * config.steps, batch_size=CONTROL_BATCH_SIZE)
         if architecture == "linear":
             return config
         share = NETWORK_RATE["control" if level else "sweep"]

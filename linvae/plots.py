@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from linvae.comparison import Comparison
+from linvae.comparison import LINEAR_TOLERANCE, Comparison
 from linvae.wording import Spread, level_text, number
 
 if TYPE_CHECKING:
@@ -101,7 +101,9 @@ def thresholds(comparison: Comparison) -> Drawing:
     rows = sorted(comparison.thresholds(), key=lambda t: t.level)
     with _panels(1, size=(6.0, 1.3 + 0.36 * len(rows))) as (figure, (axes,)):
         axes.axvline(1, color=THEORY, label="theory")
-        axes.axvspan(0.98, 1.02, color="#000000", alpha=0.08, lw=0, label="theory ± 2 %")
+        band = (1 - LINEAR_TOLERANCE, 1 + LINEAR_TOLERANCE)
+        name = f"theory ± {LINEAR_TOLERANCE:.0%}".replace("%", " %")
+        axes.axvspan(*band, color=THEORY, alpha=0.08, lw=0, label=name)
         for y, row in enumerate(rows):
             _threshold_mark(axes, y, comparison, row.architecture, row.level)
         names = [f"{r.architecture}{level_text(comparison, r.level, ', ')}" for r in rows]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from linvae import wording
-from linvae.comparison import Comparison, write_text
+from linvae.comparison import LINEAR_TOLERANCE, Comparison, write_text
 from linvae.verdicts import Level, Verdict, by_level, threshold_range, verdicts
 from linvae.wording import Spread, level_text, number, plain
 
@@ -137,8 +137,8 @@ def _sweep_columns(
 
 
 READING = (
-    "Linear networks must meet the predicted threshold within 2 %: if they do not, suspect the "
-    "training, not the theory. The fit slope is its check.",
+    f"Linear networks must meet the predicted threshold within {100 * LINEAR_TOLERANCE:.0f} %: if "
+    "they do not, suspect the training, not the theory. The fit slope is its check.",
     "Above the threshold every unit is idle whatever the optimiser does: lower beta or the "
     "decoder variance. Units idle well below it were not learned: change the training.",
     "For nonlinear networks the threshold is a locator: read it with its range and its reason. "

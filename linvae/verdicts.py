@@ -11,12 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from linvae.comparison import Comparison, Row, Threshold
+from linvae.comparison import LINEAR_TOLERANCE, Comparison, Row, Threshold
 from linvae.wording import Spread, level_text, number, plain
 
 __all__ = ["Level", "Verdict", "by_level", "threshold_range", "verdicts"]
 
-THRESHOLD_TOLERANCE = 0.02  # linear: |observed / predicted - 1| that still counts as agreement
 LINE_TOLERANCE = 0.01  # share by which a line through theory's own points may miss the threshold
 SLOPE_TOLERANCE = 0.15  # a fit slope further off than this share comes from under-training
 SKEWNESS = 0.5  # of the leading component, above which a first-order transition is to be expected
@@ -94,7 +93,7 @@ def _linear_verdict(comparison: Comparison, row: Threshold, claim: str) -> Verdi
         f"{_predicts(comparison, row)}; observed {threshold_range(row)}, linear, {_seeds(row)}, "
         f"{row.ratio:.3f} of the prediction."
     )
-    agrees = abs(row.ratio - 1) <= THRESHOLD_TOLERANCE
+    agrees = abs(row.ratio - 1) <= LINEAR_TOLERANCE
     why = _missed_set_points(comparison, row) or _bends(row) or _slope_off(row)
     if not (agrees or why):
         why = "no sign of under-training; repeat with more seeds and twice the steps"
@@ -116,7 +115,9 @@ def _nonlinear_reason(comparison: Comparison, row: Threshold) -> str:
     skewness = comparison.settings.get("leading_skewness")
     if missed:
         return missed
-    if row.ratio < 1 - THRESHOLD_TOLERANCE:
+    if abs(row.ratio - 1) <= LINEAR_TOLERANCE:
+        return ""
+    if row.ratio < 1 - LINEAR_TOLERANCE:
         if comparison.settings.get("model") == "cvae":
             return "the network regresses the target on the condition better than the linear theory"
         return "the encoder's features and the training time limit what a nonlinear unit picks up"
@@ -125,12 +126,10 @@ def _nonlinear_reason(comparison: Comparison, row: Threshold) -> str:
             f"skewed leading component ({skewness:.2f}): a nonlinear network can stay alive above "
             "the linear threshold (first-order transition)"
         )
-    if row.ratio > 1 + THRESHOLD_TOLERANCE:
-        return (
-            f"a nonlinear unit codes a curve, so its line ({row.slope:.2f} per nat, linear theory "
-            f"{row.predicted_slope:.2f}) bends and its end at information 0 is less certain"
-        )
-    return ""
+    return (
+        f"a nonlinear unit codes a curve, so its line ({row.slope:.2f} per nat, linear theory "
+        f"{row.predicted_slope:.2f}) bends and its end at information 0 is less certain"
+    )
 
 
 def _missed_set_points(comparison: Comparison, row: Threshold) -> str:

@@ -122,7 +122,7 @@ CURVED = (
 )
 REASONS = {
     "above-skewed": (1.1, {"leading_skewness": -0.7}, SKEWED.replace("1.20", "-0.70")),
-    "at-1-skewed": (1.0, {"leading_skewness": 1.2}, SKEWED),
+    "at-1-skewed": (1.0, {"leading_skewness": 1.2}, ""),
     "above-little-skew": (1.1, {"leading_skewness": 0.49}, CURVED),
     "above-unknown-skew": (1.1, {"leading_skewness": None}, CURVED),
     "above-nan-skew": (1.1, {"leading_skewness": NAN}, CURVED),

@@ -2,6 +2,7 @@
 
 from linvae.metrics.observe import Observation, observe
 from linvae.metrics.threshold import (
+    CONTROL_BATCH_SIZE,
     SET_POINTS,
     ThresholdEstimate,
     estimate_threshold,
@@ -9,6 +10,7 @@ from linvae.metrics.threshold import (
 )
 
 __all__ = [
+    "CONTROL_BATCH_SIZE",
     "SET_POINTS",
     "Observation",
     "ThresholdEstimate",

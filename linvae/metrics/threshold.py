@@ -22,11 +22,17 @@ from linvae.models import build_model
 from linvae.spec import LinearSpec
 from linvae.train import InformationControl, TrainConfig, TrainingData, train
 
-__all__ = ["SET_POINTS", "ThresholdEstimate", "estimate_threshold", "fit_threshold"]
+__all__ = [
+    "CONTROL_BATCH_SIZE",
+    "SET_POINTS",
+    "ThresholdEstimate",
+    "estimate_threshold",
+    "fit_threshold",
+]
 
 Array = npt.NDArray[np.float64]
 SET_POINTS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)  # nats
-BATCH_SIZE = 128  # of 32: seeds scatter by 1 %; of 128: by 0.2 % (Omniglot, linear)
+CONTROL_BATCH_SIZE = 128  # of 32: seeds scatter by 1 %; of 128: by 0.2 % (Omniglot, linear)
 MIN_POINTS = 4  # a line needs two; four show whether it is one
 
 
@@ -65,7 +71,7 @@ def estimate_threshold(
         raise ValueError(
             f"level={level} must be between 1 and {len(spec.latent_dims)}, the levels of {spec}"
         )
-    config = config or TrainConfig(batch_size=BATCH_SIZE)
+    config = config or TrainConfig(batch_size=CONTROL_BATCH_SIZE)
     model = build_model(
         spec,
         data.target,

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from linvae.models import ARCHITECTURES, build_model
+from linvae.models.layers import StackedLinear, StackedMLP, StackShape
 from linvae.spec import CVAESpec, HVAESpec, VAESpec
 
 N, D, DX = 12, 5, 3
@@ -140,3 +141,31 @@ def test_unknown_architecture():
 def test_mlp_has_no_matrices():
     with pytest.raises(ValueError, match="architecture='mlp' has no matrices: use 'linear'"):
         stack("vae", "mlp").weights(0, 0)
+
+
+@pytest.mark.parametrize("rows", [2, 40], ids=["by-output", "by-gram-matrix"])
+@pytest.mark.parametrize("kind", ["linear", "bias", "mlp"])
+def test_squared_error_is_that_of_the_output(kind, rows):
+    """Both ways of computing it, value and gradient, against the plain formula in float64."""
+    torch.manual_seed(0)
+    stack = StackShape((0, 1), 3)
+    if kind == "mlp":
+        layer = StackedMLP(stack, 3, 5, 7, input_scale=1.0).double()
+    else:
+        layer = StackedLinear(stack, 3, 7, std=1.0, bias=kind == "bias").double()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.normal_()
+    x = torch.randn(2, 3, 2 * rows, 3, dtype=torch.float64)  # two draws per sample
+    target = torch.randn(2, 1, rows, 7, dtype=torch.float64)
+    expected = (torch.cat([target, target], dim=2) - layer(x)).square().sum(-1)
+    found = layer.squared_error(x, target)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    weights = torch.randn_like(expected)
+    parameters = list(layer.parameters())
+    for a, b in zip(
+        torch.autograd.grad((found * weights).sum(), parameters),
+        torch.autograd.grad((expected * weights).sum(), parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)

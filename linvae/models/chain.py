@@ -127,11 +127,8 @@ class StackedVAE(nn.Module):
 
     def squared_error(self, latent: Tensor, x: Tensor | None, y: Tensor) -> Tensor:
         """|y - mean of p(y|z_1, x)|^2 in scaled units, (n_seeds, n_points, draws * batch)."""
-        if x is not None and self.decoder_sees_condition:
-            copies = x.repeat(1, 1, latent.shape[2] // x.shape[2], 1)
-            latent = torch.cat([latent, copies.expand(*latent.shape[:3], -1)], dim=-1)
         decoder = cast(StackedLinear | StackedMLP, self.decoders[0])
-        return decoder.squared_error(latent, y)
+        return decoder.squared_error(latent, y, x if self.decoder_sees_condition else None)
 
     def rates_per_unit(
         self, levels: Sequence[GaussianLevel], latents: Sequence[Tensor]

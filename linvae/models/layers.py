@@ -41,41 +41,54 @@ class StackShape:
 
 
 class StackedLinear(nn.Module):
-    """y = weight x (+ bias), weight (n_seeds, n_points, out, in)."""
+    """y = weight x (+ bias), weight (n_seeds, n_points, out, in).
+
+    The last inputs can be given as `shared`, (n_seeds, 1, batch, extra): the same for all points
+    and for every draw of x, so that their product is computed once.
+    """
 
     def __init__(self, stack: StackShape, d_in: int, d_out: int, *, std: float, bias: bool) -> None:
         super().__init__()
         self.weight = stack.normal(d_out, d_in, std=std)
         self.bias = stack.constant(d_out) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(n_seeds, n_points or 1, batch, in) -> (n_seeds, n_points, batch, out)."""
-        seeds, points, d_out, d_in = self.weight.shape
-        if x.shape[1] == 1 and points > 1:  # shared input: one product for all points of a seed
-            wide = x[:, 0] @ self.weight.reshape(seeds, points * d_out, d_in).mT
-            y = wide.view(seeds, -1, points, d_out).transpose(1, 2)
-        else:
-            y = x @ self.weight.mT
+    def forward(self, x: Tensor, shared: Tensor | None = None) -> Tensor:
+        """(n_seeds, n_points or 1, rows, in) -> (n_seeds, n_points, rows, out)."""
+        weight, from_shared = self._parts(shared)
+        y = _product(x, weight)
+        if from_shared is not None:
+            y = y + _over_draws(from_shared, x)
         return y if self.bias is None else y + self.bias[:, :, None]
 
-    def squared_error(self, x: Tensor, target: Tensor) -> Tensor:
-        """|target - y(x)|^2 of every row of x, (n_seeds, n_points, draws * batch).
+    def squared_error(self, x: Tensor, target: Tensor, shared: Tensor | None = None) -> Tensor:
+        """|target - y(x, shared)|^2 of every row of x, (n_seeds, n_points, draws * batch).
 
-        `target` (n_seeds, 1, batch, out). With W = (weight, bias) and h = (x, 1) it equals
-        |target|^2 - 2 h' W' target + h' W' W h, which needs no output per point and draw.
+        `target` (n_seeds, 1, batch, out). With W = (weight, bias), h = (x, 1) and what `shared`
+        gives taken off the target, it equals |target|^2 - 2 h' W' target + h' W' W h, which needs
+        no output per point and draw.
         """
-        draws = x.shape[2] // target.shape[2]
-        if 4 * x.shape[-1] > x.shape[2]:  # a wide layer and few rows: W' W would cost more
-            error: Tensor = target.repeat(1, 1, draws, 1) - self(x)
-            return error.square().sum(-1)
-        weight: Tensor = self.weight
+        weight, from_shared = self._parts(shared)
+        if from_shared is not None:
+            target = target - from_shared
         h = x
         if self.bias is not None:
             weight = torch.cat([weight, self.bias[..., None]], dim=-1)
             h = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
-        product = (target @ weight).repeat(1, 1, draws, 1)
-        square = target.square().sum(-1).repeat(1, 1, draws)
+        if 4 * x.shape[-1] > x.shape[2]:  # a wide layer and few rows: W' W would cost more
+            error: Tensor = _over_draws(target, x) - h @ weight.mT
+            return error.square().sum(-1)
+        product = _over_draws(target @ weight, x)
+        square = _over_draws(target.square().sum(-1, keepdim=True), x)[..., 0]
         return square + (h * (h @ (weight.mT @ weight) - 2 * product)).sum(-1)
+
+    def _parts(self, shared: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The weight of x, and what the shared inputs contribute."""
+        if shared is None:
+            return self.weight, None
+        extra = shared.shape[-1]
+        own = self.weight.shape[-1] - extra
+        weight, on_shared = torch.split(self.weight, [own, extra], dim=-1)
+        return weight, _product(shared, on_shared)
 
 
 class StackedMLP(nn.Module):
@@ -92,11 +105,25 @@ class StackedMLP(nn.Module):
         self.inner = StackedLinear(stack, d_in, hidden, std=math.sqrt(2) / input_scale, bias=True)
         self.outer = StackedLinear(stack, hidden, d_out, std=0.1 / math.sqrt(hidden), bias=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(n_seeds, n_points or 1, batch, in) -> (n_seeds, n_points, batch, out)."""
-        y: Tensor = self.outer(torch.relu(self.inner(x)))
+    def forward(self, x: Tensor, shared: Tensor | None = None) -> Tensor:
+        """As `StackedLinear.forward`."""
+        y: Tensor = self.outer(torch.relu(self.inner(x, shared)))
         return y
 
-    def squared_error(self, x: Tensor, target: Tensor) -> Tensor:
-        """|target - y(x)|^2, as in `StackedLinear.squared_error`."""
-        return self.outer.squared_error(torch.relu(self.inner(x)), target)
+    def squared_error(self, x: Tensor, target: Tensor, shared: Tensor | None = None) -> Tensor:
+        """|target - y(x, shared)|^2, as `StackedLinear.squared_error`."""
+        return self.outer.squared_error(torch.relu(self.inner(x, shared)), target)
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    """weight x; where all points of a seed share the input, one large product per seed."""
+    seeds, points, d_out, d_in = weight.shape
+    if x.shape[1] == 1 and points > 1:
+        wide = x[:, 0] @ weight.reshape(seeds, points * d_out, d_in).mT
+        return wide.view(seeds, -1, points, d_out).transpose(1, 2)
+    return x @ weight.mT
+
+
+def _over_draws(values: Tensor, x: Tensor) -> Tensor:
+    """`values` per sample repeated for every draw of x."""
+    return values.repeat(1, 1, x.shape[2] // values.shape[2], 1)

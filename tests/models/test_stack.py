@@ -144,22 +144,27 @@ def test_mlp_has_no_matrices():
 
 
 @pytest.mark.parametrize("rows", [2, 40], ids=["by-output", "by-gram-matrix"])
+@pytest.mark.parametrize("extra", [0, 2], ids=["alone", "with-shared-inputs"])
 @pytest.mark.parametrize("kind", ["linear", "bias", "mlp"])
-def test_squared_error_is_that_of_the_output(kind, rows):
+def test_squared_error_is_that_of_the_output(kind, extra, rows):
     """Both ways of computing it, value and gradient, against the plain formula in float64."""
     torch.manual_seed(0)
     stack = StackShape((0, 1), 3)
     if kind == "mlp":
-        layer = StackedMLP(stack, 3, 5, 7, input_scale=1.0).double()
+        layer = StackedMLP(stack, 3 + extra, 5, 7, input_scale=1.0).double()
     else:
-        layer = StackedLinear(stack, 3, 7, std=1.0, bias=kind == "bias").double()
+        layer = StackedLinear(stack, 3 + extra, 7, std=1.0, bias=kind == "bias").double()
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.normal_()
     x = torch.randn(2, 3, 2 * rows, 3, dtype=torch.float64)  # two draws per sample
     target = torch.randn(2, 1, rows, 7, dtype=torch.float64)
-    expected = (torch.cat([target, target], dim=2) - layer(x)).square().sum(-1)
-    found = layer.squared_error(x, target)
+    shared = torch.randn(2, 1, rows, extra, dtype=torch.float64) if extra else None
+    inputs = x
+    if shared is not None:
+        inputs = torch.cat([x, shared.repeat(1, 3, 2, 1)], dim=-1)
+    expected = (torch.cat([target, target], dim=2) - layer(inputs)).square().sum(-1)
+    found = layer.squared_error(x, target, shared)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     weights = torch.randn_like(expected)
     parameters = list(layer.parameters())

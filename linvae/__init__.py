@@ -8,7 +8,7 @@
 """
 
 from linvae.moments import Moments
-from linvae.spec import CVAESpec, HVAESpec, VAESpec
+from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, VAESpec
 from linvae.theory import (
     ObjectiveTerms,
     Solution,
@@ -16,18 +16,23 @@ from linvae.theory import (
     objective,
     solve,
 )
+from linvae.theory.stability import Stability, critical_correlation, stability
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ARVAESpec",
     "CVAESpec",
     "HVAESpec",
     "Moments",
     "ObjectiveTerms",
     "Solution",
+    "Stability",
     "UnboundedObjectiveError",
     "VAESpec",
     "__version__",
+    "critical_correlation",
     "objective",
     "solve",
+    "stability",
 ]

@@ -10,9 +10,13 @@ it to build the network, so the two cannot describe different models.
 | s       | decoder_variance    | variance of p(y|z_1); "learned"        | data units^2  |
 | eta_l^2 | prior_variance(s)   | variance of p(z_l|z_{l+1}), or p(z_L)  | latent units^2|
 | Sigma_l | encoder_variance(s) | covariance of q(z_l|z_{l-1})           | latent units^2|
+| gamma   | latent_reconstruction | weight of the latent reconstruction loss | nats/latent^2 |
+| kappa   | weight_decay        | weight of the squared norms of W and U | nats          |
 
 The objective that all of them share is minimised, in nats per sample:
-`objective = distortion + sum_l beta_l * rate_l`, the negative ELBO when every beta is 1.
+`objective = distortion + sum_l beta_l * rate_l + penalty`, the negative ELBO when every beta is 1
+and there is no penalty. `penalty = gamma/2 E|W dec(z) - z|^2 + kappa/2 (|W|^2 + |U|^2)`, z from the
+prior, dec(z) the decoder's mean and W dec(z) the encoder's mean there.
 """
 
 from __future__ import annotations
@@ -26,8 +30,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["CVAESpec", "HVAESpec", "LinearSpec", "VAESpec"]
+__all__ = ["LIKELIHOODS", "ARVAESpec", "CVAESpec", "HVAESpec", "LinearSpec", "VAESpec"]
 
+LIKELIHOODS = ("gaussian", "bernoulli", "poisson", "multinomial")
+Likelihood = Literal["gaussian", "bernoulli", "poisson", "multinomial"]
 DecoderVariance = float | Literal["learned"]
 EncoderVariance = float | tuple[float, ...] | None
 
@@ -79,6 +85,10 @@ class VAESpec:
     `encoder_variance`: None = Sigma learned, a float = Sigma fixed to that multiple of I, a
     sequence of `latent_dim` floats = Sigma fixed to that diagonal.
     `decoder_variance="learned"` goes with a learned encoder variance only.
+    `latent_reconstruction` (gamma) and `weight_decay` (kappa): see the module's objective.
+    `likelihood`: p(y|z) of the exponential family with natural parameter U z + constant; anything
+    but "gaussian" has no decoder variance, and only its collapsed point is understood
+    (`linvae.stability`).
     """
 
     latent_dim: int
@@ -87,6 +97,9 @@ class VAESpec:
     decoder_variance: DecoderVariance = 1.0
     prior_variance: float = 1.0
     encoder_variance: EncoderVariance = None
+    latent_reconstruction: float = 0.0
+    weight_decay: float = 0.0
+    likelihood: Likelihood = "gaussian"
 
     def __post_init__(self) -> None:
         """Validate every field and normalise sequences to tuples."""
@@ -96,6 +109,29 @@ class VAESpec:
         _set(self, prior_variance=_positive("prior_variance", self.prior_variance, where))
         _set(self, decoder_variance=_decoder_variance(self.decoder_variance, where))
         _set(self, encoder_variance=self._checked_encoder_variance(where))
+        for name in ("latent_reconstruction", "weight_decay"):
+            _set(self, **{name: _not_negative(name, getattr(self, name), where)})
+        self._check_penalties(where)
+        self._check_likelihood(where)
+
+    def _check_penalties(self, where: str) -> None:
+        if self.penalised and self.decoder_variance == "learned":
+            raise ValueError(
+                f"decoder_variance='learned' needs latent_reconstruction=0 and weight_decay=0 in "
+                f"{where}, got {self.latent_reconstruction} and {self.weight_decay}: no closed "
+                "form is known for them together; fix decoder_variance to a number"
+            )
+
+    def _check_likelihood(self, where: str) -> None:
+        if self.likelihood not in LIKELIHOODS:
+            raise ValueError(
+                f"likelihood={self.likelihood!r} must be one of {', '.join(LIKELIHOODS)} in {where}"
+            )
+        if self.likelihood != "gaussian" and self.decoder_variance != 1.0:
+            raise ValueError(
+                f"decoder_variance={self.decoder_variance!r} has no meaning with "
+                f"likelihood={self.likelihood!r} in {where}: leave it at 1.0"
+            )
 
     def _checked_encoder_variance(self, where: str) -> EncoderVariance:
         value = self.encoder_variance
@@ -116,6 +152,11 @@ class VAESpec:
                 f"in {where}: give one variance per latent unit, or a single float"
             )
         return entries
+
+    @property
+    def penalised(self) -> bool:
+        """True with a latent reconstruction loss or weight decay."""
+        return self.latent_reconstruction > 0 or self.weight_decay > 0
 
     @property
     def latent_dims(self) -> tuple[int, ...]:
@@ -155,20 +196,61 @@ class CVAESpec(VAESpec):
     q(z|x,y) = N(W1 x + W2 y, Sigma), p(y|x,z) = N(U1 z + U2 x, s I), p(z) = N(0, eta^2 I)
     (Dang et al. 2024, section 4.1). Fields as in `VAESpec`.
 
-    `encoder_sees="both"` is the published model. An encoder that sees the target only has no
-    closed-form optimum and is not offered yet.
+    `encoder_sees="both"` is the published model. With "target", W1 = 0 is fixed: collapse comes
+    earlier, and only the collapsed point is understood (`linvae.stability`).
     """
 
-    encoder_sees: Literal["both"] = dataclasses.field(default="both", kw_only=True)
+    encoder_sees: Literal["both", "target"] = dataclasses.field(default="both", kw_only=True)
 
     def __post_init__(self) -> None:
-        """Validate as `VAESpec`, and `encoder_sees`."""
+        """Validate as `VAESpec`, and `encoder_sees`; the likelihood must be Gaussian."""
         super().__post_init__()
-        if self.encoder_sees != "both":
+        _require_gaussian(self.likelihood, "CVAESpec")
+        if self.encoder_sees not in ("both", "target"):
             raise ValueError(
-                f"encoder_sees={self.encoder_sees!r} must be 'both' in CVAESpec: an encoder that "
-                "sees less has no closed-form optimum (only its local stability is known)"
+                f"encoder_sees={self.encoder_sees!r} must be 'both' or 'target' in CVAESpec"
             )
+
+
+@dataclass(frozen=True)
+class ARVAESpec(VAESpec):
+    """Linear VAE with an autoregressive decoder.
+
+    q(z|y) = N(W y, Sigma), p(y_t|y_<t, z) = N(u_t z + b_t y_<t, s), p(z) = N(0, eta^2 I).
+    Fields as in `VAESpec`, with learned Sigma and fixed s.
+
+    `order` says which coordinates the decoder sees when it predicts y_t: None = all before t, an
+    integer m = the last m, or a mask (d, d), row t true where y_t sees the coordinate, strictly
+    lower triangular. The optimum is known at full order; elsewhere only the collapsed point is.
+    """
+
+    order: int | tuple[tuple[int, ...], ...] | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Validate as `VAESpec`, and `order`; a mask becomes the tuple of columns of every row."""
+        super().__post_init__()
+        _require_gaussian(self.likelihood, "ARVAESpec")
+        if self.encoder_variance is not None or self.decoder_variance == "learned":
+            raise ValueError(
+                f"ARVAESpec needs encoder_variance=None and a fixed decoder_variance, got "
+                f"{self.encoder_variance!r} and {self.decoder_variance!r}: no closed form is known"
+            )
+        _set(self, order=_order(self.order))
+
+    def is_full(self, dim: int) -> bool:
+        """True where every coordinate sees all before it."""
+        return all(len(columns) == t for t, columns in enumerate(self.seen(dim)))
+
+    def seen(self, dim: int) -> list[range] | list[tuple[int, ...]]:
+        """The coordinates that each of `dim` coordinates sees, row by row."""
+        if isinstance(self.order, tuple):
+            if len(self.order) != dim:
+                raise ValueError(
+                    f"order is a mask of {len(self.order)} rows but the target has {dim} dimensions"
+                )
+            return list(self.order)
+        width = dim if self.order is None else self.order
+        return [range(max(0, t - width), t) for t in range(dim)]
 
 
 @dataclass(frozen=True, init=False)
@@ -268,6 +350,46 @@ def _positive(name: str, value: Any, where: str) -> float:
     if not (math.isfinite(number) and number > 0) or isinstance(value, (bool, str)):
         raise ValueError(f"{name}={value!r} must be a finite number > 0 in {where}")
     return number
+
+
+def _not_negative(name: str, value: Any, where: str) -> float:
+    zero = isinstance(value, (int, float)) and not isinstance(value, bool) and value == 0
+    try:
+        return 0.0 if zero else _positive(name, value, where)
+    except ValueError:
+        raise ValueError(f"{name}={value!r} must be a finite number >= 0 in {where}") from None
+
+
+def _require_gaussian(likelihood: str, where: str) -> None:
+    if likelihood != "gaussian":
+        raise ValueError(
+            f"likelihood={likelihood!r} must be 'gaussian' in {where}: use VAESpec for the others"
+        )
+
+
+def _order(value: Any) -> int | tuple[tuple[int, ...], ...] | None:
+    """An order as given, a mask as the columns of every row."""
+    if value is None:
+        return None
+    if not isinstance(value, Iterable):
+        integral = hasattr(value, "__index__") and not isinstance(value, bool)
+        if not integral or int(value) < 0:
+            raise ValueError(
+                f"order={value!r} must be None, an integer >= 0 or a mask in ARVAESpec"
+            )
+        return int(value)
+    rows = [tuple(row) for row in value]
+    if rows and rows[0]:  # a mask; as columns, the first row is empty
+        if any(len(row) != len(rows) for row in rows):
+            raise ValueError(f"order: the mask must be square, got {len(rows)} rows in ARVAESpec")
+        rows = [tuple(i for i, seen in enumerate(row) if seen) for row in rows]
+    late = [t for t, row in enumerate(rows) if any(not 0 <= i < t for i in row)]
+    if late:
+        raise ValueError(
+            f"order: row {late[0]} of the mask sees coordinate {max(rows[late[0]])}, but y_t may "
+            "see earlier coordinates only: make the mask strictly lower triangular"
+        )
+    return tuple(tuple(int(i) for i in row) for row in rows)
 
 
 def _dimension(name: str, value: Any, where: str) -> int:

@@ -59,6 +59,8 @@ class Setting:
     s: float | None  # None: learned
     sees: str  # coordinates of v that the encoder sees: "x", "y" or "xy"
     conditional_decoder: bool
+    gamma: float = 0.0  # latent reconstruction, plain VAE only
+    kappa: float = 0.0  # weight decay
 
     @property
     def d(self) -> int:
@@ -81,6 +83,8 @@ def setting_of(spec, moments: Moments) -> Setting:
         s=None if learned else float(spec.decoder_variance),
         sees=sees,
         conditional_decoder=conditional,
+        gamma=getattr(spec, "latent_reconstruction", 0.0),
+        kappa=getattr(spec, "weight_decay", 0.0),
     )
 
 
@@ -163,6 +167,13 @@ def value_and_gradient(p: Setting, w: Weights) -> tuple[float, Weights]:
     dE = 2 * G @ EC - 2 * price[0] * w.U[0].T @ FC
     dB = -2 * price[0] * (FC - w.U[0] @ EC)[:, : p.dx]
     dlog_s = p.d / 2 - price[0] * error_0
+    # E|W dec(z) - z|^2 = eta^2 |W U - I|^2 for z from the prior
+    circle = w.E[:, p.dx :] @ w.U[0] - np.eye(p.dims[0])
+    loss, slope = p.gamma * p.priors[0] / 2, p.gamma * p.priors[0]
+    value += loss * np.sum(circle**2) + p.kappa / 2 * (np.sum(w.E**2) + np.sum(w.U[0] ** 2))
+    dE[:, p.dx :] += slope * circle @ w.U[0].T
+    dE += p.kappa * w.E
+    dU[0] = dU[0] + slope * w.E[:, p.dx :].T @ circle + p.kappa * w.U[0]
     return float(value), Weights(dE, dB, dW, dU, dL, float(dlog_s))
 
 

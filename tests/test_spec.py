@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from linvae.moments import Moments
-from linvae.spec import CVAESpec, HVAESpec, VAESpec
+from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, VAESpec
 from linvae.theory import objective, solve
 
 NOT_POSITIVE = {
@@ -84,10 +84,29 @@ def test_latent_dim_must_be_a_positive_integer(kind, value):
         kind(value)
 
 
-@pytest.mark.parametrize("value", ["target", "condition", None, ""], ids=str)
-def test_encoder_sees_both_only(value):
-    with pytest.raises(ValueError, match=r"encoder_sees=.* must be 'both' in CVAESpec: an encoder"):
+@pytest.mark.parametrize("value", ["condition", None, ""], ids=str)
+def test_encoder_sees_both_or_target(value):
+    with pytest.raises(ValueError, match=r"encoder_sees=.* must be 'both' or 'target' in CVAESpec"):
         CVAESpec(2, encoder_sees=value)
+
+
+def test_likelihood_must_be_known_and_has_no_decoder_variance():
+    with pytest.raises(ValueError, match="likelihood='normal' must be one of gaussian, bernoulli"):
+        VAESpec(2, likelihood="normal")
+    with pytest.raises(ValueError, match=r"decoder_variance=0\.5 has no meaning with likelihood="):
+        VAESpec(2, likelihood="poisson", decoder_variance=0.5)
+    with pytest.raises(ValueError, match="likelihood='poisson' must be 'gaussian' in CVAESpec"):
+        CVAESpec(2, likelihood="poisson")
+
+
+def test_mask_is_kept_as_the_columns_of_every_row():
+    spec = ARVAESpec(2, order=[[0, 0, 0], [1, 0, 0], [0, 1, 0]])
+    assert spec.order == ((), (0,), (1,))
+    assert spec.scale_betas(2.0).order == spec.order
+    assert not spec.is_full(3)
+    assert ARVAESpec(2).is_full(3)
+    assert ARVAESpec(2, order=2).is_full(3)
+    assert [list(columns) for columns in ARVAESpec(2, order=1).seen(3)] == [[], [0], [1]]
 
 
 # --- hierarchies -------------------------------------------------------------------------------

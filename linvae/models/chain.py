@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from linvae.models.layers import StackedLinear, StackedMLP, StackShape
 from linvae.objectives import GaussianLevel, Terms, gaussian_distortion, gaussian_rate_per_unit
-from linvae.spec import CVAESpec, HVAESpec, LinearSpec
+from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LinearSpec, VAESpec
 
 __all__ = ["ARCHITECTURES", "StackedVAE", "build_model"]
 
@@ -50,6 +50,7 @@ class StackedVAE(nn.Module):
         super().__init__()
         if architecture not in ARCHITECTURES:
             raise ValueError(f"architecture={architecture!r} must be one of {ARCHITECTURES}")
+        _refuse_untrained(spec)
         self.spec, self.architecture, self.hidden = spec, architecture, hidden
         self.target_dim, self.condition_dim = target_dim, condition_dim
         self.scale, self.condition_scale = scale, condition_scale
@@ -57,7 +58,9 @@ class StackedVAE(nn.Module):
         self.seeds, self.n_points = stack.seeds, n_points
         self.encoder_sees_target = condition_dim == 0 or isinstance(spec, CVAESpec | HVAESpec)
         self.decoder_sees_condition = condition_dim > 0 and self.encoder_sees_target
-        sees = condition_dim + (target_dim if self.encoder_sees_target else 0)
+        target_only = isinstance(spec, CVAESpec) and spec.encoder_sees == "target"
+        self.encoder_sees_condition = condition_dim > 0 and not target_only
+        sees = condition_dim * self.encoder_sees_condition + target_dim * self.encoder_sees_target
         widths = [sees, *spec.latent_dims]
         self.encoders = nn.ModuleList()
         self.decoders = nn.ModuleList()
@@ -107,7 +110,9 @@ class StackedVAE(nn.Module):
         draws = noise[0].shape[1] // target.shape[1]
         y = target[:, None] / self.scale
         x = None if condition is None else condition[:, None] / self.condition_scale
-        below = _join(x, y if self.encoder_sees_target else None)
+        below = _join(
+            x if self.encoder_sees_condition else None, y if self.encoder_sees_target else None
+        )
         levels: list[GaussianLevel] = []
         latents: list[Tensor] = []
         for level in range(len(self.spec.latent_dims)):
@@ -153,13 +158,14 @@ class StackedVAE(nn.Module):
         U = [_member(self.decoders[i].weight, seed_index, point) for i in levels]
         Sigma = [np.diag(self._variance(i, seed_index, point)) for i in levels]
         dx, k = self.condition_dim, self.spec.latent_dims[0]
-        on_x, on_y = W[0][:, :dx] / self.condition_scale, W[0][:, dx:] / self.scale
+        seen = dx if self.encoder_sees_condition else 0
+        on_x, on_y = W[0][:, :seen] / self.condition_scale, W[0][:, seen:] / self.scale
         on_z, from_x = U[0][:, :k] * self.scale, U[0][:, k:] * self.scale / self.condition_scale
         s = self.decoder_variance().expand(len(self.seeds), self.n_points)
         learned = {} if self.log_s is None else {"s": _member(s, seed_index, point)}
         if isinstance(self.spec, CVAESpec):
-            named = {"W1": on_x, "W2": on_y, "U1": on_z, "U2": from_x, "Sigma": Sigma[0]}
-            return named | learned
+            named = {"W2": on_y, "U1": on_z, "U2": from_x, "Sigma": Sigma[0]} | learned
+            return named | ({"W1": on_x} if self.encoder_sees_condition else {})
         if not isinstance(self.spec, HVAESpec):
             return {"W": on_y if dx == 0 else on_x, "U": on_z, "Sigma": Sigma[0]} | learned
         named = {"W1": on_y, "U1": on_z} | ({"A": on_x, "B": from_x} if dx else {})
@@ -197,6 +203,18 @@ def build_model(
         seeds=seeds,
         n_points=n_points,
     ).to(target.device)
+
+
+def _refuse_untrained(spec: LinearSpec) -> None:
+    """ValueError for what theory knows and no network here trains yet."""
+    if isinstance(spec, ARVAESpec):
+        raise ValueError("ARVAESpec has no network yet: only its theory is there")
+    if isinstance(spec, VAESpec) and (spec.penalised or spec.likelihood != "gaussian"):
+        raise ValueError(
+            f"likelihood={spec.likelihood!r}, latent_reconstruction={spec.latent_reconstruction}, "
+            f"weight_decay={spec.weight_decay} are not trained yet: networks need "
+            "likelihood='gaussian' and no penalty"
+        )
 
 
 def _member(values: Any, seed_index: int, point: int) -> npt.NDArray[np.float64]:

@@ -1,7 +1,8 @@
 """Closed-form optima: `solve` (global optimum) and `objective` (exact, any weights).
 
 Dispatch only; the mathematics is in one file per theorem family: `modes` (what there is to
-explain), `elbo` (the objective), `vae` (one level), `hvae` (hierarchies).
+explain), `elbo` (the objective), `vae` (one level), `penalised` (one level with a latent
+reconstruction loss or weight decay), `hvae` (hierarchies), `stability` (collapsed points).
 """
 
 from __future__ import annotations
@@ -10,10 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from linvae.moments import Moments
-from linvae.spec import HVAESpec, LinearSpec, VAESpec
-from linvae.theory.elbo import Chain, ObjectiveTerms, objective
+from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LinearSpec, VAESpec
+from linvae.theory.elbo import (
+    Chain,
+    ObjectiveTerms,
+    objective,
+    penalty_terms,
+    refuse_other_likelihoods,
+)
 from linvae.theory.hvae import solve_hierarchy
 from linvae.theory.modes import Modes, mode_decomposition
+from linvae.theory.penalised import solve_penalised
 from linvae.theory.solution import ModeStates, Solution, UnboundedObjectiveError
 from linvae.theory.vae import solve_one_level
 
@@ -26,32 +34,66 @@ def solve(spec: LinearSpec, moments: Moments, *, allow_unbounded: bool = False) 
     """The global optimum of the linear model `spec` on `moments`.
 
     Raises UnboundedObjectiveError where there is none, unless `allow_unbounded`: then the
-    solution has status "unbounded", objective -inf and NaN arrays.
+    solution has status "unbounded", objective -inf and NaN arrays. Raises ValueError where the
+    global optimum is not known; the message says which call answers instead.
     """
-    modes = mode_decomposition(spec, moments)
     if isinstance(spec, HVAESpec):
-        states = solve_hierarchy(spec, modes, allow_unbounded)
+        states = solve_hierarchy(spec, modes := mode_decomposition(spec, moments), allow_unbounded)
     elif isinstance(spec, VAESpec):
-        states = solve_one_level(spec, modes, allow_unbounded)
+        refuse_other_likelihoods(spec, "solve")
+        modes = mode_decomposition(spec, moments)
+        _refuse_unknown_optimum(spec, moments, modes)
+        if spec.penalised:
+            states = solve_penalised(spec, modes)
+        else:
+            states = solve_one_level(spec, modes, allow_unbounded)
     else:
-        raise ValueError(f"spec={spec!r} must be a VAESpec, CVAESpec or HVAESpec")
+        raise ValueError(f"spec={spec!r} must be a VAESpec, CVAESpec, ARVAESpec or HVAESpec")
     if states.status == "unbounded":
         return _unbounded_solution(states)
     return _solution(spec, moments, modes, states)
+
+
+def _refuse_unknown_optimum(spec: VAESpec, moments: Moments, modes: Modes) -> None:
+    """ValueError, by name, for the models whose global optimum is not known."""
+    way_out = "use stability(spec, moments) for the threshold of the collapsed point"
+    if isinstance(spec, CVAESpec) and spec.encoder_sees == "target":
+        raise ValueError(f"encoder_sees='target' has no known global optimum: {way_out}")
+    if spec.penalised and moments.condition_dim > 0:
+        raise ValueError(
+            f"latent_reconstruction={spec.latent_reconstruction}, weight_decay={spec.weight_decay} "
+            f"have no known global optimum with a condition: {way_out}"
+        )
+    if not isinstance(spec, ARVAESpec) or spec.order == 0:
+        return
+    if not spec.is_full(moments.target_dim) or spec.penalised:
+        raise ValueError(
+            "ARVAESpec has a known global optimum only with order=None or 0 and without "
+            f"penalties: {way_out}"
+        )
+    active = int(np.sum(modes.variances > spec.beta * float(spec.decoder_variance)))
+    if spec.latent_dim < active:
+        raise ValueError(
+            f"latent_dim={spec.latent_dim} is below the {active} innovations above beta * "
+            f"decoder_variance: the optimum of ARVAESpec is not known there; use latent_dim >= "
+            f"{active}, or {way_out}"
+        )
 
 
 def _solution(spec: LinearSpec, moments: Moments, modes: Modes, states: ModeStates) -> Solution:
     r, m, s = states.noise_fractions, states.second_moments, states.decoder_variance
     theta2 = np.zeros(r.shape[1])
     theta2[: len(modes.variances)] = modes.variances
-    squared_error = modes.unexplained + float(np.sum(theta2 * r[0]))
+    chain, mode_errors = _chain(moments, modes, states, theta2)
+    squared_error = modes.unexplained + float(np.sum(mode_errors))
     distortion = moments.target_dim / 2 * np.log(2 * np.pi * s) + squared_error / (2 * s)
     mode_rates = _mode_rates(spec, r, m)
     rates = mode_rates.sum(axis=1)
     critical_betas = states.critical_scale * spec.betas[0]
-    weights = _chain(moments, modes, states, theta2).to_weights(spec, moments)
+    weights = chain.to_weights(spec, moments)
+    penalty = penalty_terms(spec, moments, chain) if isinstance(spec, VAESpec) else 0.0
     return Solution(
-        objective=float(distortion + np.dot(spec.betas, rates)),
+        objective=float(distortion + np.dot(spec.betas, rates)) + penalty,
         distortion=float(distortion),
         rates=rates,
         mode_variances=theta2,
@@ -64,6 +106,7 @@ def _solution(spec: LinearSpec, moments: Moments, modes: Modes, states: ModeStat
         critical_decoder_variance=states.critical_scale[0] * s,
         weights=weights,
         status=states.status,
+        penalty=penalty,
     )
 
 
@@ -76,10 +119,15 @@ def _mode_rates(spec: LinearSpec, r: Array, m: Array) -> Array:
     return rates
 
 
-def _chain(moments: Moments, modes: Modes, states: ModeStates, theta2: Array) -> Chain:
-    """Optimal matrices: w_l^2 = m_l (1 - r_l)/m_{l-1} and u_l = w_l m_{l-1}/m_l, m_0 = theta^2."""
+def _chain(
+    moments: Moments, modes: Modes, states: ModeStates, theta2: Array
+) -> tuple[Chain, Array]:
+    """Optimal matrices, w_l^2 = m_l (1 - r_l)/m_{l-1} and u_l = w_l m_{l-1}/m_l, m_0 = theta^2.
+
+    And the squared error of every mode: theta^2 r_1, or that of a decoder weight held by a penalty.
+    """
     r, m = states.noise_fractions, states.second_moments
-    W, U, Sigma = [], [], []
+    W, U, Sigma, mode_errors = [], [], [], theta2 * r[0]
     below, units_below = theta2, np.arange(moments.target_dim)
     for level, units in enumerate(states.units):
         k, k_below = len(units), len(units_below)
@@ -88,18 +136,23 @@ def _chain(moments: Moments, modes: Modes, states: ModeStates, theta2: Array) ->
         scale = np.sqrt(below[:n])
         w = np.divide(gain, scale, out=np.zeros(n), where=gain > 0)
         u = gain * scale / m[level, :n]
+        if states.decoder_gains is not None:
+            u = states.decoder_gains[:n]
+            noise = (r * m)[level, :n]
+            mode_errors[:n] = theta2[:n] * (1 - u * w) ** 2 + u**2 * noise
         W.append(_place(w, units[:n], units_below[:n], (k, k_below)))
         U.append(_place(u, units_below[:n], units[:n], (k_below, k)))
         Sigma.append(_place((r * m)[level, :k], units, units, (k, k)))
         below, units_below = m[level], units
-    return Chain(
+    chain = Chain(
         encoder=_rotate_rows(W[0], modes.readout),
-        condition_map=modes.condition_map,
+        skip=modes.skip,
         W=tuple(W[1:]),
         U=(_rotate_rows(U[0].T, modes.basis.T).T, *U[1:]),
         Sigma=tuple(Sigma),
         s=states.decoder_variance,
     )
+    return chain, mode_errors
 
 
 def _rotate_rows(diagonal: Array, rows: Array) -> Array:

@@ -2,15 +2,19 @@
 
 Chain: v = (x, y) the data, z_0 = y.
 
-    q(z_1|v) = N(W v, Sigma_1)             p(y|z_1,x) = N(U_1 z_1 + B x, s I)
+    q(z_1|v) = N(W v, Sigma_1)             p(y|z_1,v) = N(U_1 z_1 + B v, s I)
     q(z_l|z_{l-1}) = N(W_l z_{l-1}, Sigma_l)   p(z_{l-1}|z_l) = N(U_l z_l, eta_{l-1}^2 I)
     p(z_L) = N(0, eta_L^2 I)
 
 With M_1 = W C W^T + Sigma_1 and M_l = W_l M_{l-1} W_l^T + Sigma_l the second moments of the levels,
 
-    distortion = d/2 log(2 pi s) + E|y - U_1 z_1 - B x|^2 / (2 s)
+    distortion = d/2 log(2 pi s) + E|y - U_1 z_1 - B v|^2 / (2 s)
     rate_l = 1/2 [ E|z_l - U_{l+1} z_{l+1}|^2 / eta_l^2 - k_l - log det Sigma_l + k_l log eta_l^2 ]
-    objective = distortion + sum_l beta_l rate_l                    (nats per sample, minimised)
+    penalty = gamma/2 E|W v(z) - z|^2 + kappa/2 (|W|^2 + |U|^2),   z ~ N(0, eta^2 I),
+              v(z) = (x, the decoder's mean of y given z and x)     (one level only)
+    objective = distortion + sum_l beta_l rate_l + penalty          (nats per sample, minimised)
+
+B acts on x in conditional models, on earlier coordinates of y in autoregressive ones, else 0.
 
 Names of the weights, float64 matrices:
 
@@ -18,6 +22,7 @@ Names of the weights, float64 matrices:
 |---------------------------|------------------|---------------|--------------------|
 | VAESpec                   | W (k, d or dx)   | U (d, k)      | Sigma (k, k)       |
 | CVAESpec                  | W1 (x), W2 (y)   | U1 (z), U2 (x)| Sigma              |
+| ARVAESpec                 | W (k, d)         | U, B (d, d)   | Sigma              |
 | HVAESpec                  | W1 ... WL        | U1 ... UL     | Sigma1 ... SigmaL  |
 | HVAESpec with a condition | and A (k_1, dx)  | and B (d, dx) |                    |
 
@@ -35,7 +40,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linvae.moments import Moments
-from linvae.spec import CVAESpec, HVAESpec, LinearSpec
+from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LinearSpec, VAESpec
 from linvae.theory.modes import sees_condition_only
 
 __all__ = ["Chain", "ObjectiveTerms", "objective"]
@@ -45,11 +50,12 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class ObjectiveTerms:
-    """objective = distortion + sum beta_l rates[l], all in nats per sample."""
+    """objective = distortion + sum beta_l rates[l] + penalty, all in nats per sample."""
 
     objective: float
     distortion: float
     rates: Array
+    penalty: float = 0.0
 
     def to_rows(self) -> list[dict[str, Any]]:
         """One row per term."""
@@ -58,15 +64,16 @@ class ObjectiveTerms:
             {"term": "objective", "nats": self.objective},
             {"term": "distortion", "nats": self.distortion},
             *rates,
+            {"term": "penalty", "nats": self.penalty},
         ]
 
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """The weights of any spec in one form; `encoder` is W on the joint vector v = (x, y)."""
+    """The weights of any spec in one form; `encoder` W and `skip` B act on v = (x, y)."""
 
     encoder: Array
-    condition_map: Array
+    skip: Array
     W: tuple[Array, ...]
     U: tuple[Array, ...]
     Sigma: tuple[Array, ...]
@@ -81,13 +88,14 @@ class Chain:
             for level, (U, Sigma) in enumerate(zip(self.U, self.Sigma, strict=True), start=1):
                 named[f"W{level}"] = on_y if level == 1 else self.W[level - 2]
                 named |= {f"U{level}": U, f"Sigma{level}": Sigma}
-            named |= {"A": on_x, "B": self.condition_map} if dx else {}
+            named |= {"A": on_x, "B": self.skip[:, :dx]} if dx else {}
         elif isinstance(spec, CVAESpec):
-            named = {"W1": on_x, "W2": on_y, "U1": self.U[0], "U2": self.condition_map}
+            named = {"W1": on_x, "W2": on_y, "U1": self.U[0], "U2": self.skip[:, :dx]}
             named["Sigma"] = self.Sigma[0]
         else:
             on_input = on_x if sees_condition_only(spec, moments) else on_y
             named = {"W": on_input, "U": self.U[0], "Sigma": self.Sigma[0]}
+            named |= {"B": self.skip} if isinstance(spec, ARVAESpec) else {}
         if spec.decoder_variance == "learned":
             named["s"] = np.array(self.s)
         return named
@@ -101,24 +109,27 @@ class Chain:
         d, dx, dims = moments.target_dim, moments.condition_dim, spec.latent_dims
         levels = range(2, len(dims) + 1)
         zero_x, zero_y = np.zeros((dims[0], dx)), np.zeros((dims[0], d))
-        B = np.zeros((d, dx))
+        B, A = np.zeros((d, dx)), np.zeros((d, d))  # the parts of the skip on x and on y
         if isinstance(spec, HVAESpec):
             on_x = reader.matrix("A", (dims[0], dx)) if dx else zero_x
             B = reader.matrix("B", (d, dx)) if dx else B
             on_y, U1 = reader.matrix("W1", (dims[0], d)), reader.matrix("U1", (d, dims[0]))
         elif isinstance(spec, CVAESpec):
-            on_x, on_y = reader.matrix("W1", (dims[0], dx)), reader.matrix("W2", (dims[0], d))
+            on_x = reader.matrix("W1", (dims[0], dx)) if spec.encoder_sees == "both" else zero_x
+            on_y = reader.matrix("W2", (dims[0], d))
             U1, B = reader.matrix("U1", (d, dims[0])), reader.matrix("U2", (d, dx))
         else:
             general = sees_condition_only(spec, moments)
             W = reader.matrix("W", (dims[0], dx if general else d))
             on_x, on_y = (W, zero_y) if general else (zero_x, W)
             U1 = reader.matrix("U", (d, dims[0]))
+            A = reader.autoregression(spec, d) if isinstance(spec, ARVAESpec) else A
         W_upper = [reader.matrix(f"W{i}", (dims[i - 1], dims[i - 2])) for i in levels]
         U_upper = [reader.matrix(f"U{i}", (dims[i - 2], dims[i - 1])) for i in levels]
         Sigma = [reader.covariance(i) for i in range(len(dims))]
         encoder = np.concatenate([on_x, on_y], axis=1)
-        return cls(encoder, B, tuple(W_upper), (U1, *U_upper), tuple(Sigma), reader.scalar_s())
+        skip = np.concatenate([B, A], axis=1)
+        return cls(encoder, skip, tuple(W_upper), (U1, *U_upper), tuple(Sigma), reader.scalar_s())
 
 
 def objective(
@@ -128,19 +139,29 @@ def objective(
 
     `weights`: the matrices of the module's table. Raises ValueError for a missing or misshapen
     matrix, an encoder covariance that is not positive definite, or one that differs from the
-    variance fixed by the spec. Equality that a test checks:
-    `objective(spec, moments, solve(spec, moments).weights).objective == solve(...).objective`.
+    variance fixed by the spec, and for a likelihood that is not Gaussian. Equality that a test
+    checks: `objective(spec, moments, solve(spec, moments).weights) == solve(...).objective`.
     """
+    refuse_other_likelihoods(spec, "objective")
     return chain_terms(spec, moments, Chain.from_weights(spec, moments, weights))
+
+
+def refuse_other_likelihoods(spec: LinearSpec, what: str) -> None:
+    """ValueError unless the decoder is Gaussian."""
+    likelihood = getattr(spec, "likelihood", "gaussian")
+    if likelihood != "gaussian":
+        raise ValueError(
+            f"likelihood={likelihood!r} has no closed form for {what}: only its collapsed point is "
+            "understood; use stability(spec, moments)"
+        )
 
 
 def chain_terms(spec: LinearSpec, moments: Moments, chain: Chain) -> ObjectiveTerms:
     """The objective of a chain: the formulas of the module's docstring."""
     C, d, dx = moments.covariance, moments.target_dim, moments.condition_dim
     Sigma, U = chain.Sigma, chain.U
-    error = -U[0] @ chain.encoder
+    error = -U[0] @ chain.encoder - chain.skip
     error[:, dx:] += np.eye(d)
-    error[:, :dx] -= chain.condition_map
     square = np.sum((error @ C) * error) + np.sum((U[0] @ Sigma[0]) * U[0])
     distortion = d / 2 * np.log(2 * np.pi * chain.s) + square / (2 * chain.s)
     M = chain.encoder @ C @ chain.encoder.T + Sigma[0]
@@ -156,8 +177,25 @@ def chain_terms(spec: LinearSpec, moments: Moments, chain: Chain) -> ObjectiveTe
         log_det = np.linalg.slogdet(Sigma[level])[1]
         rates.append(((np.trace(mismatch) + spread) / eta2 - k - log_det + k * np.log(eta2)) / 2)
         M = M_next
-    total = distortion + float(np.dot(spec.betas, rates))
-    return ObjectiveTerms(float(total), float(distortion), np.array(rates))
+    penalty = penalty_terms(spec, moments, chain) if isinstance(spec, VAESpec) else 0.0
+    total = distortion + float(np.dot(spec.betas, rates)) + penalty
+    return ObjectiveTerms(float(total), float(distortion), np.array(rates), penalty)
+
+
+def penalty_terms(spec: VAESpec, moments: Moments, chain: Chain) -> float:
+    """gamma/2 E|W v(z) - z|^2 + kappa/2 (|W|^2 + |U|^2), z from the prior."""
+    if not spec.penalised:
+        return 0.0
+    W, U, penalty = chain.encoder, chain.U[0], 0.0
+    if spec.latent_reconstruction > 0:
+        d, dx = moments.target_dim, moments.condition_dim
+        decode = np.linalg.solve(np.eye(d) - chain.skip[:, dx:], np.eye(d))
+        through_z = W[:, dx:] @ decode @ U - np.eye(len(W))
+        through_x = W[:, :dx] + W[:, dx:] @ decode @ chain.skip[:, :dx]
+        from_x = np.sum((through_x @ moments.covariance[:dx, :dx]) * through_x)
+        error = spec.prior_variance * np.sum(through_z**2) + from_x
+        penalty += spec.latent_reconstruction / 2 * float(error)
+    return penalty + spec.weight_decay / 2 * float(np.sum(W**2) + np.sum(U**2))
 
 
 class _Reader:
@@ -195,6 +233,19 @@ class _Reader:
                 f"weights[{name!r}] differs from the encoder variance {fixed} fixed by {self.kind}"
             )
         return Sigma
+
+    def autoregression(self, spec: ARVAESpec, d: int) -> Array:
+        B = self.matrix("B", (d, d))
+        allowed = np.zeros((d, d), dtype=bool)
+        for t, columns in enumerate(spec.seen(d)):
+            allowed[t, list(columns)] = True
+        if np.any(B[~allowed]):
+            row, column = np.argwhere((B != 0) & ~allowed)[0]
+            raise ValueError(
+                f"weights['B'][{row}, {column}] must be 0 in {self.kind}: the order of the decoder "
+                f"does not let y_{row} see y_{column}"
+            )
+        return B
 
     def scalar_s(self) -> float:
         if self.spec.decoder_variance != "learned":

@@ -8,19 +8,25 @@ part of the target y that the latents can and must carry (v = the joint vector (
 | VAE, encoder sees y           | y                           | Cov(y)                          |
 | VAE, encoder sees x only      | R x = E_linear[y | x]       | Cov(y,x) Cov(x)^+ Cov(x,y)      |
 | conditional (VAE, hierarchy)  | y - R x                     | Cov(y|x)                        |
+| autoregressive decoder        | (I - A) y, A regresses y_t  | Cov of the prediction errors;   |
+|                               | on the coordinates it sees  | at full order diag(innovations) |
 
 | symbol    | field        | shape      | unit         |
 |-----------|--------------|------------|--------------|
 | theta_i^2 | variances    | (d,)       | data units^2 |
 | Q         | basis        | (d, d)     | -            |
 | Q^T P     | readout      | (d, dx + d)| -            |
-| B         | condition_map| (d, dx)    | -            |
+| B         | skip         | (d, dx + d)| -            |
 | -         | unexplained  | scalar     | data units^2 |
 
 Cov(e) = Q diag(theta^2) Q^T; `unexplained` is the part of tr Cov(y) (or of tr Cov(y|x)) that no
-latent can reach; B is what the decoder of a conditional model adds, B x. The scores Q^T P v of the
+latent can reach; B v is what the decoder adds by itself, R x or A y. The scores Q^T P v of the
 modes are uncorrelated with variances theta^2. Sources: Wang & Ziyin 2022, Prop. 1; Dang et al.
 2024, Theorem 2 (E there).
+
+At full order the innovation variances are the modes because no unit lower triangular I - A can
+push the spectrum of the prediction errors below them (log-majorisation); with latent_dim below the
+number of active ones, or at a lower order, the best A is not the regression and is not known.
 """
 
 from __future__ import annotations
@@ -30,11 +36,12 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import solve_triangular
 
 from linvae.moments import Moments
-from linvae.spec import CVAESpec, HVAESpec, LinearSpec
+from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LinearSpec
 
-__all__ = ["Modes", "mode_decomposition", "sees_condition_only"]
+__all__ = ["Modes", "autoregression", "mode_decomposition", "sees_condition_only"]
 
 Array = npt.NDArray[np.float64]
 
@@ -46,7 +53,7 @@ class Modes:
     variances: Array
     basis: Array
     readout: Array
-    condition_map: Array
+    skip: Array
     unexplained: float
 
 
@@ -59,8 +66,10 @@ def sees_condition_only(spec: LinearSpec, moments: Moments) -> bool:
 def mode_decomposition(spec: LinearSpec, moments: Moments) -> Modes:
     """Modes of `spec` on `moments`, variances descending.
 
-    Raises ValueError for a CVAESpec on moments without a condition.
+    Raises ValueError for a CVAESpec on moments without a condition, an ARVAESpec on moments with.
     """
+    if isinstance(spec, ARVAESpec):
+        return _autoregressive_modes(spec, moments)
     if isinstance(spec, CVAESpec) and moments.condition_dim == 0:
         raise ValueError(
             "moments have condition_dim=0 but CVAESpec needs a condition: use "
@@ -73,7 +82,8 @@ def mode_decomposition(spec: LinearSpec, moments: Moments) -> Modes:
 def _decompose(moments: Moments, general: bool) -> Modes:
     d, dx = moments.target_dim, moments.condition_dim
     R = moments.regression
-    covariance, unexplained, condition_map = moments.residual_covariance, 0.0, R
+    covariance, unexplained = moments.residual_covariance, 0.0
+    skip = np.concatenate([R, np.zeros((d, d))], axis=1)
     # variances below the rounding of Cov(y) are exactly zero: they can never be called active
     # (10: three times the largest rounding seen in Cov(y|x), ill-conditioned conditions included)
     rounding = 10 * (dx + d) * np.finfo(np.float64).eps
@@ -81,14 +91,64 @@ def _decompose(moments: Moments, general: bool) -> Modes:
     if general:
         rest = float(np.trace(covariance))
         unexplained = rest if rest > d * rounding * largest else 0.0
-        covariance, condition_map = moments.explained_covariance, np.zeros((d, dx))
+        covariance, skip = moments.explained_covariance, np.zeros((d, dx + d))
     values, vectors = np.linalg.eigh(covariance)
     floor = rounding * max(float(values[-1]), largest)
     variances = np.where(values > floor, values, 0.0)[::-1].copy()
     Q = _fix_signs(vectors[:, ::-1])
     on_x, on_y = (Q.T @ R, np.zeros((d, d))) if general else (-Q.T @ R, Q.T)
     readout = np.concatenate([on_x, on_y], axis=1)
-    return Modes(variances, Q, readout, condition_map, unexplained)
+    return Modes(variances, Q, readout, skip, unexplained)
+
+
+def autoregression(spec: ARVAESpec, moments: Moments) -> tuple[Array, Array]:
+    """A (d, d), the regression of every y_t on what it sees, and the covariance of the errors.
+
+    At full order by elimination, which is exact for singular covariances too: the errors are then
+    the innovations y_t - E[y_t | y_<t], with variances the squared diagonal of the Cholesky factor.
+    """
+    if moments.condition_dim > 0:
+        raise ValueError(
+            f"moments have condition_dim={moments.condition_dim} but ARVAESpec takes no condition: "
+            "use the moments of the target alone"
+        )
+    C, d = moments.covariance, moments.target_dim
+    seen = spec.seen(d)
+    if spec.is_full(d):
+        lower, innovations = _eliminate(C)
+        inverse = solve_triangular(lower, np.eye(d), lower=True, unit_diagonal=True)
+        return np.eye(d) - inverse, np.diag(innovations)
+    A = np.zeros((d, d))
+    for t, columns in enumerate(seen):
+        index = list(columns)
+        A[t, index] = np.linalg.pinv(C[np.ix_(index, index)], hermitian=True) @ C[index, t]
+    errors = (np.eye(d) - A) @ C @ (np.eye(d) - A).T
+    return A, (errors + errors.T) / 2
+
+
+def _eliminate(C: Array) -> tuple[Array, Array]:
+    """C = L diag(v) L^T with L unit lower triangular; a zero v takes a zero column."""
+    d = len(C)
+    rest, lower, variances = C.copy(), np.eye(d), np.zeros(d)
+    floor = 10 * d * np.finfo(np.float64).eps * float(np.diag(C).max())  # rounding, as below
+    for t in range(d):
+        if rest[t, t] > floor:
+            variances[t] = rest[t, t]
+            lower[t + 1 :, t] = rest[t + 1 :, t] / rest[t, t]
+            rest[t + 1 :, t + 1 :] -= np.outer(lower[t + 1 :, t], rest[t, t + 1 :])
+    return lower, variances
+
+
+def _autoregressive_modes(spec: ARVAESpec, moments: Moments) -> Modes:
+    A, errors = autoregression(spec, moments)
+    variances, Q = np.diag(errors), np.eye(len(errors))
+    if not spec.is_full(len(errors)):
+        values, Q = np.linalg.eigh(errors)
+        floor = 10 * len(errors) * np.finfo(np.float64).eps * float(variances.max())
+        variances = np.where(values > floor, values, 0.0)
+    order = np.argsort(-variances, kind="stable")
+    Q = _fix_signs(Q[:, order])
+    return Modes(variances[order], Q, Q.T @ (np.eye(len(A)) - A), A, 0.0)
 
 
 def _fix_signs(basis: Array) -> Array:

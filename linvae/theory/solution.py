@@ -26,6 +26,8 @@ class ModeStates:
     `noise_fractions` r_l = sigma_l^2 / m_l and `second_moments` m_l; NaN second moments where the
     level has no unit for the mode. `critical_scale`: factor on all betas at which the level of the
     mode collapses (NaN without a unit). `units[l][i]` is the unit of level l that carries mode i.
+    `decoder_gains`: the decoder weight u of every mode where a penalty keeps it from its best
+    response w theta^2/m; None where it is that.
     """
 
     noise_fractions: Array
@@ -34,6 +36,7 @@ class ModeStates:
     units: tuple[npt.NDArray[np.intp], ...]
     decoder_variance: float
     status: Status
+    decoder_gains: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,9 +48,10 @@ class Solution:
 
     | field                     | meaning                                              | unit   |
     |---------------------------|------------------------------------------------------|--------|
-    | objective                 | distortion + sum_l beta_l rates[l]                   | nats   |
+    | objective                 | distortion + sum_l beta_l rates[l] + penalty         | nats   |
     | distortion                | E[-log p(y|z_1)], all constants                      | nats   |
     | rates                     | E KL of each level, (levels,)                        | nats   |
+    | penalty                   | latent reconstruction and weight decay, `linvae.spec`| nats   |
     | mode_variances            | theta_i^2, (modes,)                                  | data^2 |
     | decoder_variance          | s, the optimal one where it is learned               | data^2 |
     | noise_fractions           | r = encoder variance/second moment; 1 = collapsed    | -      |
@@ -83,6 +87,7 @@ class Solution:
     critical_decoder_variance: Array
     weights: dict[str, Array]
     status: Status
+    penalty: float = 0.0
 
     @property
     def collapsed(self) -> npt.NDArray[np.bool_]:

@@ -38,6 +38,7 @@ CONDITIONAL = {
     "general-fixed": VAESpec(2, decoder_variance=0.5, encoder_variance=0.3),
     "general-learned-s": VAESpec(2, decoder_variance="learned"),
     "cvae": CVAESpec(3, beta=0.7, decoder_variance=0.5, prior_variance=1.7),
+    "cvae-target": CVAESpec(3, beta=0.7, decoder_variance=0.5, encoder_sees="target"),
     "cvae-diagonal": CVAESpec(2, encoder_variance=(0.2, 0.9)),
     "cvae-learned-s": CVAESpec(2, beta=1.5, decoder_variance="learned"),
     "conditional-hvae2": HVAESpec((3, 2), betas=(0.6, 1.3), decoder_variance=0.4),

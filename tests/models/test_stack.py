@@ -8,7 +8,7 @@ import torch
 
 from linvae.models import ARCHITECTURES, build_model
 from linvae.models.layers import StackedLinear, StackedMLP, StackShape
-from linvae.spec import CVAESpec, HVAESpec, VAESpec
+from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, VAESpec
 
 N, D, DX = 12, 5, 3
 SPECS = {
@@ -17,6 +17,7 @@ SPECS = {
     "vae-learned-s": (VAESpec(4, decoder_variance="learned"), False),
     "general": (VAESpec(2), True),
     "cvae": (CVAESpec(2), True),
+    "cvae-target": (CVAESpec(2, encoder_sees="target"), True),
     "hvae2": (HVAESpec((4, 2)), False),
     "hvae3": (HVAESpec((3, 2, 4), encoder_variances=(None, 0.5, None)), False),
     "conditional-hvae2": (HVAESpec((4, 2)), True),
@@ -27,6 +28,7 @@ WEIGHT_SHAPES = {
     "vae-learned-s": {"W": (4, D), "U": (D, 4), "Sigma": (4, 4), "s": ()},
     "general": {"W": (2, DX), "U": (D, 2), "Sigma": (2, 2)},
     "cvae": {"W1": (2, DX), "W2": (2, D), "U1": (D, 2), "U2": (D, DX), "Sigma": (2, 2)},
+    "cvae-target": {"W2": (2, D), "U1": (D, 2), "U2": (D, DX), "Sigma": (2, 2)},
     "hvae2": {"W1": (4, D), "U1": (D, 4), "Sigma1": (4, 4)}
     | {"W2": (2, 4), "U2": (4, 2), "Sigma2": (2, 2)},
     "hvae3": {"W1": (3, D), "U1": (D, 3), "Sigma1": (3, 3)}
@@ -41,6 +43,21 @@ def arrays(with_condition: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
     generator = torch.Generator().manual_seed(0)
     target = 3 * torch.randn(N, D, generator=generator)
     return target, 7 * torch.randn(N, DX, generator=generator) if with_condition else None
+
+
+UNTRAINED = {
+    "likelihood": (VAESpec(2, likelihood="bernoulli"), "likelihood='bernoulli'.* not trained yet"),
+    "loss": (VAESpec(2, latent_reconstruction=0.1), "latent_reconstruction=0.1.* not trained yet"),
+    "decay": (VAESpec(2, weight_decay=0.1), "weight_decay=0.1 are not trained yet"),
+    "autoregressive": (ARVAESpec(2), "ARVAESpec has no network yet"),
+}
+
+
+@pytest.mark.parametrize("case", UNTRAINED.values(), ids=UNTRAINED.keys())
+def test_what_is_not_trained_is_refused(case):
+    spec, message = case
+    with pytest.raises(ValueError, match=message):
+        build_model(spec, arrays(False)[0])
 
 
 def stack(name: str, architecture: str = "linear", **options):

@@ -108,8 +108,15 @@ def test_rows_are_the_terms():
     solution = solve(problem.spec, problem.moments)
     result = objective(problem.spec, problem.moments, solution.weights)
     rows = result.to_rows()
-    assert [row["term"] for row in rows] == ["objective", "distortion", "rate_1", "rate_2"]
-    assert [row["nats"] for row in rows] == [result.objective, result.distortion, *result.rates]
+    assert [row["term"] for row in rows] == [
+        "objective",
+        "distortion",
+        "rate_1",
+        "rate_2",
+        "penalty",
+    ]
+    values = [result.objective, result.distortion, *result.rates, result.penalty]
+    assert [row["nats"] for row in rows] == values
 
 
 # --- errors -----------------------------------------------------------------------------------

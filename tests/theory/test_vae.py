@@ -182,7 +182,7 @@ def test_unknown_specification_is_refused():
     class Chain:
         latent_dims = (1,)
 
-    with pytest.raises(ValueError, match="must be a VAESpec, CVAESpec or HVAESpec"):
+    with pytest.raises(ValueError, match="must be a VAESpec, CVAESpec, ARVAESpec or HVAESpec"):
         solve(Chain(), _diagonal(1.0))  # type: ignore[arg-type]
 
 

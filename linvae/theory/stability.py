@@ -1,0 +1,263 @@
+"""Local stability of the collapsed point: a threshold that smooth networks share.
+
+At the collapsed point the decoder outputs its best constant (or its best function of what it sees
+besides z) and the encoder the prior, or its fixed variance v. There every smooth network is linear
+to second order: decoder parameter = constant + U z, encoder mean = W e, and the objective changes
+by
+
+    Q(U, W) = 1/2 tr U^T (v F + kappa) U - tr U^T C W^T + 1/2 tr W (beta C_e/eta^2 + kappa) W^T
+
+| model                        | e      | F                  | C                               |
+|------------------------------|--------|--------------------|---------------------------------|
+| Gaussian decoder, VAE        | y      | I/s                | Cov(y)/s                        |
+| VAE on moments with x        | x      | I/s                | Cov(y, x)/s                     |
+| CVAE, encoder sees both      | (x, y) | I/s                | Cov(y - R x, e)/s               |
+| CVAE, encoder sees target    | y      | I/s                | Cov(y|x)/s                      |
+| autoregressive decoder       | y      | I/s                | (I - A) Cov(y)/s                |
+| Bernoulli, Poisson           | y      | diag p(1-p), diag p| Cov(y)                          |
+| multinomial, mean counts n p | y      | n (diag p - p p^T) | (I - p 1^T) Cov(y)              |
+
+with C_e = Cov(e), kappa the weight decay and v = eta^2 where the encoder variance is learned (the
+smallest of a fixed diagonal). A latent reconstruction loss adds gamma eta^2 times the derivative of
+the decoder's mean by its parameter to C. So the collapsed point is a minimum iff beta exceeds
+
+    beta_i = eta^2 * generalised eigenvalues of (C^T (v F + kappa)^-1 C - kappa, C_e)
+
+from the first. Special cases that tests check: theta_i^2/s for the VAE, eigenvalues of Cov(y|x)/s
+for the CVAE, of (Cov(y|x)^2, Cov(y))/s where the encoder sees the target, the largest innovation
+over s at full order, the top eigenvalue of the correlation matrix for binary data. Coordinates
+without any variance drop out.
+
+`escape_rates`: eigenvalues of -Hessian on (U, W), growth rates of gradient flow on raw weights,
+per unit of learning rate times steps. Sources: Lucas et al. 2019, Li et al. 2025 (Gaussian decoder,
+target = input); the others ours. A hierarchy is stable where `linvae.solve` says so, since its
+problem is convex per mode; its escape rates are not derived (NaN).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from linvae.moments import Moments
+from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LinearSpec, VAESpec
+from linvae.theory import solve
+from linvae.theory.modes import autoregression, mode_decomposition, sees_condition_only
+
+__all__ = ["Stability", "critical_correlation", "stability"]
+
+Array = npt.NDArray[np.float64]
+MEAN_TOLERANCE = 1e-9  # a mean this far outside its range is rounding of the average
+
+
+@dataclass(frozen=True, eq=False)
+class Stability:
+    """The collapsed point of a model.
+
+    | field               | meaning                                              | shape | unit   |
+    |---------------------|------------------------------------------------------|-------|--------|
+    | critical_beta       | beta above which the point is stable against         | (r,)  | -      |
+    |                     | direction i, descending; the first is the threshold  |       |        |
+    | unstable_directions | how many of them exceed the beta of the spec         | int   | -      |
+    | directions          | unit decoder directions, in units of the decoder's   | (r, d)| -      |
+    |                     | parameter                                            |       |        |
+    | escape_rates        | growth rates of gradient flow at the spec's beta,    | (r,)  | 1/time |
+    |                     | descending; negative: it decays                      |       |        |
+
+    r is the rank of what the encoder sees, at most d directions. A value <= 0 means that the point
+    is stable at every beta, infinity that it never is.
+    """
+
+    critical_beta: Array
+    unstable_directions: int
+    directions: Array
+    escape_rates: Array
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One row per direction."""
+        return [
+            {"direction": i + 1, "critical_beta": float(b), "escape_rate": float(r)}
+            for i, (b, r) in enumerate(zip(self.critical_beta, self.escape_rates, strict=True))
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Quadratic:
+    """F, C, C_e of the module's table, and the derivative of mean by parameter on what e holds."""
+
+    F: Array
+    C: Array
+    C_e: Array
+    to_mean: Array
+
+
+def stability(spec: LinearSpec, moments: Moments) -> Stability:
+    """Thresholds and escape rates of the collapsed point of `spec` on `moments`.
+
+    Raises ValueError where the decoder variance is learned, where a likelihood does not fit the
+    means, and for a latent reconstruction loss whose encoder cannot see the target.
+    """
+    if isinstance(spec, HVAESpec):
+        return _hierarchy(spec, moments)
+    if not isinstance(spec, VAESpec):
+        raise ValueError(f"spec={spec!r} must be a VAESpec, CVAESpec, ARVAESpec or HVAESpec")
+    if spec.decoder_variance == "learned":
+        raise ValueError(
+            "decoder_variance='learned' moves with the weights: give the value it has at the "
+            "collapsed point, the residual variance per dimension"
+        )
+    point = _collapsed_point(spec, moments)
+    v, eta2, kappa = _noise(spec), spec.prior_variance, spec.weight_decay
+    C = point.C + spec.latent_reconstruction * eta2 * point.to_mean
+    F = v * point.F + kappa * np.eye(len(point.F))
+    respond = _pseudo_inverse(F) @ C  # the decoder's best response to the encoder, U = respond W^T
+    values, W = _generalised(C.T @ respond - kappa * np.eye(len(point.C_e)), point.C_e)
+    critical = eta2 * values[: len(F)]
+    directions = (respond @ W[:, : len(F)]).T
+    lengths = np.linalg.norm(directions, axis=1, keepdims=True)
+    return Stability(
+        critical_beta=critical,
+        unstable_directions=int(np.sum(critical > spec.beta)),
+        directions=np.divide(directions, lengths, out=directions * 0, where=lengths > 0),
+        escape_rates=_escape_rates(F, C, spec.beta / eta2 * point.C_e, kappa)[: len(critical)],
+    )
+
+
+def critical_correlation(
+    *, beta: float, decoder_variance: float, target_variance: float, encoder_sees: str = "both"
+) -> float:
+    """|rho| from which a scalar conditional VAE collapses; 0 where it does without a condition.
+
+    sqrt(1 - t) if the encoder sees both, sqrt(1 - sqrt(t)) if it sees the target only, with
+    t = beta s/Var(y). Equality that a test checks: `stability` at that correlation has critical
+    beta = beta.
+    """
+    ratio = beta * decoder_variance / target_variance
+    if not (np.isfinite(ratio) and ratio > 0):
+        raise ValueError(
+            f"beta={beta}, decoder_variance={decoder_variance}, target_variance={target_variance} "
+            "must be finite and > 0 in critical_correlation"
+        )
+    if encoder_sees not in ("both", "target"):
+        raise ValueError(f"encoder_sees={encoder_sees!r} must be 'both' or 'target'")
+    share = ratio if encoder_sees == "both" else np.sqrt(ratio)
+    return float(np.sqrt(max(0.0, 1 - share)))
+
+
+def _collapsed_point(spec: VAESpec, moments: Moments) -> _Quadratic:
+    if spec.likelihood != "gaussian":
+        return _exponential_family(spec, moments)
+    if isinstance(spec, CVAESpec):
+        mode_decomposition(spec, moments)  # refuses moments without a condition
+    C, d, dx = moments.covariance, moments.target_dim, moments.condition_dim
+    s = float(spec.decoder_variance)
+    residual, to_mean = np.zeros((d, dx + d)), np.zeros((d, dx + d))
+    residual[:, dx:] = to_mean[:, dx:] = np.eye(d)
+    sees = slice(dx, None)
+    if isinstance(spec, ARVAESpec):
+        A, _ = autoregression(spec, moments)
+        residual[:, dx:] -= A
+        to_mean[:, dx:] = np.linalg.inv(np.eye(d) - A).T
+    elif isinstance(spec, CVAESpec):
+        residual[:, :dx] = -moments.regression
+        sees = slice(None) if spec.encoder_sees == "both" else sees
+    elif sees_condition_only(spec, moments):
+        if spec.latent_reconstruction > 0:
+            raise ValueError(
+                f"latent_reconstruction={spec.latent_reconstruction} needs an encoder that sees "
+                "the target, but a VAESpec on moments with a condition sees the condition only"
+            )
+        sees = slice(0, dx)
+    covariance = (residual @ C)[:, sees] / s
+    return _Quadratic(np.eye(d) / s, covariance, C[sees, sees], to_mean[:, sees])
+
+
+def _exponential_family(spec: VAESpec, moments: Moments) -> _Quadratic:
+    """Natural parameters at the fitted marginals; constant coordinates have zeros everywhere."""
+    if moments.condition_dim > 0 or not moments.centered:
+        raise ValueError(
+            f"likelihood={spec.likelihood!r} needs centred moments without a condition, got "
+            f"condition_dim={moments.condition_dim}, centered={moments.centered}"
+        )
+    mean, C = moments.mean, moments.covariance
+    if spec.likelihood == "bernoulli":
+        mean = _checked_means(mean, 1.0, "probabilities between 0 and 1", "bernoulli")
+        F, score = np.diag(mean * (1 - mean)), np.eye(len(C))
+    else:
+        mean = _checked_means(mean, np.inf, "mean counts >= 0", spec.likelihood)
+        F, score = np.diag(mean), np.eye(len(C))
+        if spec.likelihood == "multinomial":
+            p = mean / mean.sum()
+            F = mean.sum() * (np.diag(p) - np.outer(p, p))
+            score = score - np.outer(p, np.ones(len(p)))  # of a total that differs from its mean
+    alive = np.diag(F) > 0
+    C = np.where(np.outer(alive, alive), C, 0.0)
+    return _Quadratic(F, score @ C, C, F)
+
+
+def _checked_means(mean: Array, highest: float, what: str, likelihood: str) -> Array:
+    outside = (mean < -MEAN_TOLERANCE) | (mean > highest + MEAN_TOLERANCE)
+    if np.any(outside) or not np.any(mean > 0):
+        worst = float(mean[outside][0]) if np.any(outside) else 0.0
+        raise ValueError(
+            f"moments.mean holds {worst:.6g} but likelihood={likelihood!r} needs {what}, not all "
+            "zero: give the moments of the raw data, from_covariance with mean="
+        )
+    return np.clip(mean, 0.0, highest)
+
+
+def _noise(spec: VAESpec) -> float:
+    """Encoder variance at the collapsed point; the unit of least noise leaves it first."""
+    if spec.encoder_variance is None:
+        return spec.prior_variance
+    return float(np.min(spec.encoder_variance))
+
+
+def _generalised(A: Array, B: Array) -> tuple[Array, Array]:
+    """Eigenvalues, descending, and eigenvectors of (A, B) on the range of B.
+
+    Where A grows in a direction outside that range the eigenvalue is infinite.
+    """
+    values, vectors = np.linalg.eigh(B)
+    floor = 10 * len(B) * np.finfo(np.float64).eps * max(float(values[-1]), 0.0)
+    whiten = vectors[:, values > floor] / np.sqrt(values[values > floor])
+    inner = whiten.T @ A @ whiten
+    values_in, vectors_in = np.linalg.eigh((inner + inner.T) / 2)
+    found, basis = values_in[::-1], whiten @ vectors_in[:, ::-1]
+    outside = vectors[:, values <= floor]
+    if outside.shape[1]:
+        growth, directions = np.linalg.eigh(outside.T @ A @ outside)
+        free = growth > floor
+        found = np.append(np.full(int(free.sum()), np.inf), found)
+        basis = np.concatenate([outside @ directions[:, free], basis], axis=1)
+    return found, basis
+
+
+def _pseudo_inverse(F: Array) -> Array:
+    if np.count_nonzero(F - np.diag(np.diag(F))) == 0:
+        diagonal = np.diag(F)
+        return np.diag(np.divide(1.0, diagonal, out=np.zeros_like(diagonal), where=diagonal > 0))
+    return np.asarray(np.linalg.pinv(F, hermitian=True), dtype=np.float64)
+
+
+def _escape_rates(F: Array, C: Array, prior: Array, kappa: float) -> Array:
+    """Eigenvalues of -[[F, -C], [-C^T, beta C_e/eta^2 + kappa]], descending."""
+    price = prior + kappa * np.eye(len(prior))
+    hessian = np.block([[F, -C], [-C.T, price]])
+    rates: Array = -np.linalg.eigvalsh(hessian)
+    return rates
+
+
+def _hierarchy(spec: HVAESpec, moments: Moments) -> Stability:
+    modes = mode_decomposition(spec, moments)
+    critical = solve(spec, moments).critical_beta
+    critical = critical[: min(spec.latent_dims[0], len(modes.basis))]
+    return Stability(
+        critical_beta=critical,
+        unstable_directions=int(np.sum(critical > spec.betas[0])),
+        directions=modes.basis[:, : len(critical)].T,
+        escape_rates=np.full(len(critical), np.nan),
+    )

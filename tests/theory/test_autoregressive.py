@@ -1,0 +1,78 @@
+"""Autoregressive decoder at full order: the optimum against brute force over W, U, B and Sigma."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import autograd_oracle
+import numpy as np
+import pytest
+
+from linvae import Moments, VAESpec, objective, solve
+from linvae.spec import ARVAESpec
+
+from .problems import random_covariance
+
+
+def _draw(number: int) -> tuple[ARVAESpec, Moments]:
+    rng = np.random.default_rng(number)
+    d = int(rng.integers(1, 4))
+    numbers = np.exp(rng.uniform(np.log([0.3, 0.1, 0.4]), np.log([2, 1, 2])))
+    beta, s, eta2 = map(float, numbers)
+    moments = Moments.from_covariance(random_covariance(rng, d))
+    spec = ARVAESpec(d, beta=beta, decoder_variance=s, prior_variance=eta2)
+    active = int(solve(spec, moments).active_units[0])
+    return dataclasses.replace(spec, latent_dim=max(1, active)), moments
+
+
+@pytest.mark.parametrize("number", range(40))
+def test_solution_is_the_global_minimum(number):
+    """With just as many units as innovations above beta s: the fewest that the claim covers."""
+    spec, moments = _draw(number)
+    solution = solve(spec, moments)
+    lowest = autograd_oracle.minimum(
+        autograd_oracle.model_of(spec, moments), n_starts=2, seed=number
+    )
+    # bounds: see tests/theory/test_penalised.py
+    assert solution.objective == pytest.approx(lowest, rel=1e-8, abs=1e-8)
+    terms = objective(spec, moments, solution.weights)
+    assert terms.objective == pytest.approx(solution.objective, rel=1e-10, abs=1e-10)
+
+
+def test_order_zero_is_the_plain_vae():
+    moments = Moments.from_covariance(random_covariance(np.random.default_rng(0), 4))
+    ar, plain = ARVAESpec(2, order=0, beta=0.7), VAESpec(2, beta=0.7)
+    assert solve(ar, moments).objective == pytest.approx(solve(plain, moments).objective, rel=1e-14)
+    assert solve(ar, moments).critical_beta == pytest.approx(
+        solve(plain, moments).critical_beta, rel=1e-14, nan_ok=True
+    )
+
+
+def test_innovations_of_a_singular_covariance():
+    """A repeated coordinate has nothing left to explain: innovation 0, by elimination."""
+    rng = np.random.default_rng(1)
+    y = rng.normal(size=(50, 2))
+    moments = Moments.from_data(np.column_stack([y[:, 0], y[:, 0], y[:, 1]]))
+    variances = solve(ARVAESpec(3, decoder_variance=0.1), moments).mode_variances
+    cov = np.cov(y.T, bias=True)
+    expected = sorted([cov[0, 0], cov[1, 1] - cov[0, 1] ** 2 / cov[0, 0], 0.0], reverse=True)
+    assert variances == pytest.approx(expected, abs=1e-12)
+
+
+def test_strong_decoder_collapses_a_chain():
+    """A random walk: the VAE's threshold is its top eigenvalue, the decoder's one increment."""
+    d = 30
+    walk = np.minimum.outer(np.arange(1.0, d + 1), np.arange(1.0, d + 1))
+    moments = Moments.from_covariance(walk)
+    full = solve(ARVAESpec(d, decoder_variance=0.5), moments)
+    assert full.critical_beta == pytest.approx(2.0, rel=1e-9)
+    top = 1 / (4 * np.sin(np.pi / (2 * (2 * d + 1))) ** 2)  # known spectrum of min(i, j)
+    weak = solve(VAESpec(1, decoder_variance=0.5), moments)
+    assert weak.critical_beta[0] == pytest.approx(2 * top, rel=1e-9)
+
+
+def test_weights_outside_the_order_are_refused():
+    moments = Moments.from_covariance(np.eye(2))
+    weights = {"W": np.ones((1, 2)), "U": np.ones((2, 1)), "Sigma": np.eye(1)}
+    with pytest.raises(ValueError, match=r"weights\['B'\]\[0, 1\] must be 0 in ARVAESpec"):
+        objective(ARVAESpec(1), moments, weights | {"B": np.array([[0.0, 1.0], [0.0, 0.0]])})

@@ -17,6 +17,7 @@ from linvae.theory import (
     solve,
 )
 from linvae.theory.stability import Stability, critical_correlation, stability
+from linvae.theory.universal import UniversalThreshold, universal_threshold
 
 __version__ = "0.1.0"
 
@@ -29,10 +30,12 @@ __all__ = [
     "Solution",
     "Stability",
     "UnboundedObjectiveError",
+    "UniversalThreshold",
     "VAESpec",
     "__version__",
     "critical_correlation",
     "objective",
     "solve",
     "stability",
+    "universal_threshold",
 ]

@@ -1,21 +1,42 @@
 """What a solved linear model predicts for the statistics that people count.
 
 Per mode of a solution, with second moment m, noise fraction r and prior variance eta^2: the
-posterior mean has variance m (1 - r) and is Gaussian where the data are.
+posterior mean has variance m (1 - r) and is Gaussian where the data are. One level:
+
+    KL(q(z|y) || p(z)) = sum_i 1/2 (sigma_i^2/eta^2 - 1 - log(sigma_i^2/eta^2)) + mu_i^2/(2 eta^2)
+                       = floor + sum_i a_i chi^2_1,    a_i = m_i (1 - r_i)/(2 eta^2)
+
+independent chi-squared variables on Gaussian data: the floor is what every sample pays, the rest
+differs from sample to sample. The share of samples below a small epsilon is local collapse (Song et
+al. 2025): zero as soon as the floor exceeds epsilon.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import chdtr
 
-from linvae.spec import LinearSpec
+from linvae.moments import Moments
+from linvae.spec import HVAESpec, LinearSpec
+from linvae.theory.elbo import Chain
 from linvae.theory.solution import Solution
 
-__all__ = ["active_unit_counts", "collapsed_unit_counts"]
+__all__ = [
+    "RateDistribution",
+    "active_unit_counts",
+    "collapsed_unit_counts",
+    "rate_distribution",
+    "sample_rates",
+]
 
 Array = npt.NDArray[np.float64]
+NODES = (
+    24  # of Talbot's contour: rounding, exp(2 * 24/5) * 1e-16, and truncation are both below 1e-10
+)
 
 
 def active_unit_counts(solution: Solution, threshold: float = 0.01) -> npt.NDArray[np.intp]:
@@ -46,6 +67,87 @@ def collapsed_unit_counts(
         share = chdtr(1, np.maximum(room, 0) * v / _mean_variances(solution))
     collapsed = np.where(solution.collapsed, room > 0, share >= 1 - delta)
     return np.asarray(np.sum(collapsed & np.isfinite(m), axis=1))
+
+
+@dataclass(frozen=True, eq=False)
+class RateDistribution:
+    """KL of a random sample: `floor_nats` + sum of `scales_nats` times chi-squared variables."""
+
+    floor_nats: float
+    scales_nats: Array
+
+    @property
+    def mean_nats(self) -> float:
+        """The rate. Equality that a test checks: `solution.rates[0]`."""
+        return self.floor_nats + float(np.sum(self.scales_nats))
+
+    @property
+    def variance_nats2(self) -> float:
+        """Variance over samples, 2 sum a_i^2."""
+        return 2 * float(np.sum(self.scales_nats**2))
+
+    def share_below(self, nats: float) -> float:
+        """Share of samples with KL below `nats`.
+
+        The Laplace transform prod (1 + 2 a_i t)^(-1/2) has its singularities on the negative axis,
+        so Talbot's contour inverts it to 1e-10 with 24 nodes (Abate & Valko 2004).
+        """
+        room, a = nats - self.floor_nats, self.scales_nats[self.scales_nats > 0]
+        if room <= 0 or len(a) == 0:
+            return float(room > 0)
+        radius = 2 * NODES / (5 * room)
+        angle = np.arange(1, NODES) * np.pi / NODES
+        cot = 1 / np.tan(angle)
+        nodes = np.append(radius, radius * angle * (cot + 1j))
+        steps = np.append(0.5, 1 + 1j * (angle + (angle * cot - 1) * cot))
+        log_transform = -np.log1p(2 * a[:, None] * nodes).sum(axis=0) / 2
+        terms = np.exp(nodes * room + log_transform) / nodes * steps
+        return float(np.clip(radius / NODES * terms.real.sum(), 0.0, 1.0))
+
+
+def rate_distribution(spec: LinearSpec, solution: Solution) -> RateDistribution:
+    """Distribution of the KL over Gaussian samples, of a model with one level."""
+    _require_one_level(spec, "rate_distribution")
+    eta2 = spec.prior_variances[0]
+    ratio = solution.encoder_variances[0] / eta2
+    ratio = ratio[np.isfinite(ratio)]
+    floor = float(np.sum(ratio - 1 - np.log(ratio)) / 2)
+    return RateDistribution(floor, _mean_variances(solution)[0] / (2 * eta2))
+
+
+def sample_rates(
+    spec: LinearSpec,
+    moments: Moments,
+    weights: Mapping[str, npt.ArrayLike],
+    target: npt.ArrayLike,
+    condition: npt.ArrayLike | None = None,
+) -> Array:
+    """KL(q(z|v) || p(z)) of every sample, (n,) nats, for the weights of a model with one level.
+
+    Equality that a test checks: the mean over the samples behind `moments` is
+    `objective(spec, moments, weights).rates[0]`.
+    """
+    _require_one_level(spec, "sample_rates")
+    chain, eta2 = Chain.from_weights(spec, moments, weights), spec.prior_variances[0]
+    y = np.asarray(target, dtype=np.float64)
+    v = y if condition is None else np.concatenate([np.asarray(condition), y], axis=1)
+    if v.shape[1] != len(moments.mean):
+        raise ValueError(
+            f"target and condition have {v.shape[1]} columns but moments have {len(moments.mean)}"
+        )
+    mu = (v - moments.mean if moments.centered else v) @ chain.encoder.T
+    Sigma, k = chain.Sigma[0], len(chain.Sigma[0])
+    floor = (np.trace(Sigma) / eta2 - k - np.linalg.slogdet(Sigma)[1] + k * np.log(eta2)) / 2
+    rates: Array = floor + np.sum(mu**2, axis=1) / (2 * eta2)
+    return rates
+
+
+def _require_one_level(spec: LinearSpec, what: str) -> None:
+    if isinstance(spec, HVAESpec) and len(spec.latent_dims) > 1:
+        raise ValueError(
+            f"spec has {len(spec.latent_dims)} levels but {what} needs one: the KL of a lower "
+            "level depends on the sample above it"
+        )
 
 
 def _mean_variances(solution: Solution) -> Array:

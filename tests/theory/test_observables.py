@@ -5,11 +5,18 @@ from __future__ import annotations
 import numpy as np
 import oracles
 import pytest
+from scipy.special import chdtr
 
 from linvae.moments import Moments
-from linvae.spec import VAESpec
-from linvae.theory import solve
-from linvae.theory.observables import active_unit_counts, collapsed_unit_counts
+from linvae.spec import CVAESpec, HVAESpec, VAESpec
+from linvae.theory import objective, solve
+from linvae.theory.observables import (
+    RateDistribution,
+    active_unit_counts,
+    collapsed_unit_counts,
+    rate_distribution,
+    sample_rates,
+)
 
 from .problems import problems
 
@@ -63,3 +70,63 @@ def test_collapsed_units_by_sampling(variance, epsilon, margin):
         expected = 2 if margin > 0 else 1
         delta = 1 - (share - margin)
     assert collapsed_unit_counts(spec, solution, epsilon, delta).tolist() == [expected]
+
+
+# --- KL of single samples ---------------------------------------------------------------------
+
+
+def test_rate_distribution_of_gaussian_samples():
+    """Mean exact; variance and shares against 200,000 samples, 6 standard errors."""
+    moments = Moments.from_covariance(np.diag([3.0, 1.5, 0.9, 0.2]))
+    spec = VAESpec(4, beta=0.6, prior_variance=1.3)
+    solution = solve(spec, moments)
+    law = rate_distribution(spec, solution)
+    assert law.mean_nats == pytest.approx(solution.rates[0], rel=1e-12)
+    n = 200_000
+    y = np.random.default_rng(0).normal(size=(n, 4)) * np.sqrt([3.0, 1.5, 0.9, 0.2])
+    rates = sample_rates(spec, moments, solution.weights, y)
+    fourth = np.mean((rates - rates.mean()) ** 4)
+    error = np.sqrt((fourth - rates.var() ** 2) / n)
+    assert law.variance_nats2 == pytest.approx(rates.var(), abs=6 * error)
+    assert law.share_below(law.floor_nats) == 0.0
+    for nats in law.floor_nats + np.array([0.01, 0.1, 0.5, 2.0]):
+        share = law.share_below(nats)
+        assert share == pytest.approx(np.mean(rates < nats), abs=6 * np.sqrt(0.25 / n))
+
+
+@pytest.mark.parametrize("x", [0.01, 0.3, 1.0, 4.0])
+def test_share_below_is_the_chi_squared_law_for_equal_units(x):
+    """Two equal scales are an exponential law, one is chi-squared with one degree of freedom."""
+    two = RateDistribution(0.2, np.array([0.5, 0.5]))
+    assert two.share_below(0.2 + x) == pytest.approx(1 - np.exp(-x), abs=1e-9)
+    one = RateDistribution(0.0, np.array([1.0]))
+    assert one.share_below(x) == pytest.approx(chdtr(1, x), abs=1e-9)
+
+
+def test_collapsed_model_has_no_rate_anywhere():
+    moments = Moments.from_covariance(np.eye(2))
+    spec = VAESpec(2, beta=3.0)
+    law = rate_distribution(spec, solve(spec, moments))
+    assert law.share_below(1e-9) == 1.0
+    assert law.mean_nats == 0.0
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_sample_rates_average_to_the_rate(conditional):
+    rng = np.random.default_rng(1)
+    y, x = rng.normal(size=(50, 3)) + 2, rng.normal(size=(50, 2)) - 1
+    moments = Moments.from_data(y, x if conditional else None)
+    spec = CVAESpec(2, decoder_variance=0.3) if conditional else VAESpec(2, decoder_variance=0.3)
+    weights = solve(spec, moments).weights
+    rates = sample_rates(spec, moments, weights, y, x if conditional else None)
+    expected = objective(spec, moments, weights).rates[0]
+    assert rates.mean() == pytest.approx(expected, rel=1e-12)
+    with pytest.raises(ValueError, match=r"have 1 columns but moments have"):
+        sample_rates(spec, moments, weights, y[:, :1])
+
+
+def test_sample_rates_need_one_level():
+    moments = Moments.from_covariance(np.eye(2))
+    spec = HVAESpec((2, 1))
+    with pytest.raises(ValueError, match="spec has 2 levels but rate_distribution needs one"):
+        rate_distribution(spec, solve(spec, moments))

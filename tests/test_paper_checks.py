@@ -1,0 +1,412 @@
+"""The table of the papers' claims: every check runs, its verdict follows from numbers, and a wrong
+formula turns it.
+
+Random draws are seeded, so a verdict is the same in every run; where a bound depends on sampling
+the check says by how many deviations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+# the package stands beside linvae and is not installed with it
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from linvae.spec import LinearSpec
+from linvae.theory import solve
+from paper_checks import (
+    PAPERS,
+    __main__,
+    checks,
+    dang2024,
+    he2019,
+    ichikawa2024,
+    li2025,
+    lucas2019,
+    neighbours,
+    song2025,
+    tipping1999,
+    wang2022,
+)
+from paper_checks.checks import CORRECTED, FAILS, HOLDS, NOT_CHECKABLE, VERDICTS, Check, Finding
+
+# Everything else holds. Names of functions, by module.
+EXPECTED = {
+    CORRECTED: {
+        "dang2024": "branch_of_sigma inverted_c hierarchy_fixed halved_kl squared_noise "
+        "unit_kl_not_halved",
+        "he2019": "information_at_its_cap cost faster_than_savae",
+        "ichikawa2024": "weight_decay",
+        "li2025": "discontinuity",
+        "lucas2019": "local_maxima_of_ppca",
+        "song2025": "critical_beta_of_the_code prior_of_the_code warm_up information_of_a_batch",
+        "wang2022": "slip_of_the_square slip_of_units",
+    },
+    FAILS: {
+        "dang2024": "two_definitions_of_active_units",
+        "he2019": "collapse_is_a_saddle omniglot_counts",
+        "song2025": "lr_on_means gradient_routing other_warm_ups active_units_of_a_batch "
+        "nll_of_the_code lipschitz baseline_logs",
+    },
+    NOT_CHECKABLE: {
+        "dang2024": "other_traps experiment_settings result_tables",
+        "he2019": "end_of_aggressive_phase training_settings camera_ready yahoo_counts",
+        "ichikawa2024": "nonlinear",
+        "li2025": "experiments",
+        "lucas2019": "deep_networks noise_sweep",
+        "neighbours": "deep_and_discrete baselines",
+        "song2025": "blow_ups fashion_units training_settings result_tables",
+        "wang2022": "mnist_on_data mnist_modes_on_data unusable_rows",
+    },
+}
+NEED_DATA = {
+    "mnist_on_data": wang2022,
+    "mnist_modes_on_data": wang2022,
+    "fashion_units": song2025,
+    "yahoo_counts": he2019,
+}
+CLAIMS = [(paper.name, claim.find.__name__) for paper in PAPERS.values() for claim in paper.claims]
+
+
+def expected_verdict(paper: str, name: str) -> str:
+    for verdict, by_paper in EXPECTED.items():
+        if name in by_paper.get(paper, "").split():
+            return verdict
+    return HOLDS
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> dict[tuple[str, str], Check]:
+    """Every check once, without any data files."""
+    with pytest.MonkeyPatch.context() as patch:
+        _without_data(patch, tmp_path_factory.mktemp("nothing"))
+        found = [check for paper in PAPERS.values() for check in paper.run()]
+    return dict(zip(CLAIMS, found, strict=True))
+
+
+def _without_data(patch: pytest.MonkeyPatch, empty: Path) -> None:
+    patch.setenv("LINVAE_DATA", str(empty))
+    patch.setattr("pooch.os_cache", lambda name: empty)
+
+
+@pytest.mark.parametrize(("paper", "name"), CLAIMS, ids=lambda part: part)
+def test_verdict_and_evidence(results, paper, name):
+    check = results[paper, name]
+    assert check.verdict == expected_verdict(paper, name), check.evidence
+    assert check.paper == paper
+    assert len(check.claim) > 10
+    if check.verdict == NOT_CHECKABLE:
+        assert len(check.evidence) > 20
+        return
+    assert re.search(r"gap -?[\d.]+(e[+-]?\d+)? .*\(bound -?[\d.]+", check.evidence)
+    assert (check.verdict == HOLDS) == (check.gap <= check.bound)
+
+
+def test_names_in_the_table_above_exist():
+    named = {
+        (paper, name)
+        for by_paper in EXPECTED.values()
+        for paper, names in by_paper.items()
+        for name in names.split()
+    }
+    assert named <= set(CLAIMS)
+
+
+def test_claims_have_one_name_each():
+    assert len(set(CLAIMS)) == len(CLAIMS)
+
+
+def test_needs_data_is_said(results):
+    for name in ("mnist_on_data", "fashion_units", "yahoo_counts"):
+        assert "needs data" in results[NEED_DATA[name].PAPER.name, name].evidence
+
+
+@pytest.mark.parametrize("name", NEED_DATA)
+def test_with_data(name):
+    finding = getattr(NEED_DATA[name], name)()
+    if "needs data" in finding.evidence:
+        pytest.skip(finding.evidence)
+    if finding.verdict == NOT_CHECKABLE:  # networks, or images other than the published ones
+        assert re.search(r"\d", finding.evidence)
+    else:
+        assert finding.verdict == HOLDS, finding.evidence
+
+
+# --- verdicts are computed ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("finding", "verdict"),
+    [
+        (Finding(1.0, 1.0), HOLDS),
+        (Finding(1.1, 1.0), FAILS),
+        (Finding(math.nan, 1.0), FAILS),
+        (Finding(math.nan, 1.0, corrected=0.5), CORRECTED),
+        (Finding(2.0, 1.0, corrected=1.5), FAILS),
+        (Finding(2.0, 1.0, corrected=math.nan), FAILS),
+        (Finding(reason="no table"), NOT_CHECKABLE),
+    ],
+    ids=str,
+)
+def test_verdict_of_a_finding(finding, verdict):
+    assert finding.verdict == verdict
+
+
+def test_evidence_of_a_finding():
+    finding = Finding(2.5, 1.0, "nats", "two rows", corrected=0.25)
+    assert finding.evidence == "gap 2.5 nats (bound 1), corrected 0.25; two rows"
+    assert Finding(reason="no table").evidence == "no table"
+
+
+def scaled(module: ModuleType, name: str, factor: float):
+    """The function with all its numbers multiplied by `factor`."""
+    original = getattr(module, name)
+
+    def wrong(*args, **kwargs):
+        value = original(*args, **kwargs)
+        if isinstance(value, tuple):
+            return tuple(part * factor for part in value)
+        return value * factor
+
+    return wrong
+
+
+# module, what is made wrong, how, and the check that must notice
+WRONG_FORMULAS = [
+    (dang2024, "learned_vae", 1.01, "vae_learned"),
+    (dang2024, "theorem_1", 1.01, "vae_fixed"),
+    (dang2024, "theorem_1", 1.01, "theorem_1_is_proposition_2"),
+    (dang2024, "theorem_1", 1.01, "vae_directly"),
+    (dang2024, "theorem_2", 1.01, "cvae_learned"),
+    (dang2024, "theorem_2", 1.01, "branch_of_sigma"),
+    (dang2024, "theorem_3", 1.01, "hierarchy_learned"),
+    (dang2024, "theorem_3", 1.01, "hierarchy_remaining_factors"),
+    (dang2024, "second_threshold", 3.0, "hierarchy_fixed"),
+    (dang2024, "second_threshold", 3.0, "thresholds_agree_at_the_defaults"),
+    (dang2024, "vae_loss", 1.01, "loss_of_the_vae"),
+    (dang2024, "hvae_loss", 1.01, "loss_of_the_hierarchy"),
+    (dang2024, "prior_weight", 1.01, "inverted_c"),
+    (dang2024, "collapse_ratio", 1.1, "squared_noise"),
+    (dang2024, "kl_by_quadrature", 1.01, "unit_kl_not_halved"),
+    (wang2022, "proposition_1", 1.01, "reduced_objective"),
+    (wang2022, "proposition_2", 1.01, "fixed_variance"),
+    (wang2022, "corollary_1", 1.01, "minimum_fixed"),
+    (wang2022, "theorem_2", 1.01, "learned_variance"),
+    (wang2022, "corollary_2", 1.01, "minimum_learned"),
+    (wang2022, "loss_of", 1.002, "table_theory"),
+    (wang2022, "loss_of", 1.05, "table_losses"),
+    (wang2022, "loss_of", 1.01, "mnist_linear_losses"),
+    (he2019, "kl_gaussians", 1.01, "elbo_and_gap"),
+    (he2019, "kl_gaussians", 1.01, "mutual_information"),
+    (he2019, "escape_rates", 1.01, "aggressive_training"),
+    (he2019, "inner_steps", 2, "cap_of_inner_steps"),
+    (he2019, "inner_steps", 2, "window_of_inner_steps"),
+    (he2019, "batch_information", 2, "information_below_log_batch"),
+    (he2019, "_log_normal", 1.01, "importance_weighted"),
+    (song2025, "optimal_sigma", 1.01, "log_mse"),
+    (song2025, "kl_by_quadrature", 1.01, "kl_term"),
+    (song2025, "lr_threshold", 1.01, "lr_raises_the_threshold"),
+    (song2025, "lr_threshold", 1.01, "lr_on_samples"),
+    (song2025, "linear_warm_up", 0.9, "warm_up"),
+    (tipping1999, "maximum", 1.01, "maximum_likelihood"),
+    (tipping1999, "maximum", 1.01, "linear_vae_is_ppca"),
+    (tipping1999, "minus_log_likelihood", 1.01, "likelihood_at_the_maximum"),
+    (lucas2019, "minus_log_likelihood", 1.01, "tight"),
+    (lucas2019, "minus_log_likelihood", 1.01, "rotations_cost"),
+    (li2025, "free_energy", 1.01, "free_energy_is_the_objective"),
+    (li2025, "trivial_elbo", 1.01, "trivial_point"),
+    (li2025, "kl_below", 1.01, "parts_of_the_kl"),
+    (li2025, "quadratic_form", np.array([[1, 1.01], [1.01, 1]]), "residual_form"),
+    (li2025, "residual_edge", 1.01, "residual_spectrum"),
+    (li2025, "residual_edge", 2.0, "reactivation"),
+    (ichikawa2024, "decayed_threshold", 1.01, "threshold_with_decay"),
+    (ichikawa2024, "decayed_threshold", 1.2, "inevitable_collapse"),
+    (ichikawa2024, "best_decoder", 1.01, "threshold_with_decay"),
+]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "factor", "check"),
+    WRONG_FORMULAS,
+    ids=[f"{m.PAPER.name}-{name}-{check}" for m, name, _, check in WRONG_FORMULAS],
+)
+def test_wrong_formula_does_not_hold(monkeypatch, module, name, factor, check):
+    monkeypatch.setattr(module, name, scaled(module, name, factor))
+    finding = getattr(module, check)()
+    assert finding.verdict == FAILS, finding.evidence
+
+
+WRONG_NUMBERS = [  # module, table, key or None for all of it, wrong value, check
+    (wang2022, "MODE_COUNTS", 3, 4, "mnist_modes"),
+    (wang2022, "MNIST_TRACE", None, 52.73, "mnist_trace"),
+    (wang2022, "MNIST_TOP", None, wang2022.MNIST_TOP * 1.01, "mnist_linear_losses"),
+    (wang2022, "NONLINEAR", 1.05, (24.0, 23.31), "mnist_network"),
+    (wang2022, "REGRESSION", None, wang2022.REGRESSION * 1.01, "table_theory"),
+    (he2019, "ROWS", "VAE", (328.8, 0.0, 0.3) * 3, "information_below_rate"),
+    (he2019, "HOURS", "Lagging", (12.5, 21.44, 9.42), "relative_times"),
+    (he2019, "HOURS", "Lagging", (9.0, 30.0, 9.42), "cost"),
+    (he2019, "AUTOREGRESSIVE", None, np.array([326.0, 357.3, 89.76]), "beats_autoregressive"),
+    (song2025, "CELLS", 1.0, (0.8, 0.9, 0.4), "lr_lowers_local_collapse"),
+    (song2025, "STUDY", 0.1, ((5.7, 19), *[(128, 9.9)] * 4), "lr_lowers_lipschitz"),
+    (song2025, "STUDY", 0.1, ((5.7, 193), *[(5.1, 9.9)] * 4), "lr_raises_kl"),
+    (song2025, "S", None, 1.0, "reconstruction"),
+    (ichikawa2024, "RHO", None, 0.5, "inevitable_collapse"),
+]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "key", "value", "check"),
+    WRONG_NUMBERS,
+    ids=[f"{m.PAPER.name}-{name}-{check}" for m, name, _, _, check in WRONG_NUMBERS],
+)
+def test_wrong_number_does_not_hold(monkeypatch, module, name, key, value, check):
+    wrong = value if key is None else {**getattr(module, name), key: value}
+    monkeypatch.setattr(module, name, wrong)
+    finding = getattr(module, check)()
+    assert finding.verdict == FAILS, finding.evidence
+
+
+def _solve_at_another_beta(spec: LinearSpec, moments, **options):
+    return solve(spec.scale_betas(1.03), moments, **options)
+
+
+WRONG_THEORY = {
+    dang2024: "vae_learned vae_fixed cvae_learned hierarchy_learned hierarchy_remaining_factors",
+    wang2022: "fixed_variance minimum_fixed learned_variance minimum_learned table_theory "
+    "complete_collapse mnist_linear_losses",
+    tipping1999: "linear_vae_is_ppca scikit_learn posterior",
+    lucas2019: "optimal_encoder tight",
+    li2025: "parts_of_the_kl residual_spectrum",
+    neighbours: "slope_of_the_frontier reverse_water_filling bias_and_noise benign_collapse",
+}
+
+
+@pytest.mark.parametrize(
+    ("module", "check"),
+    [(module, name) for module, names in WRONG_THEORY.items() for name in names.split()],
+    ids=lambda part: part if isinstance(part, str) else part.PAPER.name,
+)
+def test_theory_three_per_cent_off_does_not_hold(monkeypatch, module, check):
+    monkeypatch.setattr(module, "solve", _solve_at_another_beta)
+    finding = getattr(module, check)()
+    assert finding.verdict == FAILS, finding.evidence
+
+
+def test_right_code_would_hold(monkeypatch):
+    """A slip is reported as long as it is there: without it the claim holds."""
+    monkeypatch.setattr(dang2024, "second_threshold_code", dang2024.second_threshold)
+    assert dang2024.hierarchy_fixed().verdict == HOLDS
+    monkeypatch.setattr(dang2024, "theorem_2_code", lambda *args: dang2024.theorem_2(*args)[1])
+    assert dang2024.branch_of_sigma().verdict == HOLDS
+    monkeypatch.setattr(song2025, "linear_warm_up", lambda epochs: np.ones(epochs))
+    assert song2025.warm_up().verdict == HOLDS
+
+
+# --- helpers ------------------------------------------------------------------------------------
+
+
+def test_minimise_and_hessian_on_a_known_function():
+    def loss(points):  # a double well in x, a bowl in y
+        x, y = points.T
+        return (x**2 - 1) ** 2 + 3 * (y - 2) ** 2
+
+    found = checks.minimise(loss, 2, seed=0)
+    np.testing.assert_allclose(np.abs(found), [1, 2], atol=1e-6)  # stops at a gradient of 1e-8
+    # second differences with step 1e-3 miss by step^2 times the fourth derivative, 24
+    np.testing.assert_allclose(checks.hessian(loss, found), np.diag([8, 6]), atol=1e-4)
+    assert checks.curvature(loss, np.zeros(2)) == pytest.approx(-4, abs=1e-4)
+
+
+def test_crossing():
+    assert checks.crossing(lambda x: math.log(x) - 1, 1.0) == pytest.approx(math.e, rel=1e-11)
+
+
+def test_largest_keeps_nan():
+    assert math.isnan(checks.largest([1.0, math.nan, 2.0]))
+
+
+def test_kl_by_quadrature():
+    assert checks.kl_by_quadrature(1.0, 1.0) == pytest.approx(0.5, abs=1e-12)
+
+
+def test_batch_information_of_separate_and_of_equal_posteriors():
+    rng = np.random.default_rng(0)
+    far = 100.0 * np.arange(8.0)[:, None]
+    # the mixture of separate posteriors is one of them over 8; one draw each of a chi-square
+    apart = np.mean([checks.batch_information(far, 1.0, rng) for _ in range(2000)])
+    assert apart == pytest.approx(math.log(8), abs=5 * math.sqrt(0.5 / 8 / 2000))
+    equal = np.mean([checks.batch_information(0 * far, 1.0, rng) for _ in range(2000)])
+    assert equal == pytest.approx(0, abs=5 * math.sqrt(0.5 / 8 / 2000))
+
+
+# --- command line -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def one_quick_paper(monkeypatch):
+    """A paper with one claim of each verdict."""
+    paper = checks.Paper("quick2025", "Quick 2025")
+    findings = {
+        "one holds": Finding(0.1, 1.0, "nats", "see [1]"),
+        "one is corrected": Finding(2.0, 1.0, "nats", corrected=0.5),
+        "one fails": Finding(2.0, 1.0, "nats"),
+        "one has no numbers": Finding(reason="no table was printed"),
+    }
+    for text, finding in findings.items():
+        paper.claims.append(checks.Claim(text, "Theorem 1", partial(dataclasses.replace, finding)))
+    monkeypatch.setitem(PAPERS, paper.name, paper)
+    return paper
+
+
+def test_table(one_quick_paper, capsys):
+    assert __main__.main(["--only", "quick2025"]) == 0
+    out = capsys.readouterr().out
+    for part in ("Quick 2025", "one holds", "Theorem 1", "see [1]", *VERDICTS):
+        assert part in out
+    assert "4 claims in 0.0 s: 1 holds, 1 holds with a correction" in out
+
+
+def test_json(one_quick_paper, capsys):
+    assert __main__.main(["--only", "quick2025", "--only", "li2025", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) == 4 + len(li2025.PAPER.claims)
+    assert set(rows[0]) == {field.name for field in dataclasses.fields(Check)}
+    assert rows[0]["where"] == "Quick 2025, Theorem 1"
+    assert rows[0]["gap"] == 0.1
+    assert rows[3]["gap"] is None
+    assert [row["verdict"] for row in rows[:4]] == list(VERDICTS)
+
+
+def test_unknown_paper(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        __main__.main(["--only", "kant1781"])
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert "kant1781" in message
+    assert all(name in message for name in PAPERS)
+
+
+def test_seconds_are_measured(results):
+    slow = checks.Paper("slow", "Slow")
+
+    @slow.claim("nowhere")
+    def sleeps() -> Finding:
+        """It takes its time."""
+        time.sleep(0.02)
+        return Finding(0.0, 0.0)
+
+    (check,) = slow.run()
+    assert 0.02 <= check.seconds < 5
+    assert check.claim == "It takes its time"
+    assert sum(check.seconds for check in results.values()) < 60

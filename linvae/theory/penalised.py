@@ -7,14 +7,14 @@ twice the objective is, up to constants,
     A = theta^2/s + gamma eta^2,   b = beta theta^2/eta^2 + kappa
 
 (the loss adds gamma eta^2 (1 - p)^2 because E|w u z - z|^2 = eta^2 (1 - p)^2 under the prior).
-The best split of p gives 2 p G with G = sqrt((v/s + kappa) b), and the best p is 1 - q with
-q = min(1, G/A):
+The best split of p gives 2 p G with G^2 = (v/s + kappa) b, and the best p is 1 - G/A, or 0. What
+remains is stationary in v = eta^2/t where
 
-    F(v) = A (2 q - q^2) + beta (v/eta^2 - log v)
-    v F'(v) = h(v) = (v/s) sqrt(b/(v/s + kappa)) - v (b/(s A) - beta/eta^2) - beta    where q < 1
+    (1 + k t)(t + y)^2 = B t
+    k = kappa s/eta^2,   y = eta^2 b/(s A beta) - 1,   B = eta^2 b/(s beta^2)
 
-h is concave with h(0) = -beta, so an alive optimum is its first zero; the collapsed point is
-v = eta^2, p = 0. With gamma alone F is convex in q and there is one optimum. **Weight decay can
+The larger root t is the alive optimum, t = 1 and p = 0 the collapsed one, and being alive gains
+A p^2/2 - beta/2 (1/t - 1 + log t) nats. With gamma alone there is one optimum. **Weight decay can
 make the transition first-order**: at the local threshold (x = eta^2/s)
 
     beta_local = (eta^2/theta^2) (A^2/(x + kappa) - kappa)
@@ -22,193 +22,270 @@ make the transition first-order**: at the local threshold (x = eta^2/s)
 an alive optimum exists already iff beta_local < eta^2 A x/(2 s (x + kappa)^2), for gamma = 0 iff
 theta^4/s^2 < 2 kappa (x + kappa)^2/(x + 2 kappa). The mode then stays alive above beta_local, up to
 the beta at which both optima are equally good, and can be alive although the collapsed point is
-stable at every beta.
+stable at every beta. It is dead at every beta iff A <= kappa.
 
 | symbol  | argument              | unit         |
 |---------|-----------------------|--------------|
+| theta^2 | mode_variances        | data^2       |
+| s       | decoder_variance      | data^2       |
+| eta^2   | prior_variance        | latent^2     |
 | gamma   | latent_reconstruction | nats/latent^2|
 | kappa   | weight_decay          | nats         |
-| v       | encoder variance      | latent^2     |
-| theta^2 | mode_variances        | data^2       |
+| v       | encoder_variance      | latent^2     |
 
-With a fixed encoder variance v is given and q = min(1, G/A). Source: ours; Song et al. 2025 propose
-the loss, Ichikawa & Hukushima 2023 analyse the decay. Equality that a test checks: at gamma =
-kappa = 0 the solution is that of `linvae.theory.vae`.
+With a fixed encoder variance v is given and p = max(0, 1 - G/A). Source: ours; Song et al. 2025
+propose the loss, Ichikawa & Hukushima 2023 analyse the decay. Equality that a test checks: at
+gamma = kappa = 0 the solution is that of `linvae.theory.vae`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from linvae.spec import VAESpec
+from linvae.theory.arguments import checked_numbers
 from linvae.theory.modes import Modes
 from linvae.theory.solution import ROUNDING, ModeStates
 
-__all__ = ["is_first_order", "local_critical_beta", "solve_penalised"]
+__all__ = [
+    "PenalisedOptimum",
+    "is_first_order",
+    "local_critical_beta",
+    "penalised_critical_beta",
+    "penalised_optimum",
+    "solve_penalised",
+]
 
 Array = npt.NDArray[np.float64]
-HALVINGS = 100  # of a bracket: down to the last bit of a double, from any bracket
+NEWTON_STEPS = 100  # quadratic near the root; far from it every step takes off a third or more
+HALVINGS = 100  # of a bracket: down to the last bit of a double
 
 
 @dataclass(frozen=True, eq=False)
-class _Scalar:
-    """The scalar problem of every mode at one beta per mode."""
+class Penalties:
+    """The numbers that all modes share; arrays are broadcast against the modes."""
 
-    theta2: Array
-    beta: Array
-    s: float
-    eta2: float
-    gamma: float
-    kappa: float
+    decoder_variance: float = 1.0
+    prior_variance: float = 1.0
+    latent_reconstruction: npt.ArrayLike = 0.0
+    weight_decay: npt.ArrayLike = 0.0
+
+    def unpack(self) -> tuple[float, float, Array, Array]:
+        """s, eta^2, gamma, kappa."""
+        where = "linvae.theory.penalised"
+        gamma = checked_numbers(
+            "latent_reconstruction", self.latent_reconstruction, where, zero=True
+        )
+        kappa = checked_numbers("weight_decay", self.weight_decay, where, zero=True)
+        s = checked_numbers("decoder_variance", self.decoder_variance, where)
+        eta2 = checked_numbers("prior_variance", self.prior_variance, where)
+        return float(s), float(eta2), gamma, kappa
+
+
+@dataclass(frozen=True, eq=False)
+class PenalisedOptimum:
+    """Global optimum of single modes; all fields have the modes' shape.
+
+    z = encoder * (score of the mode) + noise of `encoder_variance`, output = decoder * z.
+    `gain_nats`: what the mode saves below its collapsed point, 0 where collapsed.
+    """
+
+    decoder: Array
+    encoder: Array
+    encoder_variance: Array
+    gain_nats: Array
 
     @property
-    def A(self) -> Array:
-        return self.theta2 / self.s + self.gamma * self.eta2
+    def collapsed(self) -> npt.NDArray[np.bool_]:
+        """True where the mode is not used."""
+        return np.asarray(~(self.decoder > 0))
 
-    @property
-    def b(self) -> Array:
-        return self.beta * self.theta2 / self.eta2 + self.kappa
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One row per mode."""
+        columns = {name: np.ravel(values).tolist() for name, values in vars(self).items()}
+        rows = zip(*columns.values(), strict=True)
+        return [{"mode": i} | dict(zip(columns, row, strict=True)) for i, row in enumerate(rows, 1)]
 
-    def q(self, v: Array) -> Array:
-        """1 - p at the best p for this encoder variance."""
-        G = np.sqrt((v / self.s + self.kappa) * self.b)
-        return np.minimum(1.0, np.divide(G, self.A, out=np.ones_like(G), where=self.A > 0))
 
-    def F(self, v: Array) -> Array:
-        q = self.q(v)
-        value: Array = self.A * (2 * q - q**2) + self.beta * (v / self.eta2 - np.log(v))
-        return value
+def penalised_optimum(
+    mode_variances: npt.ArrayLike, *, beta: npt.ArrayLike, **penalties: Any
+) -> PenalisedOptimum:
+    """Global optimum of every mode with a learned encoder variance, arguments broadcast.
 
-    def h(self, v: Array) -> Array:
-        linear = self.b / (self.s * self.A) - self.beta / self.eta2
-        rise: Array = v / self.s * np.sqrt(self.b / (v / self.s + self.kappa))
-        return rise - v * linear - self.beta
+    `penalties`: decoder_variance, prior_variance, latent_reconstruction, weight_decay. A
+    stationary point t > 1 is the better one where its gain is positive.
+    """
+    where = "penalised_optimum"
+    theta2 = checked_numbers("mode_variances", mode_variances, where, zero=True)
+    beta = checked_numbers("beta", beta, where)
+    s, eta2, gamma, kappa = Penalties(**penalties).unpack()
+    theta2, beta, gamma, kappa = np.broadcast_arrays(theta2, beta, gamma, kappa)
+    A, b = theta2 / s + gamma * eta2, beta * theta2 / eta2 + kappa
+    possible = kappa < A
+    A, b = np.where(possible, A, 1.0), np.where(possible, b, 1.0)
+    t = _larger_root(kappa * s / eta2, eta2 * b / (s * A * beta) - 1, eta2 * b / (s * beta**2))
+    return _optimum_at(eta2 / t, A, b, beta, s, eta2, kappa, possible)
 
-    def h_slope(self, v: Array) -> Array:
-        linear = self.b / (self.s * self.A) - self.beta / self.eta2
-        x = v / self.s
-        slope: Array = np.sqrt(self.b / (x + self.kappa)) * (x / 2 + self.kappa) / (x + self.kappa)
-        return slope / self.s - linear
+
+def local_critical_beta(mode_variances: npt.ArrayLike, **penalties: Any) -> Array:
+    """Beta above which the collapsed point of each mode is stable; 0 where it always is.
+
+    Infinite without data (theta = 0) where the loss alone keeps the unit moving. Equality that a
+    test checks: gamma = kappa = 0 gives theta^2/s.
+    """
+    s, eta2, gamma, kappa = Penalties(**penalties).unpack()
+    theta2, gamma, kappa = np.broadcast_arrays(np.asarray(mode_variances, float), gamma, kappa)
+    A = theta2 / s + gamma * eta2
+    excess = np.maximum(A**2 / (eta2 / s + kappa) - kappa, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        critical: Array = np.where(excess > 0, eta2 * excess / theta2, 0.0)
+    return critical
+
+
+def is_first_order(mode_variances: npt.ArrayLike, **penalties: Any) -> npt.NDArray[np.bool_]:
+    """True where a mode jumps at its threshold: alive optima exist above `local_critical_beta`."""
+    s, eta2, gamma, kappa = Penalties(**penalties).unpack()
+    theta2 = np.asarray(mode_variances, float)
+    A, x = theta2 / s + gamma * eta2, eta2 / s
+    bound = eta2 * A * x / (2 * s * (x + kappa) ** 2)
+    jumps = (local_critical_beta(theta2, **penalties) < bound) & (kappa > 0) & (kappa < A)
+    return np.asarray(jumps)
+
+
+def penalised_critical_beta(mode_variances: npt.ArrayLike, **penalties: Any) -> Array:
+    """Beta above which the global optimum of a mode is collapsed; 0 where it is at every beta.
+
+    The local threshold where the transition is continuous, else by bisection.
+    """
+    s, eta2, gamma, kappa = Penalties(**penalties).unpack()
+    theta2, gamma, kappa = np.broadcast_arrays(np.asarray(mode_variances, float), gamma, kappa)
+    local = local_critical_beta(theta2, **penalties)
+    first = is_first_order(theta2, **penalties)
+    if not first.any():
+        return local
+    A = theta2 / s + gamma * eta2
+    # p > 0 needs v below s (A^2/b - kappa) <= s (A^2/kappa - kappa): the most it can gain is A
+    share = np.where(first, s * (A**2 / np.where(first, kappa, 1.0) - kappa) / eta2, 0.5)
+    share = np.minimum(share, 1 - 1e-9)
+    high = np.where(theta2 > 0, A**2 * s / np.where(theta2 > 0, theta2, 1.0), np.inf)
+    high = np.minimum(high, A / (share - 1 - np.log(share)))
+    low, high = np.where(first, local, 1.0), np.where(first, high, 1.0)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        dead = penalised_optimum(theta2, beta=middle, **penalties).collapsed
+        low, high = np.where(dead, low, middle), np.where(dead, middle, high)
+    critical: Array = np.where(first, high, local)
+    return critical
 
 
 def solve_penalised(spec: VAESpec, modes: Modes) -> ModeStates:
-    """Optimum of every mode of a VAESpec, CVAESpec or ARVAESpec with a penalty.
+    """Optimum of every mode of a VAESpec with a penalty.
 
     Raises ValueError where the latent reconstruction loss has no optimum: a unit on a mode without
     any variance copies the latent through the decoder for nothing as w grows without bound.
     Units beyond the target's dimensions have no decoder direction and stay at the prior.
     """
-    k, s, eta2 = spec.latent_dim, float(spec.decoder_variance), spec.prior_variance
-    theta2 = np.append(modes.variances, np.zeros(max(0, k - len(modes.variances))))
-    has_unit = np.arange(len(theta2)) < k
-    has_direction = np.arange(len(theta2)) < len(modes.variances)
-    _refuse_idle_modes(spec, modes.variances[:k])
-    problem = _scalar(spec, theta2, np.full_like(theta2, spec.beta))
-    order = np.arange(k)
+    _refuse_idle_modes(spec, modes.variances[: spec.latent_dim])
+    k, n, eta2 = spec.latent_dim, len(modes.variances), spec.prior_variance
+    order, has_unit = np.arange(k), np.arange(max(n, k)) < k
+    penalties = _penalties(spec)
+    theta2 = modes.variances[:k]
     if spec.encoder_variance is None:
-        v = np.where(has_direction, _best_variance(problem), eta2)
-        critical = _global_critical_beta(spec, theta2)
+        optimum = penalised_optimum(theta2, beta=spec.beta, **penalties)
+        idle, critical = np.full(len(has_unit), eta2), penalised_critical_beta(theta2, **penalties)
     else:
         fixed = np.broadcast_to(spec.encoder_variance, k)
         order = np.argsort(fixed, kind="stable")
-        v = np.append(fixed[order], np.full(len(theta2) - k, eta2))
-        critical = local_critical_beta(spec, theta2, v)
-    p = np.where(has_unit & has_direction, 1 - problem.q(v), 0.0)
-    p[p < ROUNDING] = 0.0
-    noise = v / s + spec.weight_decay
-    u = np.sqrt(p * np.sqrt(problem.b / noise))
-    w2 = np.divide(p**2, u**2, out=np.zeros_like(p), where=p > 0)
-    m = w2 * theta2 + v
+        idle = np.append(fixed[order], np.full(len(has_unit) - k, eta2))
+        optimum = _at_fixed_variance(spec, theta2, idle[: len(theta2)])
+        critical = _fixed_critical_beta(spec, theta2, idle[: len(theta2)])
+    used = slice(0, len(theta2))
+    v, m, u, scale = idle.copy(), idle.copy(), np.zeros(len(has_unit)), np.zeros(len(has_unit))
+    v[used], u[used], scale[used] = optimum.encoder_variance, optimum.decoder, critical / spec.beta
+    m[used] = optimum.encoder**2 * theta2 + optimum.encoder_variance
     return ModeStates(
-        noise_fractions=np.where(p > 0, v / m, 1.0)[None],
+        noise_fractions=(v / m)[None],
         second_moments=np.where(has_unit, m, np.nan)[None],
-        critical_scale=np.where(has_unit, critical / spec.beta, np.nan)[None],
+        critical_scale=np.where(has_unit, scale, np.nan)[None],
         units=(order,),
-        decoder_variance=s,
+        decoder_variance=float(spec.decoder_variance),
         status="unique",
         decoder_gains=u,
     )
 
 
-def local_critical_beta(
-    spec: VAESpec, mode_variances: Array, encoder_variances: Array | None = None
-) -> Array:
-    """Beta above which the collapsed point of each mode is stable; 0 where it always is.
+def _larger_root(k: Array, y: Array, B: Array) -> Array:
+    """Larger root t of (1 + k t)(t + y)^2 - B t where it is above 1; else 1.
 
-    (eta^2/theta^2) (A^2/(v/s + kappa) - kappa) with v the encoder variance there: eta^2 where it is
-    learned. Equality that a test checks: gamma = kappa = 0 gives theta^2/s.
+    The polynomial is convex for t >= 1 (y > -1) and no root exceeds the start, so Newton descends
+    to the larger root without passing it.
     """
-    s, eta2 = float(spec.decoder_variance), spec.prior_variance
-    v = np.full_like(mode_variances, eta2) if encoder_variances is None else encoder_variances
-    problem = _scalar(spec, mode_variances, mode_variances)
-    gain = problem.A**2 / (v / s + spec.weight_decay) - spec.weight_decay
-    zeros = np.zeros_like(gain)
-    return np.maximum(
-        np.divide(eta2 * gain, mode_variances, out=zeros, where=mode_variances > 0), 0.0
+    k, y, B = np.broadcast_arrays(k, y, B)
+    lag = np.maximum(-y, 0.0)
+    with np.errstate(divide="ignore"):
+        t = np.minimum((np.sqrt(B) + np.sqrt(B + 4 * lag)) ** 2 / 4, np.sqrt(B / k) + lag)
+    t = np.maximum(t, 1.0)
+    for _ in range(NEWTON_STEPS):
+        value = (1 + k * t) * (t + y) ** 2 - B * t
+        slope = k * (t + y) ** 2 + 2 * (1 + k * t) * (t + y) - B
+        step = np.divide(value, slope, out=np.zeros_like(t), where=slope > 0)
+        before, t = t, np.maximum(t - step, 1.0)
+        if np.all(np.abs(before - t) <= ROUNDING * t):
+            break
+    return np.asarray(t)
+
+
+def _optimum_at(
+    v: Array,
+    A: Array,
+    b: Array,
+    beta: Array,
+    s: float,
+    eta2: float,
+    kappa: Array,
+    possible: npt.NDArray[np.bool_],
+) -> PenalisedOptimum:
+    """Weights and gain at the encoder variance v; collapsed where they gain nothing."""
+    noise = v / s + kappa
+    p = 1 - np.sqrt(noise * b) / A
+    gain = (A * p**2 - beta * (v / eta2 - 1 - np.log(v / eta2))) / 2
+    alive = possible & (p > ROUNDING) & (gain > 0)
+    p = np.where(alive, p, 0.0)
+    u = np.sqrt(p * np.sqrt(b / noise))
+    return PenalisedOptimum(
+        decoder=u,
+        encoder=np.divide(p, u, out=np.zeros_like(p), where=alive),
+        encoder_variance=np.where(alive, v, eta2),
+        gain_nats=np.where(alive, gain, 0.0),
     )
 
 
-def is_first_order(spec: VAESpec, mode_variances: Array) -> npt.NDArray[np.bool_]:
-    """True where a mode with a learned encoder variance jumps at its threshold."""
-    s, eta2 = float(spec.decoder_variance), spec.prior_variance
-    local, x = local_critical_beta(spec, mode_variances), eta2 / s
-    A = _scalar(spec, mode_variances, mode_variances).A
-    bound = eta2 * A * x / (2 * s * (x + spec.weight_decay) ** 2)
-    return np.asarray((local < bound) & (spec.weight_decay > 0))
+def _at_fixed_variance(spec: VAESpec, theta2: Array, v: Array) -> PenalisedOptimum:
+    s, eta2, gamma, kappa = Penalties(**_penalties(spec)).unpack()
+    A, b = theta2 / s + gamma * eta2, spec.beta * theta2 / eta2 + kappa
+    p = np.maximum(1 - np.sqrt((v / s + kappa) * b) / np.where(A > 0, A, 1.0), 0.0)
+    p = np.where(p > ROUNDING, p, 0.0)
+    u = np.sqrt(p * np.sqrt(b / (v / s + kappa)))
+    w = np.divide(p, u, out=np.zeros_like(p), where=p > 0)
+    return PenalisedOptimum(u, w, v, A * p**2 / 2)
 
 
-def _scalar(spec: VAESpec, theta2: Array, beta: Array) -> _Scalar:
-    gamma, kappa = spec.latent_reconstruction, spec.weight_decay
-    return _Scalar(theta2, beta, float(spec.decoder_variance), spec.prior_variance, gamma, kappa)
-
-
-def _best_variance(problem: _Scalar) -> Array:
-    """The encoder variance of the global optimum: the first zero of h, or eta^2."""
-    collapsed = np.full_like(problem.theta2, problem.eta2)
+def _fixed_critical_beta(spec: VAESpec, theta2: Array, v: Array) -> Array:
+    """(eta^2/theta^2) (A^2/(v/s + kappa) - kappa): continuous transitions where v is fixed."""
+    s, eta2, gamma, kappa = Penalties(**_penalties(spec)).unpack()
+    excess = np.maximum((theta2 / s + gamma * eta2) ** 2 / (v / s + kappa) - kappa, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        # q reaches 1 at v_1; alive optima lie below, before h falls again
-        v_1 = problem.s * (problem.A**2 / problem.b - problem.kappa)
-        usable = v_1 > 0
-        v_1 = np.where(usable, v_1, problem.eta2)
-        peak = _bisect(lambda v: problem.h_slope(v) > 0, np.zeros_like(v_1), v_1)
-        usable &= problem.h(peak) > 0
-        alive = _bisect(lambda v: problem.h(v) <= 0, np.zeros_like(v_1), peak)
-        better = problem.F(alive) < problem.F(collapsed)
-    return np.where(usable & better, alive, collapsed)
-
-
-def _bisect(below: Callable[[Array], npt.NDArray[np.bool_]], low: Array, high: Array) -> Array:
-    """The largest value of every bracket for which `below` still holds, vectorised."""
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        left = below(middle)
-        low, high = np.where(left, middle, low), np.where(left, high, middle)
-    return high
-
-
-def _global_critical_beta(spec: VAESpec, theta2: Array) -> Array:
-    """Beta at which alive and collapsed optimum are equally good; the local one if they merge."""
-    local = local_critical_beta(spec, theta2)
-    A = _scalar(spec, theta2, theta2).A
-    # for beta -> 0 a mode lives iff kappa < A
-    first = is_first_order(spec, theta2) & (theta2 > 0) & (spec.weight_decay < A)
-    if not first.any():
-        return local
-    some, A = theta2[first], A[first]
-    # without decay the mode would live up to A^2 s/theta^2
-    highest = A**2 * float(spec.decoder_variance) / some
-
-    def alive(beta: Array) -> npt.NDArray[np.bool_]:
-        problem = _scalar(spec, some, beta)
-        return problem.q(_best_variance(problem)) < 1
-
-    critical = local.copy()
-    critical[first] = _bisect(alive, local[first], highest)
+        critical: Array = np.where(excess > 0, eta2 * excess / theta2, 0.0)
     return critical
+
+
+def _penalties(spec: VAESpec) -> dict[str, Any]:
+    names = ("decoder_variance", "prior_variance", "latent_reconstruction", "weight_decay")
+    return {name: getattr(spec, name) for name in names}
 
 
 def _refuse_idle_modes(spec: VAESpec, theta2: Array) -> None:

@@ -41,6 +41,11 @@ def _draw(number: int) -> tuple[VAESpec, Moments]:
     return spec, Moments.from_covariance(random_covariance(rng, d))
 
 
+def _penalties(spec: VAESpec) -> dict[str, float]:
+    names = ("decoder_variance", "prior_variance", "latent_reconstruction", "weight_decay")
+    return {name: getattr(spec, name) for name in names}
+
+
 @pytest.mark.parametrize("number", range(100))
 def test_solution_is_the_global_minimum(number):
     spec, moments = _draw(number)
@@ -90,7 +95,7 @@ def test_threshold_of_weight_decay(number):
     spec = dataclasses.replace(spec, encoder_variance=None)
     solution, k = solve(spec, moments), spec.latent_dim
     theta2 = solution.mode_variances
-    local = local_critical_beta(spec, theta2)
+    local = local_critical_beta(theta2, **_penalties(spec))
     assert np.all(solution.critical_beta[:k] >= local[:k] * (1 - 1e-12))
     for mode, beta in enumerate(solution.critical_beta[:k]):
         if beta > 1e-6:
@@ -106,7 +111,9 @@ def test_local_threshold_is_that_of_stability():
         spec = dataclasses.replace(spec, encoder_variance=None)
         theta2 = np.sort(np.linalg.eigvalsh(moments.covariance))[::-1]
         found = np.maximum(stability(spec, moments).critical_beta, 0)
-        assert found == pytest.approx(local_critical_beta(spec, theta2), rel=1e-9, abs=1e-12)
+        assert found == pytest.approx(
+            local_critical_beta(theta2, **_penalties(spec)), rel=1e-9, abs=1e-12
+        )
 
 
 def test_weight_decay_can_make_the_transition_first_order():
@@ -117,7 +124,7 @@ def test_weight_decay_can_make_the_transition_first_order():
     for A2, jumps in ((0.5 * (onset + edge), True), (1.05 * edge, False)):
         moments = Moments.from_covariance([[np.sqrt(A2) * s]])
         spec = VAESpec(1, decoder_variance=s, prior_variance=eta2, weight_decay=kappa)
-        assert bool(is_first_order(spec, np.array([np.sqrt(A2) * s]))[0]) is jumps
+        assert bool(is_first_order(np.sqrt(A2) * s, **_penalties(spec))) is jumps
         local = stability(spec, moments).critical_beta[0]
         critical = solve(spec, moments).critical_beta[0]
         below = solve(dataclasses.replace(spec, beta=critical * (1 - 1e-6)), moments)

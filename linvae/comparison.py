@@ -25,6 +25,7 @@ __all__ = ["LINEAR_TOLERANCE", "Comparison", "Row", "Threshold", "write_text"]
 LINEAR_TOLERANCE = 0.02  # a linear network within this share of its threshold agrees with theory
 QUANTITIES = {
     "critical_beta": "beta at which the level collapses (its first mode); observed: per seed",
+    "universal_beta": "beta from which no network of any architecture can be worth its rate",
     "fit_slope": "slope of the fitted line of log beta against information, per nat",
     "fitted_critical_beta": "where a line through theory's own points at the set-points ends",
     "factor_at_information": "factor on all betas that holds the level at `information_nats`",

@@ -72,7 +72,7 @@ class LinearSpec(Protocol):
         """The same model with one latent unit per level, the one that collapses last."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class VAESpec:
     """Linear VAE with one latent level.
 
@@ -153,6 +153,16 @@ class VAESpec:
             )
         return entries
 
+    def __repr__(self) -> str:
+        """The fields of the plain model, and the others where they are set."""
+        plain = ("latent_dim", "beta", "decoder_variance", "prior_variance", "encoder_variance")
+        shown = [
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in dataclasses.fields(self)
+            if f.name in plain or getattr(self, f.name) != f.default
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
     @property
     def penalised(self) -> bool:
         """True with a latent reconstruction loss or weight decay."""
@@ -189,7 +199,7 @@ class VAESpec:
         return dataclasses.replace(self, latent_dim=1, encoder_variance=smallest)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CVAESpec(VAESpec):
     """Linear conditional VAE: target y, condition x.
 
@@ -212,7 +222,7 @@ class CVAESpec(VAESpec):
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ARVAESpec(VAESpec):
     """Linear VAE with an autoregressive decoder.
 

@@ -40,8 +40,9 @@ class Verdict:
 
 
 def verdicts(comparison: Comparison) -> list[Verdict]:
-    """Thresholds by level and architecture, then active units, then the rate of linear models."""
+    """Thresholds by level and network, their bounds, active units, the rate of linear models."""
     found = [_threshold_verdict(comparison, t) for t in by_level(comparison)]
+    found += _bounds_verdict(comparison)
     found += [v for a in comparison.architectures for v in _count_verdict(comparison, a)]
     return [*found, *_rate_verdict(comparison)]
 
@@ -65,6 +66,39 @@ def _threshold_verdict(comparison: Comparison, row: Threshold) -> Verdict:
         return Verdict("differs" if row.architecture == "linear" else "note", claim, text, why)
     judge = _linear_verdict if row.architecture == "linear" else _nonlinear_verdict
     return judge(comparison, row, claim)
+
+
+def _bounds_verdict(comparison: Comparison) -> Iterator[Verdict]:
+    """Linear threshold <= observed <= universal threshold, side by side."""
+    bounds = comparison.settings.get("bounds_of_any_network")
+    if not bounds:
+        return
+    seen = {t.architecture: t.observed for t in comparison.thresholds() if t.seeds}
+    observed = ", ".join(f"{name} {number(value)}" for name, value in seen.items()) or "none"
+    linear, found, proven = (float(bounds[key]) for key in ("linear", "found", "proven"))
+    text = (
+        f"linear {number(linear)}, observed {observed}, universal {number(found)} (the largest "
+        f"value found; it is proven to be below {number(proven)}): above the universal beta no "
+        "network of any architecture gains by leaving collapse on these samples."
+    )
+    impossible = [name for name, value in seen.items() if value > proven]
+    if impossible:
+        why = f"{', '.join(impossible)} above a proven bound: the run has not settled"
+        yield Verdict("differs", "bounds of any network", text, why)
+        return
+    inside = all(value >= linear * (1 - LINEAR_TOLERANCE) for value in seen.values())
+    held_out, error = float(bounds["held_out"]), float(bounds["held_out_standard_error"])
+    why = (
+        f"the universal value rests on {number(float(bounds['effective_samples']), 2)} effective "
+        f"samples; found on one half and evaluated on the other it is {number(held_out, 3)} "
+        f"(standard error {number(error, 2)}): "
+        + (
+            "a gap that new samples confirm"
+            if held_out - 2 * error > linear
+            else "what is above the linear threshold is memory of single samples"
+        )
+    )
+    yield Verdict("agrees" if inside else "note", "bounds of any network", text, why)
 
 
 def _certain_verdict(comparison: Comparison, row: Threshold, claim: str) -> Verdict:

@@ -209,3 +209,19 @@ def test_condition_that_explains_the_target(kind):
 def test_conditional_model_without_a_condition():
     with pytest.raises(ValueError, match="CVAESpec needs a condition"):
         run_comparison(small(), CVAESpec(1), short_plan())
+
+
+def test_bounds_of_any_network_stand_in_settings_and_rows(compared):
+    """For models whose encoder can be the prior and without a condition; else there are none."""
+    spec, moments, comparison = compared
+    bounds = comparison.settings["bounds_of_any_network"]
+    rows = comparison.select("universal_beta")
+    applies = isinstance(spec, VAESpec) and not moments.condition_dim
+    if not applies or spec.encoder_variance is not None:
+        assert bounds is None
+        assert rows == []
+        return
+    critical = solve(spec, moments).critical_beta[0]
+    assert bounds["linear"] == pytest.approx(critical, rel=1e-5)  # float32 data
+    assert bounds["linear"] <= bounds["found"] <= bounds["proven"]
+    assert [row.predicted for row in rows] == [bounds["found"]]

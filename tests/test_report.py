@@ -148,6 +148,42 @@ def test_nonlinear_threshold_is_always_a_locator():
     )
 
 
+# --- verdicts: bounds of any network -------------------------------------------------------------
+
+BOUNDS = {
+    "linear": 1.426,
+    "found": 5.1,
+    "proven": 6.7,
+    "effective_samples": 1.04,
+    "held_out": 0.59,
+    "held_out_standard_error": 0.08,
+}
+BOUNDED = {
+    "inside": ((1.02, 1.06), {}, "agrees", "memory of single samples"),
+    "confirmed": ((1.02, 1.06), {"held_out": 2.1}, "agrees", "a gap that new samples confirm"),
+    "within-noise": ((1.02,), {"held_out": 1.5}, "agrees", "memory of single samples"),
+    "below-linear": ((0.9, 0.95), {}, "note", "1.0 effective samples"),
+    "impossible": ((5.0, 5.2), {}, "differs", "mlp above a proven bound: the run has not settled"),
+}
+
+
+@pytest.mark.parametrize(("mlp", "changes", "level", "why"), BOUNDED.values(), ids=BOUNDED.keys())
+def test_observed_thresholds_stand_beside_their_bounds(mlp, changes, level, why):
+    comparison = vae_comparison(mlp=mlp, bounds_of_any_network=BOUNDS | changes)
+    verdict = _verdict(comparison, "bounds of any network")
+    assert verdict.level == level
+    assert verdict.text.startswith("linear 1.426, observed linear 1.422, mlp ")
+    assert (
+        "universal 5.100 (the largest value found; it is proven to be below 6.700)" in verdict.text
+    )
+    assert why in verdict.why
+
+
+def test_no_bounds_no_verdict():
+    claims = [v.claim for v in verdicts(vae_comparison(bounds_of_any_network=None))]
+    assert "bounds of any network" not in claims
+
+
 # --- verdicts: levels, counts, rates -------------------------------------------------------------
 
 

@@ -28,6 +28,11 @@ for the CVAE, of (Cov(y|x)^2, Cov(y))/s where the encoder sees the target, the l
 over s at full order, the top eigenvalue of the correlation matrix for binary data. Coordinates
 without any variance drop out.
 
+**Stable is not optimal** in two models, whose transition can be of first order: with weight decay
+(`linvae.theory.penalised`), and where a conditional encoder sees the target only. A scalar one with
+rho^2 > 1/2 has an alive optimum up to beta = Var(y)(1 - rho^2)/(4 rho^2 s), above the threshold
+Var(y)(1 - rho^2)^2/s of stability (derived in analysis/derivations/cvae.py).
+
 `escape_rates`: eigenvalues of -Hessian on (U, W), growth rates of gradient flow on raw weights,
 per unit of learning rate times steps. Sources: Lucas et al. 2019, Li et al. 2025 (Gaussian decoder,
 target = input); the others ours. A hierarchy is stable where `linvae.solve` says so, since its

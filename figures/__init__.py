@@ -1,0 +1,55 @@
+"""Every theory figure, one module each: `python -m figures [--only NAME] [--out DIR]`.
+
+A module has `rows()`, which calls public functions of linvae or reads rows kept under analysis/,
+and `draw(rows)`, which gives a matplotlib figure and computes nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+__all__ = ["NAMES", "figure_module", "write_figure"]
+
+NAMES = (
+    "beta_sweep",
+    "correlation",
+    "hierarchy_phases",
+    "hierarchy_levels",
+    "rate_distortion",
+    "autoregressive",
+    "escape_time",
+    "latent_reconstruction",
+    "bernoulli",
+    "thresholds",
+    "finite_samples",
+    "weight_decay",
+    "skewness",
+)
+
+
+def figure_module(name: str) -> ModuleType:
+    """The module of a figure; ValueError for an unknown name."""
+    if name not in NAMES:
+        raise ValueError(f"figure {name!r} must be one of {', '.join(NAMES)}")
+    return import_module(f"figures.{name}")
+
+
+def write_figure(name: str, folder: Path) -> list[Path]:
+    """Compute the rows of a figure, draw it, and write NAME.csv, NAME.png and NAME.pdf."""
+    import matplotlib as mpl
+
+    from figures.style import STYLE, csv_text, save
+    from linvae.comparison import write_text
+
+    module = figure_module(name)
+    rows = module.rows()
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}{suffix}" for suffix in (".csv", ".png", ".pdf")]
+    write_text(paths[0], csv_text(rows))
+    with mpl.rc_context(STYLE):
+        figure = module.draw(rows)
+        for path in paths[1:]:
+            save(figure, path)
+    return paths

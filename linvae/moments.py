@@ -131,11 +131,15 @@ class Moments:
         k = self.condition_dim
         if k == 0:
             return np.zeros((self.target_dim, 0))
-        values, vectors = np.linalg.eigh(self.covariance[:k, :k])
+        # in units of each coordinate's deviation: no unit decides what is rounding
+        scale = np.sqrt(np.diag(self.covariance)[:k])
+        scale = np.where(scale > 0, scale, 1.0)
+        values, vectors = np.linalg.eigh(self.covariance[:k, :k] / np.outer(scale, scale))
         # directions of the condition below rounding carry no information about the target
         keep = values > k * np.finfo(np.float64).eps * max(values[-1], 0.0)
         basis = vectors[:, keep]
-        coefficients: Array = (self.covariance[k:, :k] @ basis / values[keep]) @ basis.T
+        cross = self.covariance[k:, :k] / scale
+        coefficients: Array = (cross @ basis / values[keep]) @ basis.T / scale
         return coefficients
 
     @cached_property

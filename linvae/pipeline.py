@@ -161,7 +161,7 @@ def _bounds_of_any_network(reduced: Dataset, spec: LinearSpec) -> dict[str, floa
     It needs an encoder that can be the prior, and no condition: a decoder that mixes z and x is not
     bounded by the residuals of a regression.
     """
-    free = isinstance(spec, VAESpec) and spec.encoder_variance is None
+    free = type(spec) is VAESpec and not spec.penalised and spec.encoder_variance is None
     if not free or reduced.condition is not None or spec.decoder_variance == "learned":
         return None
     bound = universal_threshold(reduced.target, decoder_variance=float(spec.decoder_variance))

@@ -363,10 +363,10 @@ def _positive(name: str, value: Any, where: str) -> float:
 
 
 def _not_negative(name: str, value: Any, where: str) -> float:
-    zero = isinstance(value, (int, float)) and not isinstance(value, bool) and value == 0
     try:
+        zero = not isinstance(value, (bool, str)) and float(value) == 0
         return 0.0 if zero else _positive(name, value, where)
-    except ValueError:
+    except (TypeError, ValueError):
         raise ValueError(f"{name}={value!r} must be a finite number >= 0 in {where}") from None
 
 
@@ -399,7 +399,7 @@ def _order(value: Any) -> int | tuple[tuple[int, ...], ...] | None:
             f"order: row {late[0]} of the mask sees coordinate {max(rows[late[0]])}, but y_t may "
             "see earlier coordinates only: make the mask strictly lower triangular"
         )
-    return tuple(tuple(int(i) for i in row) for row in rows)
+    return tuple(tuple(sorted({int(i) for i in row})) for row in rows)
 
 
 def _dimension(name: str, value: Any, where: str) -> int:

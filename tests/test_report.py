@@ -160,6 +160,8 @@ BOUNDS = {
 }
 BOUNDED = {
     "inside": ((1.02, 1.06), {}, "agrees", "memory of single samples"),
+    "noise": ((1.02,), {"effective_samples": 189.0}, "agrees", "within sampling noise"),
+    "no-held-out": ((1.02,), {"held_out": NAN, "effective_samples": 9}, "agrees", "sampling noise"),
     "confirmed": ((1.02, 1.06), {"held_out": 2.1}, "agrees", "a gap that new samples confirm"),
     "within-noise": ((1.02,), {"held_out": 1.5}, "agrees", "memory of single samples"),
     "below-linear": ((0.9, 0.95), {}, "note", "1.0 effective samples"),
@@ -177,6 +179,12 @@ def test_observed_thresholds_stand_beside_their_bounds(mlp, changes, level, why)
         "universal 5.100 (the largest value found; it is proven to be below 6.700)" in verdict.text
     )
     assert why in verdict.why
+
+
+def test_bounds_without_observation_are_a_note():
+    comparison = vae_comparison(linear=(NAN,), mlp=(NAN,), bounds_of_any_network=BOUNDS)
+    verdict = _verdict(comparison, "bounds of any network")
+    assert (verdict.level, verdict.why) == ("note", "no threshold was observed")
 
 
 def test_no_bounds_no_verdict():

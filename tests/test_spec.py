@@ -99,6 +99,11 @@ def test_likelihood_must_be_known_and_has_no_decoder_variance():
         CVAESpec(2, likelihood="poisson")
 
 
+def test_zero_of_any_type_is_no_penalty():
+    for zero in (0, 0.0, np.float32(0), np.int64(0)):
+        assert not VAESpec(1, weight_decay=zero).penalised
+
+
 def test_mask_is_kept_as_the_columns_of_every_row():
     spec = ARVAESpec(2, order=[[0, 0, 0], [1, 0, 0], [0, 1, 0]])
     assert spec.order == ((), (0,), (1,))

@@ -103,11 +103,18 @@ def _solution(spec: LinearSpec, moments: Moments, modes: Modes, states: ModeStat
         mode_rates=mode_rates,
         critical_beta=critical_betas[0],
         level_critical_betas=critical_betas,
-        critical_decoder_variance=states.critical_scale[0] * s,
+        critical_decoder_variance=_critical_decoder_variance(spec, states),
         weights=weights,
         status=states.status,
         penalty=penalty,
     )
+
+
+def _critical_decoder_variance(spec: LinearSpec, states: ModeStates) -> Array:
+    """Scaling s is scaling every beta, unless a penalty acts."""
+    scaled = states.critical_scale[0] * states.decoder_variance
+    penalised = isinstance(spec, VAESpec) and spec.penalised
+    return np.full_like(scaled, np.nan) if penalised else scaled
 
 
 def _mode_rates(spec: LinearSpec, r: Array, m: Array) -> Array:

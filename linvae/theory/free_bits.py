@@ -96,6 +96,8 @@ def free_bits_optimum(
     where = "free_bits_optimum"
     theta2 = np.sort(checked_variances(mode_variances, where))[::-1]
     k = int(checked_numbers("latent_dim", latent_dim, where))
+    if k != latent_dim:
+        raise ValueError(f"latent_dim={latent_dim} must be an integer in {where}")
     f = float(checked_numbers("floor_nats", floor_nats, where, zero=True))
     b = float(checked_numbers("beta", beta, where))
     s = float(checked_numbers("decoder_variance", decoder_variance, where))

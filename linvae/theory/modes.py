@@ -44,6 +44,8 @@ from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LinearSpec
 __all__ = ["Modes", "autoregression", "mode_decomposition", "sees_condition_only"]
 
 Array = npt.NDArray[np.float64]
+WELL_CONDITIONED = 1e-8  # smallest innovation over the largest variance: no ridge is needed
+RIDGE = 1e-12  # of the largest variance: coefficients below 1e4, innovations off by less than 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +106,8 @@ def _decompose(moments: Moments, general: bool) -> Modes:
 def autoregression(spec: ARVAESpec, moments: Moments) -> tuple[Array, Array]:
     """A (d, d), the regression of every y_t on what it sees, and the covariance of the errors.
 
-    At full order by elimination, which is exact for singular covariances too: the errors are then
-    the innovations y_t - E[y_t | y_<t], with variances the squared diagonal of the Cholesky factor.
+    At full order the errors are the innovations y_t - E[y_t | y_<t], with variances the squared
+    diagonal of the Cholesky factor.
     """
     if moments.condition_dim > 0:
         raise ValueError(
@@ -115,9 +117,8 @@ def autoregression(spec: ARVAESpec, moments: Moments) -> tuple[Array, Array]:
     C, d = moments.covariance, moments.target_dim
     seen = spec.seen(d)
     if spec.is_full(d):
-        lower, innovations = _eliminate(C)
-        inverse = solve_triangular(lower, np.eye(d), lower=True, unit_diagonal=True)
-        return np.eye(d) - inverse, np.diag(innovations)
+        innovations = _innovations(C)
+        return _on_the_past(C, innovations), np.diag(innovations)
     A = np.zeros((d, d))
     for t, columns in enumerate(seen):
         index = list(columns)
@@ -126,17 +127,26 @@ def autoregression(spec: ARVAESpec, moments: Moments) -> tuple[Array, Array]:
     return A, (errors + errors.T) / 2
 
 
-def _eliminate(C: Array) -> tuple[Array, Array]:
-    """C = L diag(v) L^T with L unit lower triangular; a zero v takes a zero column."""
-    d = len(C)
-    rest, lower, variances = C.copy(), np.eye(d), np.zeros(d)
-    floor = 10 * d * np.finfo(np.float64).eps * float(np.diag(C).max())  # rounding, as below
-    for t in range(d):
-        if rest[t, t] > floor:
-            variances[t] = rest[t, t]
-            lower[t + 1 :, t] = rest[t + 1 :, t] / rest[t, t]
-            rest[t + 1 :, t + 1 :] -= np.outer(lower[t + 1 :, t], rest[t, t + 1 :])
-    return lower, variances
+def _innovations(C: Array) -> Array:
+    """Var(y_t | y_<t): squared diagonal of the triangular factor, from orthogonal transforms only.
+
+    Elimination would divide by pivots that are rounding; smooth signals have many of those.
+    """
+    values, vectors = np.linalg.eigh(C)
+    root = np.linalg.qr((vectors * np.sqrt(np.maximum(values, 0.0))).T, mode="r")
+    variances = np.diag(root) ** 2
+    floor = 10 * len(C) * np.finfo(np.float64).eps * float(np.diag(C).max())  # rounding, as above
+    return np.asarray(np.where(variances > floor, variances, 0.0))
+
+
+def _on_the_past(C: Array, innovations: Array) -> Array:
+    """Strictly lower triangular A: y_t regressed on all before; a ridge where C is singular."""
+    largest = float(np.diag(C).max())
+    ridge = 0.0 if innovations.min() > WELL_CONDITIONED * largest else RIDGE * largest
+    lower = np.linalg.cholesky(C + ridge * np.eye(len(C)))
+    unit = lower / np.diag(lower)
+    inverse = solve_triangular(unit, np.eye(len(C)), lower=True, unit_diagonal=True)
+    return np.asarray(np.eye(len(C)) - inverse)
 
 
 def _autoregressive_modes(spec: ARVAESpec, moments: Moments) -> Modes:

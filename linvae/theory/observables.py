@@ -34,9 +34,9 @@ __all__ = [
 ]
 
 Array = npt.NDArray[np.float64]
-NODES = (
-    24  # of Talbot's contour: rounding, exp(2 * 24/5) * 1e-16, and truncation are both below 1e-10
-)
+NODES = (24, 20)  # of two Talbot contours, which agree to 1e-10 where rounding does not grow
+AGREEMENT = 1e-9
+MOST_TERMS = 512 * 400  # of the Fourier sum, which many units end after some hundred
 
 
 def active_unit_counts(solution: Solution, threshold: float = 0.01) -> npt.NDArray[np.intp]:
@@ -87,22 +87,43 @@ class RateDistribution:
         return 2 * float(np.sum(self.scales_nats**2))
 
     def share_below(self, nats: float) -> float:
-        """Share of samples with KL below `nats`.
+        """Share of samples with KL below `nats`, to about 1e-9.
 
-        The Laplace transform prod (1 + 2 a_i t)^(-1/2) has its singularities on the negative axis,
-        so Talbot's contour inverts it to 1e-10 with 24 nodes (Abate & Valko 2004).
+        Few units: the Laplace transform prod (1 + 2 a_i t)^(-1/2) has its singularities on the
+        negative axis, and Talbot's contour inverts it (Abate & Valko 2004). Many: rounding would
+        grow along that contour, but the characteristic function dies out fast (Davies 1973).
         """
         room, a = nats - self.floor_nats, self.scales_nats[self.scales_nats > 0]
         if room <= 0 or len(a) == 0:
             return float(room > 0)
-        radius = 2 * NODES / (5 * room)
-        angle = np.arange(1, NODES) * np.pi / NODES
-        cot = 1 / np.tan(angle)
-        nodes = np.append(radius, radius * angle * (cot + 1j))
-        steps = np.append(0.5, 1 + 1j * (angle + (angle * cot - 1) * cot))
-        log_transform = -np.log1p(2 * a[:, None] * nodes).sum(axis=0) / 2
-        terms = np.exp(nodes * room + log_transform) / nodes * steps
-        return float(np.clip(radius / NODES * terms.real.sum(), 0.0, 1.0))
+        shares = [_talbot(a, room, nodes) for nodes in NODES]
+        share = shares[0] if abs(shares[0] - shares[1]) < AGREEMENT else _fourier(a, room)
+        return float(np.clip(share, 0.0, 1.0))
+
+
+def _talbot(a: Array, room: float, n: int) -> float:
+    radius = 2 * n / (5 * room)
+    angle = np.arange(1, n) * np.pi / n
+    cot = 1 / np.tan(angle)
+    nodes = np.append(radius, radius * angle * (cot + 1j))
+    steps = np.append(0.5, 1 + 1j * (angle + (angle * cot - 1) * cot))
+    log_transform = -np.log1p(2 * a[:, None] * nodes).sum(axis=0) / 2
+    terms = np.exp(nodes * room + log_transform) / nodes * steps
+    return float(radius / n * terms.real.sum())
+
+
+def _fourier(a: Array, room: float) -> float:
+    """1/2 - sum_k Im[phi(u_k) exp(-i u_k x)]/(pi (k + 1/2)), u_k = (k + 1/2) step."""
+    mean, deviation = float(np.sum(a)), float(np.sqrt(2 * np.sum(a**2)))
+    step = 2 * np.pi / (mean + 40 * deviation + room)  # the period: nothing lies beyond it
+    total = 0.0
+    for start in range(0, MOST_TERMS, 512):
+        k = np.arange(start, start + 512) + 0.5
+        phi = np.exp(-np.log1p(-2j * a[:, None] * (k * step)).sum(axis=0) / 2)
+        total += float(np.sum((phi * np.exp(-1j * k * step * room)).imag / (np.pi * k)))
+        if abs(phi[-1]) < 1e-12:
+            break
+    return 0.5 - total
 
 
 def rate_distribution(spec: LinearSpec, solution: Solution) -> RateDistribution:

@@ -185,11 +185,12 @@ def penalised_critical_beta(mode_variances: npt.ArrayLike, **penalties: Any) -> 
 def solve_penalised(spec: VAESpec, modes: Modes) -> ModeStates:
     """Optimum of every mode of a VAESpec with a penalty.
 
-    Raises ValueError where the latent reconstruction loss has no optimum: a unit on a mode without
-    any variance copies the latent through the decoder for nothing as w grows without bound.
+    Raises ValueError where the latent reconstruction loss has no known optimum: with fewer units
+    than dimensions (a unit then mixes modes, for its copy passes best through those of little
+    variance), or with a mode without variance (the copy is free as w grows without bound).
     Units beyond the target's dimensions have no decoder direction and stay at the prior.
     """
-    _refuse_idle_modes(spec, modes.variances[: spec.latent_dim])
+    _refuse_loss(spec, modes.variances)
     k, n, eta2 = spec.latent_dim, len(modes.variances), spec.prior_variance
     order, has_unit = np.arange(k), np.arange(max(n, k)) < k
     penalties = _penalties(spec)
@@ -267,7 +268,8 @@ def _optimum_at(
 def _at_fixed_variance(spec: VAESpec, theta2: Array, v: Array) -> PenalisedOptimum:
     s, eta2, gamma, kappa = Penalties(**_penalties(spec)).unpack()
     A, b = theta2 / s + gamma * eta2, spec.beta * theta2 / eta2 + kappa
-    p = np.maximum(1 - np.sqrt((v / s + kappa) * b) / np.where(A > 0, A, 1.0), 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = np.where(A > 0, 1 - np.sqrt((v / s + kappa) * b) / A, 0.0)
     p = np.where(p > ROUNDING, p, 0.0)
     u = np.sqrt(p * np.sqrt(b / (v / s + kappa)))
     w = np.divide(p, u, out=np.zeros_like(p), where=p > 0)
@@ -288,12 +290,19 @@ def _penalties(spec: VAESpec) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in names}
 
 
-def _refuse_idle_modes(spec: VAESpec, theta2: Array) -> None:
-    if spec.latent_reconstruction > 0 and spec.weight_decay == 0 and np.any(theta2 == 0):
+def _refuse_loss(spec: VAESpec, theta2: Array) -> None:
+    gamma, k, d = spec.latent_reconstruction, spec.latent_dim, len(theta2)
+    if gamma > 0 and k < d:
+        raise ValueError(
+            f"latent_reconstruction={gamma} has no known optimum with latent_dim={k} below the "
+            f"target's {d} dimensions: a unit then mixes modes; use latent_dim >= {d}, or "
+            "stability(spec, moments) for the threshold of the collapsed point"
+        )
+    if gamma > 0 and spec.weight_decay == 0 and np.any(theta2 == 0):
         rank = int(np.count_nonzero(theta2))
         raise ValueError(
-            f"latent_reconstruction={spec.latent_reconstruction} has no optimum with latent_dim="
-            f"{spec.latent_dim}: only {rank} modes have any variance, and a unit on a direction "
-            "without data reconstructs itself for nothing as its encoder weight grows without "
-            f"bound; drop constant coordinates, use latent_dim <= {rank}, or weight_decay > 0"
+            f"latent_reconstruction={gamma} has no optimum here: only {rank} of {d} modes have any "
+            "variance, and a unit on a direction without data reconstructs itself for nothing as "
+            "its encoder weight grows without bound; drop constant coordinates, or use "
+            "weight_decay > 0"
         )

@@ -68,7 +68,9 @@ class Solution:
 
     A "continuum" has many optima: the most collapsed one is given. "unbounded": objective -inf,
     all arrays NaN.
-    Critical values are NaN where there is no unit or the decoder variance is learned; infinite for
+    Critical values are NaN where there is no unit or the decoder variance is learned, critical
+    decoder variances also with a penalty, which s does not scale; critical betas need not descend
+    with a latent reconstruction loss, which favours modes of little variance; infinite for
     an upper level that is active on encoder noise alone, 0 for one that can never be active.
     Equalities that tests check: `mode_rates.sum(1) == rates`, `information == -log(r)/2`, and
     with a learned encoder variance mean squared error = sum of min(theta_i^2, beta s).

@@ -18,8 +18,10 @@ by
 | multinomial, mean counts n p | y      | n (diag p - p p^T) | (I - p 1^T) Cov(y)              |
 
 with C_e = Cov(e), kappa the weight decay and v = eta^2 where the encoder variance is learned (the
-smallest of a fixed diagonal). A latent reconstruction loss adds gamma eta^2 times the derivative of
-the decoder's mean by its parameter to C. So the collapsed point is a minimum iff beta exceeds
+smallest of a fixed diagonal: the thresholds are those of that unit alone). A latent reconstruction
+loss adds gamma eta^2 times the derivative of the decoder's mean by its parameter to C, and with a
+condition gamma E|W (x, R x)|^2 to the price of W. So the collapsed point is a minimum iff beta
+exceeds
 
     beta_i = eta^2 * generalised eigenvalues of (C^T (v F + kappa)^-1 C - kappa, C_e)
 
@@ -91,19 +93,24 @@ class Stability:
 
 @dataclass(frozen=True, eq=False)
 class _Quadratic:
-    """F, C, C_e of the module's table, and the derivative of mean by parameter on what e holds."""
+    """F, C, C_e of the module's table, and the derivative of mean by parameter on what e holds.
+
+    `circle`: covariance of what the encoder sees of a decoded mean, besides z (0 without x).
+    """
 
     F: Array
     C: Array
     C_e: Array
     to_mean: Array
+    circle: Array | float = 0.0
 
 
 def stability(spec: LinearSpec, moments: Moments) -> Stability:
     """Thresholds and escape rates of the collapsed point of `spec` on `moments`.
 
     Raises ValueError where the decoder variance is learned, where a likelihood does not fit the
-    means, and for a latent reconstruction loss whose encoder cannot see the target.
+    means, for a latent reconstruction loss whose encoder cannot see the target, and as `solve`
+    (UnboundedObjectiveError) for a hierarchy without an optimum.
     """
     if isinstance(spec, HVAESpec):
         return _hierarchy(spec, moments)
@@ -119,7 +126,8 @@ def stability(spec: LinearSpec, moments: Moments) -> Stability:
     C = point.C + spec.latent_reconstruction * eta2 * point.to_mean
     F = v * point.F + kappa * np.eye(len(point.F))
     respond = _pseudo_inverse(F) @ C  # the decoder's best response to the encoder, U = respond W^T
-    values, W = _generalised(C.T @ respond - kappa * np.eye(len(point.C_e)), point.C_e)
+    fixed_price = kappa * np.eye(len(point.C_e)) + spec.latent_reconstruction * point.circle
+    values, W = _generalised(C.T @ respond - fixed_price, point.C_e)
     critical = eta2 * values[: len(F)]
     directions = (respond @ W[:, : len(F)]).T
     lengths = np.linalg.norm(directions, axis=1, keepdims=True)
@@ -127,7 +135,9 @@ def stability(spec: LinearSpec, moments: Moments) -> Stability:
         critical_beta=critical,
         unstable_directions=int(np.sum(critical > spec.beta)),
         directions=np.divide(directions, lengths, out=directions * 0, where=lengths > 0),
-        escape_rates=_escape_rates(F, C, spec.beta / eta2 * point.C_e, kappa)[: len(critical)],
+        escape_rates=_escape_rates(F, C, spec.beta / eta2 * point.C_e + fixed_price)[
+            : len(critical)
+        ],
     )
 
 
@@ -176,8 +186,20 @@ def _collapsed_point(spec: VAESpec, moments: Moments) -> _Quadratic:
                 "the target, but a VAESpec on moments with a condition sees the condition only"
             )
         sees = slice(0, dx)
-    covariance = (residual @ C)[:, sees] / s
-    return _Quadratic(np.eye(d) / s, covariance, C[sees, sees], to_mean[:, sees])
+    covariance = _without_rounding((residual @ C)[:, sees], C, dx, sees) / s
+    # what the encoder reads of (x, R x), the collapsed decoder's mean of (x, y)
+    read = np.concatenate([np.eye(dx), moments.regression])[sees]
+    circle = read @ C[:dx, :dx] @ read.T
+    return _Quadratic(np.eye(d) / s, covariance, C[sees, sees], to_mean[:, sees], circle)
+
+
+def _without_rounding(covariance: Array, C: Array, dx: int, sees: slice) -> Array:
+    """Entries below the rounding of the products that they are differences of are zero."""
+    deviations = np.sqrt(np.diag(C))
+    rounding = 10 * len(C) * np.finfo(np.float64).eps
+    return np.where(
+        np.abs(covariance) > rounding * np.outer(deviations[dx:], deviations[sees]), covariance, 0.0
+    )
 
 
 def _exponential_family(spec: VAESpec, moments: Moments) -> _Quadratic:
@@ -224,8 +246,12 @@ def _noise(spec: VAESpec) -> float:
 def _generalised(A: Array, B: Array) -> tuple[Array, Array]:
     """Eigenvalues, descending, and eigenvectors of (A, B) on the range of B.
 
-    Where A grows in a direction outside that range the eigenvalue is infinite.
+    Where A grows in a direction outside that range the eigenvalue is infinite. Both are brought to
+    unit diagonal of B first, so that units of the coordinates do not decide what is rounding.
     """
+    scale = np.sqrt(np.diag(B))
+    scale = np.where(scale > 0, scale, 1.0)
+    A, B = A / np.outer(scale, scale), B / np.outer(scale, scale)
     values, vectors = np.linalg.eigh(B)
     floor = 10 * len(B) * np.finfo(np.float64).eps * max(float(values[-1]), 0.0)
     whiten = vectors[:, values > floor] / np.sqrt(values[values > floor])
@@ -235,10 +261,10 @@ def _generalised(A: Array, B: Array) -> tuple[Array, Array]:
     outside = vectors[:, values <= floor]
     if outside.shape[1]:
         growth, directions = np.linalg.eigh(outside.T @ A @ outside)
-        free = growth > floor
+        free = growth > 10 * len(A) * np.finfo(np.float64).eps * np.linalg.norm(A, 2)
         found = np.append(np.full(int(free.sum()), np.inf), found)
         basis = np.concatenate([outside @ directions[:, free], basis], axis=1)
-    return found, basis
+    return found, basis / scale[:, None]
 
 
 def _pseudo_inverse(F: Array) -> Array:
@@ -248,9 +274,8 @@ def _pseudo_inverse(F: Array) -> Array:
     return np.asarray(np.linalg.pinv(F, hermitian=True), dtype=np.float64)
 
 
-def _escape_rates(F: Array, C: Array, prior: Array, kappa: float) -> Array:
-    """Eigenvalues of -[[F, -C], [-C^T, beta C_e/eta^2 + kappa]], descending."""
-    price = prior + kappa * np.eye(len(prior))
+def _escape_rates(F: Array, C: Array, price: Array) -> Array:
+    """Eigenvalues of -[[F, -C], [-C^T, price of W]], descending."""
     hessian = np.block([[F, -C], [-C.T, price]])
     rates: Array = -np.linalg.eigvalsh(hessian)
     return rates

@@ -59,6 +59,22 @@ def test_innovations_of_a_singular_covariance():
     assert variances == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("width", "innovations"),
+    [(0.05, [1.0, 0.0958690, 0.0175006]), (0.1, [1.0, 0.0248805, 0.0012227])],
+)
+def test_smooth_process_with_a_nearly_singular_covariance(width, innovations):
+    """64 points of a Gaussian kernel; the innovations were computed with 80 digits."""
+    t = np.linspace(0, 1, 64)
+    moments = Moments.from_covariance(np.exp(-((t[:, None] - t) ** 2) / (2 * width**2)))
+    spec = ARVAESpec(64, decoder_variance=0.01)
+    solution = solve(spec, moments)
+    assert solution.mode_variances[:3] == pytest.approx(innovations, rel=1e-4)
+    # the weights have a ridge: off by 1e-5 of the variance in each of 64 coordinates, over 2 s
+    found = objective(spec, moments, solution.weights).objective
+    assert found == pytest.approx(solution.objective, abs=64 * 1e-5 / 0.02)
+
+
 def test_strong_decoder_collapses_a_chain():
     """A random walk: the VAE's threshold is its top eigenvalue, the decoder's one increment."""
     d = 30

@@ -103,6 +103,22 @@ def test_share_below_is_the_chi_squared_law_for_equal_units(x):
     assert one.share_below(x) == pytest.approx(chdtr(1, x), abs=1e-9)
 
 
+@pytest.mark.parametrize("k", [5, 50, 300, 1000])
+def test_share_below_with_many_units(k):
+    law = RateDistribution(0.0, np.full(k, 0.5))
+    x = 0.5 * k * np.array([0.6, 0.9, 1.0, 1.2])
+    found = [law.share_below(float(v)) for v in x]
+    assert found == pytest.approx(chdtr(k, 2 * x), abs=1e-9)
+
+
+def test_share_below_with_one_large_and_many_small_units():
+    """Against sampling, 6 standard errors."""
+    rng, n = np.random.default_rng(3), 100_000
+    sampled = 5 * rng.chisquare(1, n) + 0.01 * rng.chisquare(700, n)
+    found = RateDistribution(0.0, np.array([5.0] + [0.01] * 700)).share_below(8.0)
+    assert found == pytest.approx(np.mean(sampled < 8), abs=6 * np.sqrt(0.25 / n))
+
+
 def test_collapsed_model_has_no_rate_anywhere():
     moments = Moments.from_covariance(np.eye(2))
     spec = VAESpec(2, beta=3.0)

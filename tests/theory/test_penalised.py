@@ -24,7 +24,7 @@ def _draw(number: int) -> tuple[VAESpec, Moments]:
     rng = np.random.default_rng(number)
     d = int(rng.integers(1, 4))
     gamma, kappa = [(1, 0), (0, 1), (1, 1)][number % 3]
-    k = int(rng.integers(1, 4))
+    k = int(rng.integers(d, d + 2) if gamma else rng.integers(1, 4))
 
     def between(low: float, high: float) -> float:
         return float(np.exp(rng.uniform(np.log(low), np.log(high))))
@@ -62,12 +62,12 @@ def test_solution_is_the_global_minimum(number):
 def test_no_penalty_is_the_plain_model():
     """Through the same code: a weight too small to matter (1e-14 of the objective)."""
     moments = Moments.from_covariance(random_covariance(np.random.default_rng(0), 5))
-    plain = VAESpec(4, beta=0.7, decoder_variance=0.4, prior_variance=1.7)
+    plain = VAESpec(5, beta=0.7, decoder_variance=0.4, prior_variance=1.7)
     for name in ("latent_reconstruction", "weight_decay"):
         almost = dataclasses.replace(plain, **{name: 1e-14})
         found, expected = solve(almost, moments), solve(plain, moments)
         assert found.objective == pytest.approx(expected.objective, rel=1e-12)
-        assert found.critical_beta[:4] == pytest.approx(expected.critical_beta[:4], rel=1e-12)
+        assert found.critical_beta == pytest.approx(expected.critical_beta, rel=1e-12)
         # near its threshold r answers to the penalty with the inverse of the distance to it
         assert found.noise_fractions == pytest.approx(expected.noise_fractions, rel=1e-9)
 
@@ -165,7 +165,7 @@ def test_repeated_modes_share_everything():
 
 def test_unit_without_data_is_refused():
     moments = Moments.from_covariance(np.diag([1.0, 0.0]))
-    with pytest.raises(ValueError, match=r"only 1 modes have any variance.*latent_dim <= 1, or"):
+    with pytest.raises(ValueError, match=r"only 1 of 2 modes have any variance.*drop constant"):
         solve(VAESpec(2, latent_reconstruction=0.1), moments)
     decayed = VAESpec(2, latent_reconstruction=0.1, weight_decay=0.1)
     assert np.isfinite(solve(decayed, moments).objective)
@@ -190,3 +190,29 @@ def test_learned_decoder_variance_is_refused():
 def test_bad_weights_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name}=.* must be a finite number >= 0 in VAESpec"):
         VAESpec(1, **{name: value})
+
+
+def test_too_few_units_for_the_loss_are_refused_because_they_mix_modes():
+    """One unit, two modes: no single mode is as good as a mixture, found by brute force."""
+    moments = Moments.from_covariance(np.diag([1.0, 0.1]))
+    spec = VAESpec(1, latent_reconstruction=3.0)
+    with pytest.raises(
+        ValueError, match="latent_dim=1 below the target's 2 dimensions: a unit then"
+    ):
+        solve(spec, moments)
+    found = oracles.brute_force(spec, moments)
+    assert found.objective == pytest.approx(2.59598, abs=1e-5)
+    assert np.all(np.abs(found.weights.U[0]) > 0.4)  # both modes at once
+
+
+def test_fixed_variance_and_a_mode_without_data():
+    """Weight decay must not wake it (it once did)."""
+    spec = VAESpec(3, beta=0.5, decoder_variance=0.5, weight_decay=0.01, encoder_variance=0.5)
+    moments = Moments.from_covariance(np.diag([2.0, 1.0, 0.0]))
+    expected = oracles.brute_force(spec, moments).objective
+    assert solve(spec, moments).objective == pytest.approx(expected, rel=1e-9)
+
+
+def test_decoder_variance_has_no_scaling_law_with_penalties():
+    spec = VAESpec(1, weight_decay=0.1)
+    assert np.isnan(solve(spec, Moments.from_covariance([[1.0]])).critical_decoder_variance).all()

@@ -331,6 +331,54 @@ def test_rows_and_hierarchies():
     assert np.isnan(hierarchy.escape_rates).all()
 
 
+@pytest.mark.parametrize("s", [1e-4, 0.01, 1.0, 1e4])
+def test_singular_covariances_have_finite_thresholds(s):
+    """Rank 1, and fewer samples than dimensions: rounding is not taken for an endless threshold."""
+    rank_one = np.outer([1, 2, 3.0], [1, 2, 3.0])
+    found = stability(VAESpec(1, decoder_variance=s), Moments.from_covariance(rank_one))
+    assert found.critical_beta == pytest.approx([14 / s], rel=1e-9)
+    y = np.random.default_rng(0).random((30, 64)) * 255
+    moments = Moments.from_data(y)
+    found = stability(VAESpec(2, decoder_variance=s), moments).critical_beta
+    expected = np.linalg.eigvalsh(moments.covariance)[::-1][:29] / s
+    assert found[:29] == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize("unit", [1e-7, 1.0, 1e7, 1e8])
+def test_units_of_the_condition_do_not_matter(unit):
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(500, 2))
+    y = x * [1.0, 0.5] + rng.normal(size=(500, 2)) * [1.0, 0.7]
+    plain, scaled = Moments.from_data(y, x), Moments.from_data(y, x * [1.0, unit])
+    for sees in ("both", "target"):
+        spec = CVAESpec(2, encoder_sees=sees)
+        expected = stability(spec, plain).critical_beta
+        assert stability(spec, scaled).critical_beta == pytest.approx(expected, rel=1e-6)
+    expected = solve(CVAESpec(2), plain).critical_beta
+    assert solve(CVAESpec(2), scaled).critical_beta == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("sees", ["both", "target"])
+@pytest.mark.parametrize("number", range(10))
+def test_loss_of_a_conditional_model_prices_what_the_encoder_reads_of_the_condition(sees, number):
+    """Hessian of the exact objective at 0.98 and 1.02 beta, with gamma and kappa."""
+    _, moments = _draw("both", number)
+    rng = np.random.default_rng(number)
+    spec = CVAESpec(
+        1,
+        encoder_sees=sees,
+        decoder_variance=0.4,
+        latent_reconstruction=float(rng.uniform(0.1, 2)),
+        weight_decay=0.1 if number % 2 else 0.0,
+    )
+    critical = stability(spec, moments).critical_beta[0]
+    for factor, sign in ((0.98, -1), (1.02, 1)):
+        at = dataclasses.replace(spec, beta=critical * factor)
+        curvature = autograd_oracle.collapsed_curvature(autograd_oracle.model_of(at, moments))
+        assert sign * curvature > -1e-9
+        assert sign > 0 or curvature < 0
+
+
 # --- errors -----------------------------------------------------------------------------------
 
 PLAIN = Moments.from_covariance(np.diag([2.0, 1.0]), mean=[0.4, 0.6])

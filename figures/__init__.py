@@ -40,8 +40,9 @@ def write_figure(name: str, folder: Path) -> list[Path]:
     """Compute the rows of a figure, draw it, and write NAME.csv, NAME.png and NAME.pdf."""
     import matplotlib as mpl
 
-    from figures.style import STYLE, csv_text, save
+    from figures.style import STYLE, csv_text
     from linvae.comparison import write_text
+    from linvae.plots import save_figure
 
     module = figure_module(name)
     rows = module.rows()
@@ -51,5 +52,5 @@ def write_figure(name: str, folder: Path) -> list[Path]:
     with mpl.rc_context(STYLE):
         figure = module.draw(rows)
         for path in paths[1:]:
-            save(figure, path)
+            save_figure(figure, path)
     return paths

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 
-from linvae.plots import LOOKS, QUIET, RESOLUTION, STYLE, THEORY
+from linvae.plots import LOOKS, QUIET, STYLE, THEORY
 from linvae.wording import Spread
 
 __all__ = [
@@ -31,7 +28,6 @@ __all__ = [
     "line",
     "note",
     "panels",
-    "save",
     "select",
     "spread_points",
     "title",
@@ -110,19 +106,3 @@ def csv_text(rows: Rows) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
-
-
-def save(figure: Canvas, path: Path) -> None:
-    """Write the file under a temporary name, then rename it; no date, so that runs repeat."""
-    dateless = {"CreationDate": None} if path.suffix == ".pdf" else {}
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix[1:], dpi=RESOLUTION, metadata=dateless)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(buffer.getvalue())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

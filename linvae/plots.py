@@ -32,6 +32,7 @@ __all__ = [
     "control_fit",
     "observed",
     "rate",
+    "save_figure",
     "save_figures",
     "spectrum",
     "thresholds",
@@ -478,7 +479,7 @@ def save_figures(comparison: Comparison, folder: Path) -> list[Figure]:
         drawing = draw(comparison)
         path = folder / f"{name}.png"
         for suffix in (".png", ".pdf"):
-            _save(drawing.figure, path.with_suffix(suffix))
+            save_figure(drawing.figure, path.with_suffix(suffix))
         records.append(Figure(name, title, drawing.alt, path))
     return records
 
@@ -495,7 +496,7 @@ _FIGURES: tuple[tuple[str, str, _Ready, Callable[[Comparison], Drawing]], ...] =
 FIGURES = tuple(name for name, *_ in _FIGURES)  # file names without suffix, drawn or not
 
 
-def _save(figure: Canvas, path: Path) -> None:
+def save_figure(figure: Canvas, path: Path) -> None:
     """Save under a temporary name in the same folder, then rename; no date, so runs repeat."""
     import matplotlib as mpl
 

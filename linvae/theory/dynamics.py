@@ -51,6 +51,7 @@ import numpy.typing as npt
 from scipy.integrate import solve_ivp
 
 from linvae.theory.arguments import checked_numbers, checked_variances
+from linvae.theory.roots import bisect
 
 __all__ = [
     "FiniteTrainingThreshold",
@@ -402,7 +403,7 @@ def _aggressive_times(
     crest = (top - np.sqrt(np.maximum(bend, 0.0))) / 2
     high = np.where((bend > 0) & (short_of(crest) >= 0), crest, top)
     low = 2 * eps * c**2 / system.theta2
-    q = np.exp(_bisect(lambda x: short_of(np.exp(x)), np.log(low), np.log(high)))
+    q = np.exp(bisect(lambda x: short_of(np.exp(x)) > 0, np.log(low), np.log(high)))
     with np.errstate(divide="ignore"):
         wait = c**2 * np.log(q / q0) - system.theta2**2 * np.log1p(-(q - q0) / (top - q0))
     times: Array = (q0 - q + wait / top) / (2 * beta * system.eta2)
@@ -586,16 +587,15 @@ def _check_run(system: _System, start: Array, critical: Array, lr: float, eps: f
 def _system(
     mode_variances: npt.ArrayLike, s: float, eta2: float, update: str, encoder_weights: str
 ) -> _System:
-    where = "linvae.theory.dynamics"
     if update not in ("joint", "aggressive"):
-        raise ValueError(f"update={update!r} must be 'joint' or 'aggressive' in {where}")
+        raise ValueError(f"update={update!r} must be 'joint' or 'aggressive' in {WHERE}")
     if encoder_weights not in ("raw", "whitened"):
         raise ValueError(f"encoder_weights={encoder_weights!r} must be 'raw' or 'whitened'")
     theta2 = checked_variances(mode_variances, WHERE)
     return _System(
         theta2=theta2,
-        s=float(checked_numbers("decoder_variance", s, where)),
-        eta2=float(checked_numbers("prior_variance", eta2, where)),
+        s=float(checked_numbers("decoder_variance", s, WHERE)),
+        eta2=float(checked_numbers("prior_variance", eta2, WHERE)),
         rho=theta2 if encoder_weights == "raw" else np.ones_like(theta2),
         joint=update == "joint",
     )
@@ -633,15 +633,6 @@ def _checked_beta(value: float, at: float, joint: bool) -> float:
             f"beta={float(value)} at time {at} must be finite and {bound} in mode_flow"
         )
     return float(value)
-
-
-def _bisect(function: Callable[[Array], Array], low: Array, high: Array) -> Array:
-    """First change of sign from negative to positive, elementwise, to the last bit."""
-    for _ in range(80):
-        middle = (low + high) / 2
-        above = function(middle) > 0
-        low, high = np.where(above, low, middle), np.where(above, middle, high)
-    return (low + high) / 2
 
 
 def _root(function: Callable[[Array], Array], low: Array, high: Array) -> Array:

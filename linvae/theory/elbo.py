@@ -146,6 +146,15 @@ def objective(
     return chain_terms(spec, moments, Chain.from_weights(spec, moments, weights))
 
 
+def refuse_blind_loss(spec: VAESpec, moments: Moments) -> None:
+    """ValueError for a latent reconstruction loss whose encoder cannot see what is decoded."""
+    if spec.latent_reconstruction > 0 and sees_condition_only(spec, moments):
+        raise ValueError(
+            f"latent_reconstruction={spec.latent_reconstruction} needs an encoder that sees the "
+            "target, but a VAESpec on moments with a condition sees the condition only"
+        )
+
+
 def refuse_other_likelihoods(spec: LinearSpec, what: str) -> None:
     """ValueError unless the decoder is Gaussian."""
     likelihood = getattr(spec, "likelihood", "gaussian")
@@ -186,11 +195,7 @@ def penalty_terms(spec: VAESpec, moments: Moments, chain: Chain) -> float:
     """gamma/2 E|W v(z) - z|^2 + kappa/2 (|W|^2 + |U|^2), z from the prior."""
     if not spec.penalised:
         return 0.0
-    if spec.latent_reconstruction > 0 and sees_condition_only(spec, moments):
-        raise ValueError(
-            f"latent_reconstruction={spec.latent_reconstruction} needs an encoder that sees the "
-            "target, but a VAESpec on moments with a condition sees the condition only"
-        )
+    refuse_blind_loss(spec, moments)
     W, U, penalty = chain.encoder, chain.U[0], 0.0
     if spec.latent_reconstruction > 0:
         d, dx = moments.target_dim, moments.condition_dim
@@ -233,7 +238,9 @@ class _Reader:
             raise ValueError(f"weights[{name!r}] is not symmetric in {self.kind}")
         if np.linalg.eigvalsh(Sigma)[0] <= 0:
             raise ValueError(f"weights[{name!r}] is not positive definite in {self.kind}")
-        given = Sigma if fixed is None else np.diag(np.broadcast_to(fixed, k).astype(float))
+        if fixed is None:
+            return Sigma
+        given = np.diag(np.broadcast_to(fixed, k).astype(float))
         if not np.allclose(Sigma, given, atol=1e-10 * np.abs(given).max()):
             raise ValueError(
                 f"weights[{name!r}] differs from the encoder variance {fixed} fixed by {self.kind}"

@@ -55,7 +55,8 @@ from linvae.moments import Moments
 from linvae.theory.arguments import checked_numbers
 from linvae.theory.elbo import ObjectiveTerms
 from linvae.theory.penalised import penalised_critical_beta, penalised_optimum
-from linvae.theory.solution import ROUNDING
+from linvae.theory.solution import rounding_of
+from linvae.theory.vae import noise_fraction
 
 __all__ = [
     "ActiveUnitSplit",
@@ -560,12 +561,12 @@ def _pair(
 
 
 def _noise_fractions(theta2: Array, beta: float, decoder_variance: float) -> Array:
-    """r = min(1, beta s/theta^2), exactly 1 at the threshold up to rounding (as in `vae`)."""
+    """r = min(1, beta s/theta^2), as trained on the sample."""
     level = float(
         _checked("beta", beta, True) * _checked("decoder_variance", decoder_variance, True)
     )
-    active = theta2 > level * (1 + ROUNDING)
-    return np.divide(level, theta2, out=np.ones_like(theta2), where=active)
+    with np.errstate(divide="ignore"):
+        return noise_fraction(theta2 / level)
 
 
 def _spectrum(
@@ -591,7 +592,7 @@ def _spectrum(
         )
     if not values.max() > 0:
         raise ValueError(f"data has largest eigenvalue {values.max()} but must have some variance")
-    floor = 10 * len(values) * np.finfo(np.float64).eps * values.max()  # rounding is no variance
+    floor = rounding_of(len(values)) * values.max()
     lost = _lost_to_mean(data, centered)
     scale = n_samples / (n_samples - lost)
     unbiased: Array = np.sort(np.where(values > floor, values * scale, 0.0))[::-1]

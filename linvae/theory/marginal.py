@@ -22,7 +22,6 @@ Source: Tipping & Bishop 1999, eq. 4 (one level); Lucas et al. 2019.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -30,7 +29,7 @@ import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve
 
 from linvae.moments import Moments
-from linvae.spec import HVAESpec, LinearSpec
+from linvae.spec import LinearSpec
 from linvae.theory.elbo import Chain, chain_terms, refuse_other_likelihoods
 
 __all__ = ["elbo_gap", "log_likelihood"]
@@ -52,8 +51,7 @@ def elbo_gap(spec: LinearSpec, moments: Moments, weights: Mapping[str, npt.Array
     """Log likelihood minus ELBO, nats per sample: the price of the encoder, whatever beta was."""
     refuse_other_likelihoods(spec, "elbo_gap")
     chain = Chain.from_weights(spec, moments, weights)
-    plain = _with_unit_betas(spec)
-    terms = chain_terms(plain, moments, chain)
+    terms = chain_terms(spec, moments, chain)
     negative_elbo = terms.distortion + float(np.sum(terms.rates))
     return negative_elbo + _log_likelihood(spec, moments, chain)
 
@@ -70,11 +68,3 @@ def _log_likelihood(spec: LinearSpec, moments: Moments, chain: Chain) -> float:
     factor = cho_factor(K, lower=True)
     log_det = 2 * np.sum(np.log(np.diag(factor[0])))
     return float(-(d * np.log(2 * np.pi) + log_det + np.trace(cho_solve(factor, scatter))) / 2)
-
-
-def _with_unit_betas(spec: LinearSpec) -> LinearSpec:
-    one = {"betas": (1.0,) * len(spec.betas)} if isinstance(spec, HVAESpec) else {"beta": 1.0}
-    if isinstance(spec, HVAESpec):
-        fields = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec)}
-        return HVAESpec(**(fields | one))
-    return dataclasses.replace(spec, **one)  # type: ignore[type-var]

@@ -40,8 +40,15 @@ from scipy.linalg import solve_triangular
 
 from linvae.moments import Moments
 from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LinearSpec
+from linvae.theory.solution import rounding_of
 
-__all__ = ["Modes", "autoregression", "mode_decomposition", "sees_condition_only"]
+__all__ = [
+    "Modes",
+    "autoregression",
+    "mode_decomposition",
+    "require_condition",
+    "sees_condition_only",
+]
 
 Array = npt.NDArray[np.float64]
 WELL_CONDITIONED = 1e-8  # smallest innovation over the largest variance: no ridge is needed
@@ -65,6 +72,15 @@ def sees_condition_only(spec: LinearSpec, moments: Moments) -> bool:
     return moments.condition_dim > 0 and not conditional
 
 
+def require_condition(moments: Moments) -> None:
+    """ValueError for a CVAESpec on moments without a condition."""
+    if moments.condition_dim == 0:
+        raise ValueError(
+            "moments have condition_dim=0 but CVAESpec needs a condition: use "
+            "Moments.from_data(target, condition), or VAESpec"
+        )
+
+
 def mode_decomposition(spec: LinearSpec, moments: Moments) -> Modes:
     """Modes of `spec` on `moments`, variances descending.
 
@@ -72,11 +88,8 @@ def mode_decomposition(spec: LinearSpec, moments: Moments) -> Modes:
     """
     if isinstance(spec, ARVAESpec):
         return _autoregressive_modes(spec, moments)
-    if isinstance(spec, CVAESpec) and moments.condition_dim == 0:
-        raise ValueError(
-            "moments have condition_dim=0 but CVAESpec needs a condition: use "
-            "Moments.from_data(target, condition), or VAESpec"
-        )
+    if isinstance(spec, CVAESpec):
+        require_condition(moments)
     return _decompose(moments, sees_condition_only(spec, moments))
 
 
@@ -87,8 +100,7 @@ def _decompose(moments: Moments, general: bool) -> Modes:
     covariance, unexplained = moments.residual_covariance, 0.0
     skip = np.concatenate([R, np.zeros((d, d))], axis=1)
     # variances below the rounding of Cov(y) are exactly zero: they can never be called active
-    # (10: three times the largest rounding seen in Cov(y|x), ill-conditioned conditions included)
-    rounding = 10 * (dx + d) * np.finfo(np.float64).eps
+    rounding = rounding_of(dx + d)
     largest = float(np.diag(moments.target_covariance).max())
     if general:
         rest = float(np.trace(covariance))
@@ -135,7 +147,7 @@ def _innovations(C: Array) -> Array:
     values, vectors = np.linalg.eigh(C)
     root = np.linalg.qr((vectors * np.sqrt(np.maximum(values, 0.0))).T, mode="r")
     variances = np.diag(root) ** 2
-    floor = 10 * len(C) * np.finfo(np.float64).eps * float(np.diag(C).max())  # rounding, as above
+    floor = rounding_of(len(C)) * float(np.diag(C).max())
     return np.asarray(np.where(variances > floor, variances, 0.0))
 
 
@@ -154,7 +166,7 @@ def _autoregressive_modes(spec: ARVAESpec, moments: Moments) -> Modes:
     variances, Q = np.diag(errors), np.eye(len(errors))
     if not spec.is_full(len(errors)):
         values, Q = np.linalg.eigh(errors)
-        floor = 10 * len(errors) * np.finfo(np.float64).eps * float(variances.max())
+        floor = rounding_of(len(errors)) * float(variances.max())
         variances = np.where(values > floor, values, 0.0)
     order = np.argsort(-variances, kind="stable")
     Q = _fix_signs(Q[:, order])

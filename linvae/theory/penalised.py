@@ -49,6 +49,7 @@ import numpy.typing as npt
 from linvae.spec import VAESpec
 from linvae.theory.arguments import checked_numbers
 from linvae.theory.modes import Modes
+from linvae.theory.roots import bisect
 from linvae.theory.solution import ROUNDING, ModeStates
 
 __all__ = [
@@ -62,28 +63,6 @@ __all__ = [
 
 Array = npt.NDArray[np.float64]
 NEWTON_STEPS = 100  # quadratic near the root; far from it every step takes off a third or more
-HALVINGS = 100  # of a bracket: down to the last bit of a double
-
-
-@dataclass(frozen=True, eq=False)
-class Penalties:
-    """The numbers that all modes share; arrays are broadcast against the modes."""
-
-    decoder_variance: float = 1.0
-    prior_variance: float = 1.0
-    latent_reconstruction: npt.ArrayLike = 0.0
-    weight_decay: npt.ArrayLike = 0.0
-
-    def unpack(self) -> tuple[float, float, Array, Array]:
-        """s, eta^2, gamma, kappa."""
-        where = "linvae.theory.penalised"
-        gamma = checked_numbers(
-            "latent_reconstruction", self.latent_reconstruction, where, zero=True
-        )
-        kappa = checked_numbers("weight_decay", self.weight_decay, where, zero=True)
-        s = checked_numbers("decoder_variance", self.decoder_variance, where)
-        eta2 = checked_numbers("prior_variance", self.prior_variance, where)
-        return float(s), float(eta2), gamma, kappa
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +101,7 @@ def penalised_optimum(
     where = "penalised_optimum"
     theta2 = checked_numbers("mode_variances", mode_variances, where, zero=True)
     beta = checked_numbers("beta", beta, where)
-    s, eta2, gamma, kappa = Penalties(**penalties).unpack()
+    s, eta2, gamma, kappa = _numbers(**penalties)
     theta2, beta, gamma, kappa = np.broadcast_arrays(theta2, beta, gamma, kappa)
     A, b = theta2 / s + gamma * eta2, beta * theta2 / eta2 + kappa
     possible = kappa < A
@@ -131,16 +110,22 @@ def penalised_optimum(
     return _optimum_at(eta2 / t, A, b, beta, s, eta2, kappa, possible)
 
 
-def local_critical_beta(mode_variances: npt.ArrayLike, **penalties: Any) -> Array:
+def local_critical_beta(
+    mode_variances: npt.ArrayLike,
+    *,
+    encoder_variance: npt.ArrayLike | None = None,
+    **penalties: Any,
+) -> Array:
     """Beta above which the collapsed point of each mode is stable; 0 where it always is.
 
+    (eta^2/theta^2) (A^2/(v/s + kappa) - kappa), v the `encoder_variance`, None = learned: eta^2.
     Infinite without data (theta = 0) where the loss alone keeps the unit moving. Equality that a
     test checks: gamma = kappa = 0 gives theta^2/s.
     """
-    s, eta2, gamma, kappa = Penalties(**penalties).unpack()
+    s, eta2, gamma, kappa = _numbers(**penalties)
     theta2, gamma, kappa = np.broadcast_arrays(np.asarray(mode_variances, float), gamma, kappa)
-    A = theta2 / s + gamma * eta2
-    excess = np.maximum(A**2 / (eta2 / s + kappa) - kappa, 0.0)
+    v = eta2 if encoder_variance is None else np.asarray(encoder_variance, float)
+    excess = np.maximum((theta2 / s + gamma * eta2) ** 2 / (v / s + kappa) - kappa, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         critical: Array = np.where(excess > 0, eta2 * excess / theta2, 0.0)
     return critical
@@ -148,7 +133,7 @@ def local_critical_beta(mode_variances: npt.ArrayLike, **penalties: Any) -> Arra
 
 def is_first_order(mode_variances: npt.ArrayLike, **penalties: Any) -> npt.NDArray[np.bool_]:
     """True where a mode jumps at its threshold: alive optima exist above `local_critical_beta`."""
-    s, eta2, gamma, kappa = Penalties(**penalties).unpack()
+    s, eta2, gamma, kappa = _numbers(**penalties)
     theta2 = np.asarray(mode_variances, float)
     A, x = theta2 / s + gamma * eta2, eta2 / s
     bound = eta2 * A * x / (2 * s * (x + kappa) ** 2)
@@ -161,7 +146,7 @@ def penalised_critical_beta(mode_variances: npt.ArrayLike, **penalties: Any) -> 
 
     The local threshold where the transition is continuous, else by bisection.
     """
-    s, eta2, gamma, kappa = Penalties(**penalties).unpack()
+    s, eta2, gamma, kappa = _numbers(**penalties)
     theta2, gamma, kappa = np.broadcast_arrays(np.asarray(mode_variances, float), gamma, kappa)
     local = local_critical_beta(theta2, **penalties)
     first = is_first_order(theta2, **penalties)
@@ -173,13 +158,12 @@ def penalised_critical_beta(mode_variances: npt.ArrayLike, **penalties: Any) -> 
     share = np.minimum(share, 1 - 1e-9)
     high = np.where(theta2 > 0, A**2 * s / np.where(theta2 > 0, theta2, 1.0), np.inf)
     high = np.minimum(high, A / (share - 1 - np.log(share)))
-    low, high = np.where(first, local, 1.0), np.where(first, high, 1.0)
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        dead = penalised_optimum(theta2, beta=middle, **penalties).collapsed
-        low, high = np.where(dead, low, middle), np.where(dead, middle, high)
-    critical: Array = np.where(first, high, local)
-    return critical
+    critical = bisect(
+        lambda beta: penalised_optimum(theta2, beta=beta, **penalties).collapsed,
+        np.where(first, local, 1.0),
+        np.where(first, high, 1.0),
+    )
+    return np.asarray(np.where(first, critical, local))
 
 
 def solve_penalised(spec: VAESpec, modes: Modes) -> ModeStates:
@@ -202,8 +186,9 @@ def solve_penalised(spec: VAESpec, modes: Modes) -> ModeStates:
         fixed = np.broadcast_to(spec.encoder_variance, k)
         order = np.argsort(fixed, kind="stable")
         idle = np.append(fixed[order], np.full(len(has_unit) - k, eta2))
-        optimum = _at_fixed_variance(spec, theta2, idle[: len(theta2)])
-        critical = _fixed_critical_beta(spec, theta2, idle[: len(theta2)])
+        fixed = idle[: len(theta2)]
+        optimum = _at_fixed_variance(spec, theta2, fixed)
+        critical = local_critical_beta(theta2, encoder_variance=fixed, **penalties)
     used = slice(0, len(theta2))
     v, m, u, scale = idle.copy(), idle.copy(), np.zeros(len(has_unit)), np.zeros(len(has_unit))
     v[used], u[used], scale[used] = optimum.encoder_variance, optimum.decoder, critical / spec.beta
@@ -255,34 +240,45 @@ def _optimum_at(
     p = 1 - np.sqrt(noise * b) / A
     gain = (A * p**2 - beta * (v / eta2 - 1 - np.log(v / eta2))) / 2
     alive = possible & (p > ROUNDING) & (gain > 0)
-    p = np.where(alive, p, 0.0)
-    u = np.sqrt(p * np.sqrt(b / noise))
+    u, w = _weights(np.where(alive, p, 0.0), b, noise)
     return PenalisedOptimum(
         decoder=u,
-        encoder=np.divide(p, u, out=np.zeros_like(p), where=alive),
+        encoder=w,
         encoder_variance=np.where(alive, v, eta2),
         gain_nats=np.where(alive, gain, 0.0),
     )
 
 
 def _at_fixed_variance(spec: VAESpec, theta2: Array, v: Array) -> PenalisedOptimum:
-    s, eta2, gamma, kappa = Penalties(**_penalties(spec)).unpack()
+    s, eta2, gamma, kappa = _numbers(**_penalties(spec))
     A, b = theta2 / s + gamma * eta2, spec.beta * theta2 / eta2 + kappa
+    noise = v / s + kappa
     with np.errstate(divide="ignore", invalid="ignore"):
-        p = np.where(A > 0, 1 - np.sqrt((v / s + kappa) * b) / A, 0.0)
+        p = np.where(A > 0, 1 - np.sqrt(noise * b) / A, 0.0)
     p = np.where(p > ROUNDING, p, 0.0)
-    u = np.sqrt(p * np.sqrt(b / (v / s + kappa)))
-    w = np.divide(p, u, out=np.zeros_like(p), where=p > 0)
+    u, w = _weights(p, b, noise)
     return PenalisedOptimum(u, w, v, A * p**2 / 2)
 
 
-def _fixed_critical_beta(spec: VAESpec, theta2: Array, v: Array) -> Array:
-    """(eta^2/theta^2) (A^2/(v/s + kappa) - kappa): continuous transitions where v is fixed."""
-    s, eta2, gamma, kappa = Penalties(**_penalties(spec)).unpack()
-    excess = np.maximum((theta2 / s + gamma * eta2) ** 2 / (v / s + kappa) - kappa, 0.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        critical: Array = np.where(excess > 0, eta2 * excess / theta2, 0.0)
-    return critical
+def _weights(p: Array, b: Array, noise: Array) -> tuple[Array, Array]:
+    """Decoder and encoder weight of the product p, split at the least cost."""
+    u = np.sqrt(p * np.sqrt(b / noise))
+    return u, np.divide(p, u, out=np.zeros_like(p), where=p > 0)
+
+
+def _numbers(
+    decoder_variance: float = 1.0,
+    prior_variance: float = 1.0,
+    latent_reconstruction: npt.ArrayLike = 0.0,
+    weight_decay: npt.ArrayLike = 0.0,
+) -> tuple[float, float, Array, Array]:
+    """s, eta^2, gamma, kappa, checked; the last two may be arrays, one entry per mode."""
+    where = "linvae.theory.penalised"
+    gamma = checked_numbers("latent_reconstruction", latent_reconstruction, where, zero=True)
+    kappa = checked_numbers("weight_decay", weight_decay, where, zero=True)
+    s = checked_numbers("decoder_variance", decoder_variance, where)
+    eta2 = checked_numbers("prior_variance", prior_variance, where)
+    return float(s), float(eta2), gamma, kappa
 
 
 def _penalties(spec: VAESpec) -> dict[str, Any]:

@@ -27,6 +27,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from linvae.theory.arguments import checked_numbers
+
 __all__ = ["RateDistortionCurve", "rate_distortion_curve", "water_level"]
 
 Array = npt.NDArray[np.float64]
@@ -59,7 +61,10 @@ def rate_distortion_curve(
     mode_variances: npt.ArrayLike, water_levels: npt.ArrayLike, *, latent_dim: int | None = None
 ) -> RateDistortionCurve:
     """Rate and mean squared error at every water level beta * decoder_variance."""
-    theta2, w = _checked(mode_variances, latent_dim), np.atleast_1d(_positive(water_levels))
+    theta2, w = (
+        _checked(mode_variances, latent_dim),
+        np.atleast_1d(checked_numbers("water_levels", water_levels, "rate_distortion_curve")),
+    )
     used, unused = theta2[:latent_dim], theta2[latent_dim:] if latent_dim else theta2[:0]
     active = used[None] > w[:, None]
     ratio = np.where(active, used[None] / w[:, None], 1.0)
@@ -79,8 +84,7 @@ def water_level(mode_variances: npt.ArrayLike, *, rate_nats: float) -> float:
     """
     theta2 = _checked(mode_variances, None)
     theta2 = theta2[theta2 > 0]
-    if not (np.isfinite(rate_nats) and rate_nats >= 0):
-        raise ValueError(f"rate_nats={rate_nats} must be finite and >= 0 in water_level")
+    checked_numbers("rate_nats", rate_nats, "water_level", zero=True)
     k = np.arange(1, len(theta2) + 1)
     candidates = np.exp((np.cumsum(np.log(theta2)) - 2 * rate_nats) / k)
     below = np.append(theta2[1:], 0.0)
@@ -97,10 +101,3 @@ def _checked(mode_variances: npt.ArrayLike, latent_dim: int | None) -> Array:
     if latent_dim is not None and latent_dim < 1:
         raise ValueError(f"latent_dim={latent_dim} must be >= 1 in rate_distortion_curve")
     return theta2
-
-
-def _positive(water_levels: npt.ArrayLike) -> Array:
-    w = np.asarray(water_levels, dtype=np.float64)
-    if not np.all(np.isfinite(w)) or np.any(w <= 0):
-        raise ValueError(f"water_levels={water_levels!r} must be finite and > 0: beta * s")
-    return w

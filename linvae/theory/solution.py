@@ -8,11 +8,19 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ModeStates", "Solution", "UnboundedObjectiveError"]
+__all__ = ["ModeStates", "Solution", "UnboundedObjectiveError", "rounding_of"]
 
 Array = npt.NDArray[np.float64]
 Status = Literal["unique", "continuum", "unbounded"]
 ROUNDING = 1e-12  # information (nats) below this is rounding of the logarithms: exactly collapsed
+
+
+def rounding_of(size: int) -> float:
+    """Share of the largest variance of `size` coordinates below which a variance is rounding.
+
+    10: three times the largest seen in Cov(y|x), ill-conditioned conditions included.
+    """
+    return 10 * size * float(np.finfo(np.float64).eps)
 
 
 class UnboundedObjectiveError(ValueError):

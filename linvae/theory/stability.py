@@ -52,7 +52,14 @@ import numpy.typing as npt
 from linvae.moments import Moments
 from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LinearSpec, VAESpec
 from linvae.theory import solve
-from linvae.theory.modes import autoregression, mode_decomposition, sees_condition_only
+from linvae.theory.elbo import refuse_blind_loss
+from linvae.theory.modes import (
+    autoregression,
+    mode_decomposition,
+    require_condition,
+    sees_condition_only,
+)
+from linvae.theory.solution import rounding_of
 
 __all__ = ["Stability", "critical_correlation", "stability"]
 
@@ -166,7 +173,7 @@ def _collapsed_point(spec: VAESpec, moments: Moments) -> _Quadratic:
     if spec.likelihood != "gaussian":
         return _exponential_family(spec, moments)
     if isinstance(spec, CVAESpec):
-        mode_decomposition(spec, moments)  # refuses moments without a condition
+        require_condition(moments)
     C, d, dx = moments.covariance, moments.target_dim, moments.condition_dim
     s = float(spec.decoder_variance)
     residual, to_mean = np.zeros((d, dx + d)), np.zeros((d, dx + d))
@@ -180,11 +187,7 @@ def _collapsed_point(spec: VAESpec, moments: Moments) -> _Quadratic:
         residual[:, :dx] = -moments.regression
         sees = slice(None) if spec.encoder_sees == "both" else sees
     elif sees_condition_only(spec, moments):
-        if spec.latent_reconstruction > 0:
-            raise ValueError(
-                f"latent_reconstruction={spec.latent_reconstruction} needs an encoder that sees "
-                "the target, but a VAESpec on moments with a condition sees the condition only"
-            )
+        refuse_blind_loss(spec, moments)
         sees = slice(0, dx)
     covariance = _without_rounding((residual @ C)[:, sees], C, dx, sees) / s
     # what the encoder reads of (x, R x), the collapsed decoder's mean of (x, y)
@@ -196,10 +199,8 @@ def _collapsed_point(spec: VAESpec, moments: Moments) -> _Quadratic:
 def _without_rounding(covariance: Array, C: Array, dx: int, sees: slice) -> Array:
     """Entries below the rounding of the products that they are differences of are zero."""
     deviations = np.sqrt(np.diag(C))
-    rounding = 10 * len(C) * np.finfo(np.float64).eps
-    return np.where(
-        np.abs(covariance) > rounding * np.outer(deviations[dx:], deviations[sees]), covariance, 0.0
-    )
+    floor = rounding_of(len(C)) * np.outer(deviations[dx:], deviations[sees])
+    return np.where(np.abs(covariance) > floor, covariance, 0.0)
 
 
 def _exponential_family(spec: VAESpec, moments: Moments) -> _Quadratic:
@@ -253,7 +254,7 @@ def _generalised(A: Array, B: Array) -> tuple[Array, Array]:
     scale = np.where(scale > 0, scale, 1.0)
     A, B = A / np.outer(scale, scale), B / np.outer(scale, scale)
     values, vectors = np.linalg.eigh(B)
-    floor = 10 * len(B) * np.finfo(np.float64).eps * max(float(values[-1]), 0.0)
+    floor = rounding_of(len(B)) * max(float(values[-1]), 0.0)
     whiten = vectors[:, values > floor] / np.sqrt(values[values > floor])
     inner = whiten.T @ A @ whiten
     values_in, vectors_in = np.linalg.eigh((inner + inner.T) / 2)
@@ -261,7 +262,7 @@ def _generalised(A: Array, B: Array) -> tuple[Array, Array]:
     outside = vectors[:, values <= floor]
     if outside.shape[1]:
         growth, directions = np.linalg.eigh(outside.T @ A @ outside)
-        free = growth > 10 * len(A) * np.finfo(np.float64).eps * np.linalg.norm(A, 2)
+        free = growth > rounding_of(len(A)) * np.linalg.norm(A, 2)
         found = np.append(np.full(int(free.sum()), np.inf), found)
         basis = np.concatenate([outside @ directions[:, free], basis], axis=1)
     return found, basis / scale[:, None]

@@ -33,7 +33,7 @@ from linvae.spec import VAESpec
 from linvae.theory.modes import Modes
 from linvae.theory.solution import ROUNDING, ModeStates, Status, UnboundedObjectiveError
 
-__all__ = ["optimal_decoder_variance", "solve_one_level"]
+__all__ = ["noise_fraction", "optimal_decoder_variance", "solve_one_level"]
 
 Array = npt.NDArray[np.float64]
 
@@ -51,14 +51,14 @@ def solve_one_level(spec: VAESpec, modes: Modes, allow_unbounded: bool = False) 
     with np.errstate(divide="ignore", invalid="ignore"):
         if spec.encoder_variance is None:
             scale = theta2 / (spec.beta * s)
-            r = _noise_fraction(scale)
+            r = noise_fraction(scale)
             m = np.full_like(theta2, eta2)
         else:
             sigma2 = np.broadcast_to(spec.encoder_variance, k)
             order = np.argsort(sigma2, kind="stable")
             paired = _padded(sigma2[order], len(theta2), fill=np.inf)
             scale = theta2 * eta2 / (spec.beta * s * paired)
-            r = _noise_fraction(np.sqrt(scale))
+            r = noise_fraction(np.sqrt(scale))
             m = paired / r
     learned_s = spec.decoder_variance == "learned"
     bounded: Status = "continuum" if learned_s and _flat(spec, modes) else "unique"
@@ -96,7 +96,7 @@ def optimal_decoder_variance(spec: VAESpec, modes: Modes, allow_unbounded: bool 
     )
 
 
-def _noise_fraction(inverse: Array) -> Array:
+def noise_fraction(inverse: Array) -> Array:
     """r = min(1, 1/inverse); exactly 1, collapsed, also where only rounding is above 1."""
     return np.where(inverse > 1 + ROUNDING, 1.0 / inverse, 1.0)
 

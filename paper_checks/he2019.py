@@ -181,6 +181,7 @@ def kl_annealing() -> Finding:
     batches = 3125  # 100,000 sentences in batches of 32
     weights = np.fromiter(annealed(0.1, 10, batches), float)
     gap = abs(len(weights) - 10 * batches) + float(np.ptp(np.diff(weights[:-1])))
+    gap += sum(1 for _ in annealed(1.0, 10, batches))  # kl_start 1.0: nothing to anneal
     note = (
         f"{len(weights)} steps, rounding may cost one; the first weight, {weights[0]:.4f}, "
         f"multiplies every critical variance"
@@ -221,10 +222,77 @@ def aggressive_training() -> Finding:
     return Finding(gap + wrong, DIFFERENCES, "relative", note)
 
 
-@PAPER.claim("algorithm, end of the aggressive phase")
+def epochs_of_text(information: Array) -> int:
+    """Epochs until the validation MI first falls below that of the epoch before (initial 0)."""
+    falls = np.flatnonzero(np.diff(information, prepend=0.0) < 0)
+    return int(falls[0]) + 1 if len(falls) else len(information)
+
+
+def epochs_of_images(information: Array) -> int:
+    """Epochs until five in total, not in a row, lay below the best so far (initial 0)."""
+    best, below = 0.0, 0
+    for number, value in enumerate(information, start=1):
+        below, best = (below + 1, best) if value < best else (below, value)
+        if below == 5:
+            return number
+    return len(information)
+
+
+@PAPER.claim("algorithm (code), end of the aggressive phase")
 def end_of_aggressive_phase() -> Finding:
-    """Validation I_q stops climbing within about five epochs."""
-    return not_checkable("needs their LSTM runs; in the image code the phase ends after 5 drops")
+    """The phase usually ends within five epochs (MI at its plateau, rule of the code)."""
+    rng = np.random.default_rng(0)
+    # at the plateau only the estimator's noise is left to stop the phase
+    runs = 2 + 0.05 * rng.normal(size=(2000, 200))
+    within = {
+        rule: np.array([stop(run) for run in runs])
+        for rule, stop in (("text", epochs_of_text), ("images", epochs_of_images))
+    }
+    by_chance = 1 - 1 / math.factorial(5)  # five epochs in ascending order: one in 5!
+    shares = {rule: float(np.mean(epochs <= 5)) for rule, epochs in within.items()}
+    note = (
+        f"share of 2,000 runs ended by epoch 5: text {shares['text']:.3f} (exact {by_chance:.3f}), "
+        f"images {shares['images']:.3f}: one epoch sets the best, five lie below it, so 6 is the "
+        f"earliest, median {np.median(within['images']):.0f}; right for text"
+    )
+    error = 4 * math.sqrt(by_chance * (1 - by_chance) / 2000)
+    corrected = max(0.0, abs(shares["text"] - by_chance) - error)
+    return Finding(0.5 - min(shares.values()), 0, "of runs short of half", note, corrected)
+
+
+def unseen_pairs(kernels: list[int], side: int = 28) -> float:
+    """Share of (pixel, earlier pixel) pairs out of reach of stacked masked convolutions.
+
+    A layer looks left within its row but right only from the rows above: u rows up take at most u
+    steps to the right, of half a kernel each.
+    """
+    radii = np.sort(np.array(kernels) // 2)[::-1]
+    reach = np.append(0, np.cumsum(radii))
+    up, right = np.meshgrid(np.arange(side), np.arange(1 - side, side), indexing="ij")
+    too_far = np.maximum(up, -right) > reach[-1]
+    unseen = (right > reach[np.minimum(up, len(radii))]) | too_far
+    pairs = (side - up) * (side - np.abs(right)) * ((up > 0) | (right < 0))
+    return float(np.sum(pairs[unseen]) / np.sum(pairs))
+
+
+@PAPER.claim("architecture (code), reach of the PixelCNN decoders")
+def reach_of_the_decoder() -> Finding:
+    """13 layers (7x5, 5x4, 3x4; SA-VAE: 12) see all pixels before the one they predict."""
+    ours, savae = [7] * 5 + [5] * 4 + [3] * 4, [9] * 3 + [7] * 3 + [5] * 3 + [3] * 3
+    reach = [sum(kernel // 2 for kernel in kernels) for kernels in (ours, savae)]
+    wrong = abs(len(ours) - 13) + abs(len(savae) - 12)
+    sizes = [28]
+    for _ in range(3):  # 3x3, padding 1, stride 2
+        sizes.append((sizes[-1] + 2 - 3) // 2 + 1)
+    wrong += abs(sizes[-1] - 4)  # what the 4x4 convolution to 512 takes in one go
+    unseen = [unseen_pairs(kernels) for kernels in (ours, savae)]
+    note = (
+        f"{reach[0]} and {reach[1]} rows up, all 27 of them, but {unseen[0]:.1%} and "
+        f"{unseen[1]:.1%} of all pairs of pixels are in the blind spot to the right: nearly a "
+        f"decoder of full order. Encoder {' to '.join(map(str, sizes))}"
+    )
+    rows = max(0, 27 - min(reach)) + wrong
+    return Finding(max(unseen) + wrong, 0, "of the pairs", note, corrected=float(rows))
 
 
 # --- tables -------------------------------------------------------------------------------------
@@ -242,6 +310,7 @@ ROWS = {  # NLL, KL, MI of Yahoo, Yelp, Omniglot
     "Lagging": (328.0, 5.4, 3.0, 357.0, 3.8, 2.6, 89.03, 2.5, 2.2),
 }
 AUTOREGRESSIVE = np.array([328.1, 357.3, 89.76])
+QUOTED_KL = {"CNN-VAE": (10.0, 7.6, math.nan), "SA-VAE+anneal (Kim)": (7.19, math.nan, 2.78)}
 QUOTED = {  # NLL of others as quoted, NaN where not given
     "VLAE": (math.nan, math.nan, 89.83),
     "VampPrior": (math.nan, math.nan, 89.76),
@@ -290,6 +359,34 @@ def beats_autoregressive() -> Finding:
     return Finding(float(margin.max()), 0, "nats above", note)
 
 
+@PAPER.claim("results tables and issue tracker, vanilla VAE on text")
+def vanilla_collapses() -> Finding:
+    """The vanilla VAE collapses on Yahoo and Yelp: KL, MI 0 and the NLL of a language model."""
+    rows = np.array([ROWS[name] for name in ("VAE", "VAE+anneal")])
+    printed = float(rows[:, [1, 2, 4, 5]].max())
+    behind = rows[:, [0, 3]] - AUTOREGRESSIVE[:2]
+    note = (
+        f"NLL {behind.min():.1f} to {behind.max():.1f} nats behind the LSTM-LM, never ahead: z "
+        "tells nothing"
+    )
+    return Finding(printed + max(0.0, -float(behind.min())), 0.05, "nats printed", note)
+
+
+@PAPER.claim("results tables, own SA-VAE beside the quoted one")
+def own_savae_and_quoted() -> Finding:
+    """Their own runs of SA-VAE reproduce the NLL (at most the bound) and KL of Kim et al."""
+    own, quoted = np.array(ROWS["SA-VAE+anneal"]), np.array(QUOTED["SA-VAE+anneal (Kim)"])
+    nll = np.nanmax(own[0::3] - quoted)
+    kl = own[1::3] - np.array(QUOTED_KL["SA-VAE+anneal (Kim)"])
+    note = (
+        f"NLL {', '.join(f'{v:.2f}' for v in (own[0::3] - quoted)[[0, 2]])} nats from the quoted "
+        f"bounds 327.5, 90.05, so no worse; KL {kl[0]:+.2f} on Yahoo and {kl[2]:+.2f} on "
+        "Omniglot from 7.19 and 2.78: one likelihood goes with very different use of z"
+    )
+    gap = float(np.nanmax(np.abs(kl)))
+    return Finding(gap, 0.055, "nats of KL", note, corrected=max(0.0, float(nll)))  # as printed
+
+
 @PAPER.claim("results tables, MI at the cap of its estimator")
 def information_at_its_cap() -> Finding:
     """The MI column estimates I_q also where it reads 3.9 (Omniglot) and 3.4 (Yahoo)."""
@@ -312,6 +409,46 @@ def information_at_its_cap() -> Finding:
     )
     gap = rate - max(estimates.values())
     return Finding(gap, 0.3, "nats below the truth", note, corrected=at_cap)
+
+
+@PAPER.claim("results tables (remembered), MI of 3.93 above its cap")
+def information_above_its_cap() -> Finding:
+    """3.93 > log 50 = 3.912 on Omniglot is noise of the one-sample estimate."""
+    k, n = 32, 8070  # the exact entropy against one draw each: half a chi-square of k per image
+    noise = math.sqrt(k / 2 / n)
+    values = np.array([3.89, 3.91, 3.93])
+    scores = (values - math.log(50)) / noise
+    note = (
+        f"noise of the mean over {n} images {noise:.3f} nats; 3.89, 3.91, 3.93 are "
+        + ", ".join(f"{score:+.1f}" for score in scores)
+        + " of it from the cap"
+    )
+    return Finding(float(np.abs(scores).max()), 2, "standard errors", note)
+
+
+@PAPER.claim("training logs (code), NLL in the logs and in the tables")
+def logged_nll() -> Finding:
+    """The one-sample ELBO of the logs is above the importance-weighted NLL of the tables."""
+    gaps, tight = [], []
+    for seed, q in enumerate(settings(20)):
+        U, W, v = _random_weights(q, seed)
+        spec = VAESpec(q.k, decoder_variance=q.s)
+        logged = objective(spec, q.moments, {"U": U, "W": W, "Sigma": np.diag(v)}).objective
+        gaps.append(logged - exact_nll(U, q.s, q.C))
+        found = solve(spec, q.moments)
+        tight.append(abs(found.objective - exact_nll(found.weights["U"], q.s, q.C)))
+    note = (
+        f"linear VAE, 20 settings: by {min(gaps):.2g} to {max(gaps):.2g} nats at random weights, "
+        f"{max(tight):.1g} at the optimum"
+    )
+    return Finding(max(-min(gaps), *tight), ROUNDING, "nats", note)
+
+
+def exact_nll(U: Array, s: float, C: Array) -> float:
+    """Mean of -log p(x) under N(0, s I + U U^T), to which the importance-weighted NLL tends."""
+    marginal = s * np.eye(len(C)) + U @ U.T
+    fit = np.trace(np.linalg.solve(marginal, C))
+    return float(len(C) * math.log(2 * math.pi) + np.linalg.slogdet(marginal)[1] + fit) / 2
 
 
 @PAPER.claim("estimators (code), estimator of MI")
@@ -370,7 +507,10 @@ def cost() -> Finding:
 def faster_than_savae() -> Finding:
     """Lagging inference is 3 to 7 times faster than SA-VAE."""
     ratios = np.divide(HOURS["SA-VAE"], HOURS["Lagging"])
-    note = f"{ratios.round(2).tolist()} on Yahoo, Yelp, Omniglot: 2.7 to 7 times"
+    note = (
+        f"{ratios.round(2).tolist()} on Yahoo, Yelp, Omniglot: 2.7 to 7 times, against 10 "
+        "refinement steps per batch"
+    )
     gaps = [float(max(low - ratios.min(), ratios.max() - 7)) for low in (3, 2.7)]
     return Finding(gaps[0], 0, "times outside", note, corrected=gaps[1])
 
@@ -435,7 +575,7 @@ def posterior_grid() -> Finding:
 
 @PAPER.claim("data, Omniglot")
 def omniglot_counts() -> Finding:
-    """Omniglot is 24,345 training and 8,070 test images."""
+    """24,345 training and 8,070 test images are all of Omniglot."""
     total, used = (964 + 659) * 20, 24_345 + 8_070
     note = (
         f"{used} of the {total} drawings (964 + 659 characters, 20 each): {used / total:.2%}, the "
@@ -460,13 +600,17 @@ def yahoo_counts() -> Finding:
 
 @PAPER.claim("training (code), settings")
 def training_settings() -> Finding:
-    """Architectures, optimisers, clipping, model selection, ten seeds, SA-VAE's settings."""
+    """Sizes of the LSTMs, optimisers, clipping at 5.0, five decays by 0.5, ten seeds, dropout."""
     return not_checkable(
-        "settings; the kernel and channel lists of config_omniglot.py are not read by its decoder"
+        "settings without a result of their own; what they do to the tables needs their LSTM and "
+        "PixelCNN runs on Yahoo, Yelp and Omniglot, some days each by their own table of hours"
     )
 
 
 @PAPER.claim("camera-ready tables and appendix")
 def camera_ready() -> Finding:
     """Tables with five runs each and active units."""
-    return not_checkable("only the submission could be read first-hand")
+    return not_checkable(
+        "the numbers at hand are from memory; only the submission, one run and without active "
+        "units, could be read first-hand, and its tables are checked above"
+    )

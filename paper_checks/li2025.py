@@ -234,4 +234,6 @@ def reactivation() -> Finding:
 @PAPER.claim("experiments")
 def experiments() -> Finding:
     """Experiments on networks."""
-    return not_checkable("settings and numbers could not be read")
+    return not_checkable(
+        "neither settings nor numbers could be read: there is nothing to compare a run with"
+    )

@@ -19,6 +19,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 # the package stands beside linvae and is not installed with it
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -44,29 +45,31 @@ from paper_checks.checks import CORRECTED, FAILS, HOLDS, NOT_CHECKABLE, VERDICTS
 # Everything else holds. Names of functions, by module.
 EXPECTED = {
     CORRECTED: {
-        "dang2024": "branch_of_sigma inverted_c hierarchy_fixed halved_kl squared_noise "
-        "unit_kl_not_halved",
-        "he2019": "information_at_its_cap cost faster_than_savae",
-        "ichikawa2024": "weight_decay",
+        "dang2024": "eigenvalues_not_roots branch_of_sigma inverted_c optimum_with_inverted_c "
+        "hierarchy_fixed halved_kl squared_noise unit_kl_not_halved extra_constant clamped_kl "
+        "correlation_study_on_samples",
+        "he2019": "information_at_its_cap cost faster_than_savae end_of_aggressive_phase "
+        "reach_of_the_decoder own_savae_and_quoted",
         "li2025": "discontinuity",
         "lucas2019": "local_maxima_of_ppca",
-        "song2025": "critical_beta_of_the_code prior_of_the_code warm_up information_of_a_batch",
-        "wang2022": "slip_of_the_square slip_of_units",
+        "song2025": "critical_beta_of_the_code prior_of_the_code warm_up exponential_ends "
+        "information_of_a_batch",
+        "wang2022": "slip_of_the_square slip_of_units table_sigmas beta_zero",
     },
     FAILS: {
-        "dang2024": "two_definitions_of_active_units",
+        "dang2024": "two_definitions_of_active_units matrix_checks swapped_flags",
         "he2019": "collapse_is_a_saddle omniglot_counts",
-        "song2025": "lr_on_means gradient_routing other_warm_ups active_units_of_a_batch "
+        "song2025": "lr_on_means gradient_routing repeat_linear active_units_of_a_batch "
         "nll_of_the_code lipschitz baseline_logs",
     },
     NOT_CHECKABLE: {
-        "dang2024": "other_traps experiment_settings result_tables",
-        "he2019": "end_of_aggressive_phase training_settings camera_ready yahoo_counts",
+        "dang2024": "sweeps_on_mnist other_traps experiment_settings result_tables",
+        "he2019": "training_settings camera_ready yahoo_counts",
         "ichikawa2024": "nonlinear",
         "li2025": "experiments",
         "lucas2019": "deep_networks noise_sweep",
-        "neighbours": "deep_and_discrete baselines",
-        "song2025": "blow_ups fashion_units training_settings result_tables",
+        "neighbours": "deep_and_discrete baselines bibliography",
+        "song2025": "fashion_units training_settings result_tables",
         "wang2022": "mnist_on_data mnist_modes_on_data unusable_rows",
     },
 }
@@ -75,6 +78,7 @@ NEED_DATA = {
     "mnist_modes_on_data": wang2022,
     "fashion_units": song2025,
     "yahoo_counts": he2019,
+    "sweeps_on_mnist": dang2024,
 }
 CLAIMS = [(paper.name, claim.find.__name__) for paper in PAPERS.values() for claim in paper.claims]
 
@@ -84,6 +88,13 @@ def expected_verdict(paper: str, name: str) -> str:
         if name in by_paper.get(paper, "").split():
             return verdict
     return HOLDS
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Small matrices: threads only get in each other's way."""
+    with threadpool_limits(1, user_api="blas"):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -125,10 +136,26 @@ def test_names_in_the_table_above_exist():
 
 def test_claims_have_one_name_each():
     assert len(set(CLAIMS)) == len(CLAIMS)
+    sentences = [(name, c.text, c.where) for name, paper in PAPERS.items() for c in paper.claims]
+    assert len(set(sentences)) == len(sentences)
+
+
+def test_every_module_of_the_package_is_a_paper_with_claims():
+    others = {"__init__", "__main__", "checks"}
+    modules = {path.stem for path in Path(checks.__file__).parent.glob("*.py")} - others
+    assert modules == set(PAPERS)
+    assert all(paper.claims for paper in PAPERS.values())
+
+
+def test_every_claim_but_those_not_checkable_carries_a_number(results):
+    for (paper, name), check in results.items():
+        if check.verdict != NOT_CHECKABLE:
+            assert check.gap is not None, f"{paper}.{name}"
+            assert check.bound is not None, f"{paper}.{name}"
 
 
 def test_needs_data_is_said(results):
-    for name in ("mnist_on_data", "fashion_units", "yahoo_counts"):
+    for name in NEED_DATA:
         assert "needs data" in results[NEED_DATA[name].PAPER.name, name].evidence
 
 
@@ -199,6 +226,12 @@ WRONG_FORMULAS = [
     (dang2024, "prior_weight", 1.01, "inverted_c"),
     (dang2024, "collapse_ratio", 1.1, "squared_noise"),
     (dang2024, "kl_by_quadrature", 1.01, "unit_kl_not_halved"),
+    (dang2024, "cvae_loss", 1.01, "loss_of_the_cvae"),
+    (dang2024, "vae_loss", 1.01, "uncentred"),
+    (dang2024, "theorem_2", 1.01, "eigenvalues_not_roots"),
+    (dang2024, "theorem_2", 1.01, "optimum_with_inverted_c"),
+    (dang2024, "theorem_2_code", 1.01, "branch_at_their_settings"),
+    (dang2024, "script_kl", 1.01, "extra_constant"),
     (wang2022, "proposition_1", 1.01, "reduced_objective"),
     (wang2022, "proposition_2", 1.01, "fixed_variance"),
     (wang2022, "corollary_1", 1.01, "minimum_fixed"),
@@ -212,6 +245,8 @@ WRONG_FORMULAS = [
     (he2019, "escape_rates", 1.01, "aggressive_training"),
     (he2019, "inner_steps", 2, "cap_of_inner_steps"),
     (he2019, "inner_steps", 2, "window_of_inner_steps"),
+    (he2019, "epochs_of_text", 2, "end_of_aggressive_phase"),
+    (he2019, "exact_nll", 1.01, "logged_nll"),
     (he2019, "batch_information", 2, "information_below_log_batch"),
     (he2019, "_log_normal", 1.01, "importance_weighted"),
     (song2025, "optimal_sigma", 1.01, "log_mse"),
@@ -219,6 +254,9 @@ WRONG_FORMULAS = [
     (song2025, "lr_threshold", 1.01, "lr_raises_the_threshold"),
     (song2025, "lr_threshold", 1.01, "lr_on_samples"),
     (song2025, "linear_warm_up", 0.9, "warm_up"),
+    (song2025, "exponential_warm_up", 0.9, "exponential_ends"),
+    (song2025, "lr_threshold", 1.01, "detached_z"),
+    (song2025, "lr_term", 1.5, "detached_z"),
     (tipping1999, "maximum", 1.01, "maximum_likelihood"),
     (tipping1999, "maximum", 1.01, "linear_vae_is_ppca"),
     (tipping1999, "minus_log_likelihood", 1.01, "likelihood_at_the_maximum"),
@@ -233,6 +271,8 @@ WRONG_FORMULAS = [
     (ichikawa2024, "decayed_threshold", 1.01, "threshold_with_decay"),
     (ichikawa2024, "decayed_threshold", 1.2, "inevitable_collapse"),
     (ichikawa2024, "best_decoder", 1.01, "threshold_with_decay"),
+    (ichikawa2024, "decayed_threshold", 1.01, "weight_decay"),
+    (neighbours, "eigenvalues", 1.01, "reverse_water_filling"),
 ]
 
 
@@ -253,7 +293,12 @@ WRONG_NUMBERS = [  # module, table, key or None for all of it, wrong value, chec
     (wang2022, "MNIST_TOP", None, wang2022.MNIST_TOP * 1.01, "mnist_linear_losses"),
     (wang2022, "NONLINEAR", 1.05, (24.0, 23.31), "mnist_network"),
     (wang2022, "REGRESSION", None, wang2022.REGRESSION * 1.01, "table_theory"),
+    (wang2022, "REGRESSION", None, wang2022.REGRESSION * 1.05, "table_sigmas"),
+    (wang2022, "REGRESSION", None, wang2022.REGRESSION * 1.3, "synthetic_spectra"),
     (he2019, "ROWS", "VAE", (328.8, 0.0, 0.3) * 3, "information_below_rate"),
+    (he2019, "ROWS", "VAE", (328.8, 0.4, 0.3) * 3, "vanilla_collapses"),
+    (he2019, "ROWS", "VAE", (327.8, 0.0, 0.0) * 3, "vanilla_collapses"),
+    (he2019, "ROWS", "SA-VAE+anneal", (327.9, 3.5, 1.9) * 3, "own_savae_and_quoted"),
     (he2019, "HOURS", "Lagging", (12.5, 21.44, 9.42), "relative_times"),
     (he2019, "HOURS", "Lagging", (9.0, 30.0, 9.42), "cost"),
     (he2019, "AUTOREGRESSIVE", None, np.array([326.0, 357.3, 89.76]), "beats_autoregressive"),
@@ -282,13 +327,16 @@ def _solve_at_another_beta(spec: LinearSpec, moments, **options):
 
 
 WRONG_THEORY = {
-    dang2024: "vae_learned vae_fixed cvae_learned hierarchy_learned hierarchy_remaining_factors",
+    dang2024: "vae_learned vae_fixed cvae_learned hierarchy_learned hierarchy_remaining_factors "
+    "when_the_upper_level_collapses eigenvalues_not_roots",
+    he2019: "logged_nll",
     wang2022: "fixed_variance minimum_fixed learned_variance minimum_learned table_theory "
     "complete_collapse mnist_linear_losses",
     tipping1999: "linear_vae_is_ppca scikit_learn posterior",
     lucas2019: "optimal_encoder tight",
     li2025: "parts_of_the_kl residual_spectrum",
-    neighbours: "slope_of_the_frontier reverse_water_filling bias_and_noise benign_collapse",
+    neighbours: "slope_of_the_frontier reverse_water_filling bias_and_noise benign_collapse "
+    "free_bits",
 }
 
 
@@ -313,6 +361,36 @@ def test_right_code_would_hold(monkeypatch):
     assert song2025.warm_up().verdict == HOLDS
 
 
+def test_direct_minimisations_of_the_hierarchy_see_the_slip(monkeypatch):
+    """With the threshold of the code in place of the right one the minima do not fit."""
+    monkeypatch.setattr(dang2024, "second_threshold", dang2024.second_threshold_code)
+    assert dang2024.hierarchy_fixed_directly().verdict == FAILS
+
+
+@pytest.mark.parametrize("check", ["hierarchy_learned", "hierarchy_fixed"])
+def test_every_state_of_a_mode_occurs(check):
+    finding = getattr(dang2024, check)()
+    counts = re.search(r"none active: (\d+), (\d+), (\d+), (\d+)", finding.note)
+    assert all(int(count) > 0 for count in counts.groups())
+
+
+def test_slips_are_shown_with_a_number_and_with_what_is_right(results):
+    """Every slip: a gap above the bound as published, below it as corrected."""
+    slips = {
+        "dang2024": "hierarchy_fixed branch_of_sigma inverted_c halved_kl",
+        "li2025": "discontinuity",
+        "he2019": "information_at_its_cap",
+        "song2025": "information_of_a_batch",
+        "wang2022": "slip_of_the_square slip_of_units",
+    }
+    for paper, names in slips.items():
+        for name in names.split():
+            check = results[paper, name]
+            assert check.verdict == CORRECTED
+            assert check.gap > check.bound
+            assert "corrected" in check.evidence
+
+
 # --- helpers ------------------------------------------------------------------------------------
 
 
@@ -326,6 +404,26 @@ def test_minimise_and_hessian_on_a_known_function():
     # second differences with step 1e-3 miss by step^2 times the fourth derivative, 24
     np.testing.assert_allclose(checks.hessian(loss, found), np.diag([8, 6]), atol=1e-4)
     assert checks.curvature(loss, np.zeros(2)) == pytest.approx(-4, abs=1e-4)
+
+
+@pytest.mark.parametrize(("kernels", "side"), [([3, 3], 5), ([5, 3, 3], 7), ([7, 5], 6)])
+def test_unseen_pairs_by_following_the_masks(kernels, side):
+    seen = np.zeros((side, side, side, side), dtype=bool)  # of pixel, pixel that it sees
+    for row, column in np.ndindex(side, side):
+        reached = {(row, column)}
+        for number, kernel in enumerate(kernels):
+            half = kernel // 2
+            steps = [(-i, j) for i in range(1, half + 1) for j in range(-half, half + 1)]
+            steps += [(0, -j) for j in range(int(number == 0), half + 1)]  # mask A skips itself
+            reached = {(r + i, c + j) for r, c in reached for i, j in steps}
+            # beyond the edge there is only padding
+            reached = {(r, c) for r, c in reached if min(r, c) >= 0 and max(r, c) < side}
+        for r, c in reached:
+            seen[row, column, r, c] = True
+    order = np.arange(side**2).reshape(side, side)
+    earlier = order[None, None] < order[:, :, None, None]
+    missing = np.sum(earlier & ~seen) / np.sum(earlier)
+    assert he2019.unseen_pairs(kernels, side) == pytest.approx(missing)
 
 
 def test_crossing():

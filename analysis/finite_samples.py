@@ -2,7 +2,7 @@
 
     python analysis/finite_samples.py [--out FILE]
 
-Writes finite_samples.json: limits of `linvae.theory.finite_samples` beside simulated samples.
+Writes finite_samples.json: limits of the spiked covariance model beside simulated samples.
 The spiked model, N = 250, alpha = n/N and Adam 1e-3 for 15,000 full-batch steps on weights divided
 by sqrt(N) are those of Ichikawa & Hukushima (arXiv 2309.07663), rho = eta = 1.
 """
@@ -18,8 +18,10 @@ import numpy as np
 from scipy.optimize import brentq
 
 import linvae
-from linvae.theory import finite_samples as fs
+from linvae.theory.active_units import active_unit_split, expected_active_units
 from linvae.theory.penalised import penalised_critical_beta, penalised_optimum
+from linvae.theory.spiked_covariance import bulk_edges
+from linvae.theory.spiked_generalisation import spiked_generalisation
 
 N = 250
 ALPHAS = np.round(np.arange(0.4, 5.21, 0.4), 1)
@@ -35,12 +37,12 @@ def unit_counts(samples_per_dim: float, beta: float, dim: int = 200) -> dict[str
     n, spikes = round(samples_per_dim * dim), np.array([9.0, 5.0, 2.0])
     population = np.concatenate([spikes, np.ones(dim - 3)])
     model = {"beta": beta, "decoder_variance": 1.0, "latent_dim": 20}
-    limit = fs.expected_active_units(spikes, 1.0, dim=dim, n_samples=n, **model)
+    limit = expected_active_units(spikes, 1.0, dim=dim, n_samples=n, **model)
     counts = []
     for seed in SEEDS:
         x = np.random.default_rng(seed).normal(size=(n, dim)) * np.sqrt(population)
         values = np.linalg.eigvalsh(x.T @ x / n)
-        split = fs.active_unit_split(values, n, centered=False, **model)
+        split = active_unit_split(values, n, centered=False, **model)
         counts.append([split.useful_units, split.spurious_units, split.costly_units])
     useful, spurious, costly = np.mean(counts, axis=0).tolist()
     return {
@@ -115,7 +117,7 @@ def train(
 
 def generalisation(alpha: float, beta: float, decay: float) -> dict[str, object]:
     """eps_g: limit, exact optimum on samples, and training where listed."""
-    limit = fs.spiked_generalisation(alpha, beta=beta, weight_decay=decay)
+    limit = spiked_generalisation(alpha, beta=beta, weight_decay=decay)
     exact = [exact_error(alpha, seed, beta, decay) for seed in SEEDS]
     row: dict[str, object] = {
         "alpha": alpha,
@@ -139,7 +141,7 @@ def generalisation(alpha: float, beta: float, decay: float) -> dict[str, object]
 def thresholds(decay: float) -> dict[str, object]:
     """Largest critical beta over all alpha, where it is, and its value for alpha to infinity."""
     alpha = np.exp(np.linspace(np.log(0.02), np.log(1e6), 1000))
-    critical = fs.spiked_generalisation(alpha, beta=1.0, weight_decay=decay).critical_beta
+    critical = spiked_generalisation(alpha, beta=1.0, weight_decay=decay).critical_beta
     best = int(critical.argmax())
     return {
         "weight_decay": decay,
@@ -152,7 +154,7 @@ def thresholds(decay: float) -> dict[str, object]:
 def plateau(beta: float, decay: float = 1.0) -> dict[str, object]:
     """Samples per dimension until eps_g first falls below 0.9, its peak and its end."""
     alpha = np.exp(np.linspace(np.log(0.02), np.log(1e6), 4000))
-    error = fs.spiked_generalisation(alpha, beta=beta, weight_decay=decay).generalisation_error
+    error = spiked_generalisation(alpha, beta=beta, weight_decay=decay).generalisation_error
     below = np.flatnonzero(error < 0.9)
     return {
         "beta": beta,
@@ -173,14 +175,12 @@ def samples_for_rate(rate: float, excess: float = 0.1) -> dict[str, object]:
         alpha = np.exp(log_alpha)
 
         def missing(log_beta: float) -> float:
-            point = fs.spiked_generalisation(alpha, beta=np.exp(log_beta), weight_decay=0.0)
+            point = spiked_generalisation(alpha, beta=np.exp(log_beta), weight_decay=0.0)
             return float(point.held_out_rate) - rate
 
-        top = float(
-            np.log(fs.spiked_generalisation(alpha, beta=1.0, weight_decay=0.0).critical_beta)
-        )
+        top = float(np.log(spiked_generalisation(alpha, beta=1.0, weight_decay=0.0).critical_beta))
         beta = np.exp(brentq(missing, -15.0, top))
-        point = fs.spiked_generalisation(alpha, beta=beta, weight_decay=0.0)
+        point = spiked_generalisation(alpha, beta=beta, weight_decay=0.0)
         return (float(point.held_out_error) + 1) / ideal - 1 - excess
 
     return {"rate_nats": rate, "alpha": float(np.exp(brentq(over, np.log(1.01), np.log(1e7))))}
@@ -188,7 +188,7 @@ def samples_for_rate(rate: float, excess: float = 0.1) -> dict[str, object]:
 
 def superfluous_unit(alpha: float, beta: float, decay: float) -> dict[str, object]:
     """Two units, one spike: does the second carry noise? Limit and one training run."""
-    edge = fs.bulk_edges(1.0, 1 / alpha)[1]
+    edge = bulk_edges(1.0, 1 / alpha)[1]
     critical = float(penalised_critical_beta(edge, weight_decay=decay / alpha))
     covariance = sample_covariance(alpha, 0)
     values = np.linalg.eigvalsh(covariance)[::-1][:2]

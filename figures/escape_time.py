@@ -20,7 +20,8 @@ from figures.style import (
     spread_points,
     title,
 )
-from linvae.theory.dynamics import escape_rates, escape_times
+from linvae.theory.dynamics import escape_rates
+from linvae.theory.finite_training import escape_times
 
 BETAS = np.linspace(0.05, 0.97, 60)
 UPDATES: tuple[Literal["joint", "aggressive"], ...] = ("joint", "aggressive")

@@ -6,7 +6,7 @@ import numpy as np
 
 from figures.rows import kept
 from figures.style import LOOKS, Canvas, Row, Rows, legend, line, panels, select, title
-from linvae.theory.finite_samples import expected_active_units
+from linvae.theory.active_units import expected_active_units
 
 SPIKES, NOISE, DIM, LATENT_DIM = (9.0, 5.0, 2.0), 1.0, 200, 20  # as analysis/finite_samples.py
 SAMPLES = np.geomspace(60, 6400, 160)

@@ -5,6 +5,15 @@ I_l = I(z_l; z_{l-1}) of the first mode (prices are geometric means, `linvae.the
 meets the threshold of the level at I_l = 0. With one level it is one line: slope -2 per nat with a
 learned encoder variance (I = KL), -4 with a fixed one. In a hierarchy it bends where the mode
 collapses on another level.
+
+| symbol | argument or result   | shape  | unit                          |
+|--------|----------------------|--------|-------------------------------|
+| l      | level                | int    | 1 = lowest                    |
+| I_l    | nats                 | scalar | nats, all modes of the level  |
+| f      | factor_at_information| scalar | -, betas are f times the spec's |
+
+Source: ours. Equality that a test checks: one level is one line, log f = log f(0) - 2 I (learned
+encoder variance, one unit).
 """
 
 from __future__ import annotations
@@ -25,7 +34,8 @@ DEEPEST = 40.0  # log of the smallest factor tried, below the threshold
 def factor_at_information(spec: LinearSpec, moments: Moments, level: int, nats: float) -> float:
     """Factor on all betas at which `level` (1 = lowest) holds `nats` in all, by root finding.
 
-    NaN where the level has no finite positive threshold. Equality that a test checks:
+    NaN where the level has no finite positive threshold, or for negative `nats`. Raises ValueError
+    where `solve` does, or no beta holds so much. Equality that a test checks:
     `solve(spec.scale_betas(factor), moments).information[level - 1].sum() == nats`.
     """
     critical = solve(spec, moments).level_critical_betas[level - 1, 0] / spec.betas[0]

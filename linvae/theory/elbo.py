@@ -16,6 +16,17 @@ With M_1 = W C W^T + Sigma_1 and M_l = W_l M_{l-1} W_l^T + Sigma_l the second mo
 
 B acts on x in conditional models, on earlier coordinates of y in autoregressive ones, else 0.
 
+| symbol      | argument or field                    | shape        | unit                |
+|-------------|--------------------------------------|--------------|---------------------|
+| C           | moments.covariance                   | (dx + d)^2   | data units^2        |
+| W_l, U_l, B | weights, by the names below          | as below     | latent/data and so on |
+| Sigma_l     | weights                              | (k_l, k_l)   | latent units^2      |
+| s, eta_l^2  | spec.decoder_variance, .prior_variances | scalar    | data, latent units^2 |
+| beta_l      | spec.betas                           | (levels,)    | -                   |
+| gamma       | spec.latent_reconstruction           | scalar       | nats/latent units^2 |
+| kappa       | spec.weight_decay                    | scalar       | nats                |
+| rate_l      | rates                                | (levels,)    | nats per sample     |
+
 Names of the weights, float64 matrices:
 
 | model                     | encoder          | decoder       | encoder covariance |
@@ -28,6 +39,10 @@ Names of the weights, float64 matrices:
 
 and `s` (0-d) where the decoder variance is learned. With all betas 1 the objective is the negative
 ELBO; a test draws samples from the model and finds it within 6 standard errors.
+
+Sources of the models: Lucas et al. 2019 (VAE), Wang & Ziyin 2022 (encoder sees the condition only),
+Dang et al. 2024, sections 4.1 and 4.2 (conditional, hierarchical), Song et al. 2025 (latent
+reconstruction); the autoregressive one and the expectations for any weights are ours.
 """
 
 from __future__ import annotations
@@ -43,14 +58,25 @@ from linvae.moments import Moments
 from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LinearSpec, VAESpec
 from linvae.theory.modes import sees_condition_only
 
-__all__ = ["Chain", "ObjectiveTerms", "objective"]
+__all__ = [
+    "Chain",
+    "ObjectiveTerms",
+    "chain_terms",
+    "objective",
+    "penalty_terms",
+    "refuse_blind_loss",
+    "refuse_other_likelihoods",
+]
 
 Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class ObjectiveTerms:
-    """objective = distortion + sum beta_l rates[l] + penalty, all in nats per sample."""
+    """objective = distortion + sum beta_l rates[l] + penalty, all in nats per sample.
+
+    `rates` (levels,), the others scalars. Equality that a test checks: that sum.
+    """
 
     objective: float
     distortion: float
@@ -70,7 +96,12 @@ class ObjectiveTerms:
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """The weights of any spec in one form; `encoder` W and `skip` B act on v = (x, y)."""
+    """The weights of any spec in one form; `encoder` W and `skip` B act on v = (x, y).
+
+    Shapes: encoder (k_1, dx + d), skip (d, dx + d), W[i] = W_{i+2}, U[i] = U_{i+1},
+    Sigma[i] = Sigma_{i+1}. Equality that a test checks: `to_weights` gives back what
+    `from_weights` read.
+    """
 
     encoder: Array
     skip: Array
@@ -104,7 +135,7 @@ class Chain:
     def from_weights(
         cls, spec: LinearSpec, moments: Moments, weights: Mapping[str, npt.ArrayLike]
     ) -> Chain:
-        """Read the named matrices; errors name the missing or misshapen one."""
+        """Read the named matrices; ValueError as in `objective`, naming the matrix."""
         reader = _Reader(spec, weights)
         d, dx, dims = moments.target_dim, moments.condition_dim, spec.latent_dims
         levels = range(2, len(dims) + 1)
@@ -166,7 +197,10 @@ def refuse_other_likelihoods(spec: LinearSpec, what: str) -> None:
 
 
 def chain_terms(spec: LinearSpec, moments: Moments, chain: Chain) -> ObjectiveTerms:
-    """The objective of a chain: the formulas of the module's docstring."""
+    """The objective of a chain: the formulas of the module's docstring.
+
+    Equality that a test checks: the mean of sampled log densities, within 6 standard errors.
+    """
     C, d, dx = moments.covariance, moments.target_dim, moments.condition_dim
     Sigma, U = chain.Sigma, chain.U
     error = -U[0] @ chain.encoder - chain.skip
@@ -192,7 +226,10 @@ def chain_terms(spec: LinearSpec, moments: Moments, chain: Chain) -> ObjectiveTe
 
 
 def penalty_terms(spec: VAESpec, moments: Moments, chain: Chain) -> float:
-    """gamma/2 E|W v(z) - z|^2 + kappa/2 (|W|^2 + |U|^2), z from the prior."""
+    """gamma/2 E|W v(z) - z|^2 + kappa/2 (|W|^2 + |U|^2), z from the prior; nats.
+
+    Raises ValueError as `refuse_blind_loss`.
+    """
     if not spec.penalised:
         return 0.0
     refuse_blind_loss(spec, moments)

@@ -17,9 +17,12 @@ variance this is rate = max(f, log(theta^2/(beta s))/2).
 | symbol    | argument         | shape    | unit         |
 |-----------|------------------|----------|--------------|
 | theta_i^2 | mode_variances   | (modes,) | data units^2 |
+| n         | latent_dim       | int      | units        |
 | f         | floor_nats       | scalar   | nats         |
+| beta      | beta             | scalar   | -            |
 | s         | decoder_variance | scalar   | data units^2 |
 
+Sources: the floors: Kingma et al. 2016; majorisation: the Schur-Horn theorem; the optima are ours.
 Equality that a test checks: floor 0 is the optimum of `linvae.solve`; elsewhere brute force over
 the encoder's matrices agrees.
 """
@@ -91,7 +94,8 @@ def free_bits_optimum(
     `per="unit"`: price = sum_j max(rate_j, floor); `"total"`: max(sum_j rate_j, floor). Modes are
     returned in descending order of variance. The prior variance drops out. floor 0 is the plain
     model. Where free bits are worth nothing (no variance left) the smallest rates are given.
-    Raises ValueError for numbers out of range and an unknown `per`.
+    Raises ValueError for numbers out of range and an unknown `per`. Equality that a test checks:
+    brute force over matrices, the floor as a constraint.
     """
     where = "free_bits_optimum"
     theta2 = np.sort(checked_variances(mode_variances, where))[::-1]

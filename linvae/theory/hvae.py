@@ -32,6 +32,17 @@ price. No iteration, no loop over modes. What falls out:
   divergence); equal: a continuum; beta_lower < beta_upper: some level between them collapses.
 
 A level too narrow for a mode cuts its chain; the part above is a chain of its own with theta = 0.
+
+| symbol           | argument or field                         | shape           | unit            |
+|------------------|-------------------------------------------|-----------------|-----------------|
+| theta^2          | modes.variances                           | (modes,)        | data units^2    |
+| s                | spec.decoder_variance                     | scalar          | data units^2    |
+| beta_l           | spec.betas                                | (levels,)       | -               |
+| eta_l^2, sigma_l^2 | spec.prior_variances, .encoder_variances | (levels,)      | latent units^2  |
+| r_l              | noise_fractions                           | (levels, modes) | -               |
+| m_l              | second_moments                            | (levels, modes) | latent units^2  |
+| rho_l            | -2 x information                          | (levels, modes) | nats            |
+| -                | critical_scale                            | (levels, modes) | factor on betas |
 Source: the scalar problem generalises Dang et al. 2024, Theorems 3 and 5 (two levels); its second
 threshold with both variances fixed is beta_2^2/beta_1. The isotonic form is ours. Oracle: L-BFGS
 on the exact objective over all matrices, and scipy's isotonic regression.
@@ -55,7 +66,11 @@ Array = npt.NDArray[np.float64]
 
 
 def solve_hierarchy(spec: HVAESpec, modes: Modes, allow_unbounded: bool = False) -> ModeStates:
-    """Noise fractions, second moments and thresholds of every level and mode of an HVAESpec."""
+    """Noise fractions, second moments and thresholds of every level and mode of an HVAESpec.
+
+    Raises UnboundedObjectiveError for learned levels whose beta falls upwards, unless
+    `allow_unbounded`. Equality that a test checks: one level is `linvae.theory.vae`.
+    """
     dims = spec.latent_dims
     theta2 = np.zeros(max(len(modes.variances), *dims))
     theta2[: len(modes.variances)] = modes.variances
@@ -81,7 +96,8 @@ def solve_hierarchy(spec: HVAESpec, modes: Modes, allow_unbounded: bool = False)
 def isotonic_regression(values: Array) -> Array:
     """Non-decreasing least-squares fit along axis 0, one per column: the max-min formula.
 
-    fit_l = max_{i<=l} min_{j>=l} mean(values_i .. values_j); -inf entries are allowed at the start.
+    fit_l = max_{i<=l} min_{j>=l} mean(values_i .. values_j), (levels, modes); -inf entries are
+    allowed at the start. Equality that a test checks: scipy's isotonic regression.
     """
     fit = np.full_like(values, -np.inf)
     for i in range(len(values)):

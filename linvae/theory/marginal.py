@@ -48,7 +48,11 @@ def log_likelihood(
 
 
 def elbo_gap(spec: LinearSpec, moments: Moments, weights: Mapping[str, npt.ArrayLike]) -> float:
-    """Log likelihood minus ELBO, nats per sample: the price of the encoder, whatever beta was."""
+    """Log likelihood minus ELBO, nats per sample: the price of the encoder, whatever beta was.
+
+    `weights` and errors as in `linvae.objective`. Equality that a test checks: 0 at `solve`'s
+    optimum of one level with learned encoder variance and beta = 1.
+    """
     refuse_other_likelihoods(spec, "elbo_gap")
     chain = Chain.from_weights(spec, moments, weights)
     terms = chain_terms(spec, moments, chain)

@@ -21,8 +21,8 @@ part of the target y that the latents can and must carry (v = the joint vector (
 
 Cov(e) = Q diag(theta^2) Q^T; `unexplained` is the part of tr Cov(y) (or of tr Cov(y|x)) that no
 latent can reach; B v is what the decoder adds by itself, R x or A y. The scores Q^T P v of the
-modes are uncorrelated with variances theta^2. Sources: Wang & Ziyin 2022, Prop. 1; Dang et al.
-2024, Theorem 2 (E there).
+modes are uncorrelated with variances theta^2 (a test checks it). Sources: Wang & Ziyin 2022,
+Prop. 1; Dang et al. 2024, Theorem 2 (E there); the autoregressive decoder is ours.
 
 At full order the innovation variances are the modes because no unit lower triangular I - A can
 push the spectrum of the prediction errors below them (log-majorisation); with latent_dim below the
@@ -85,6 +85,7 @@ def mode_decomposition(spec: LinearSpec, moments: Moments) -> Modes:
     """Modes of `spec` on `moments`, variances descending.
 
     Raises ValueError for a CVAESpec on moments without a condition, an ARVAESpec on moments with.
+    Equality that a test checks: readout C readout^T = diag(variances).
     """
     if isinstance(spec, ARVAESpec):
         return _autoregressive_modes(spec, moments)
@@ -119,7 +120,8 @@ def autoregression(spec: ARVAESpec, moments: Moments) -> tuple[Array, Array]:
     """A (d, d), the regression of every y_t on what it sees, and the covariance of the errors.
 
     At full order the errors are the innovations y_t - E[y_t | y_<t], with variances the squared
-    diagonal of the Cholesky factor.
+    diagonal of the Cholesky factor. Raises ValueError for moments with a condition. Equality that a
+    test checks: the covariance of the errors is (I - A) C (I - A)^T.
     """
     if moments.condition_dim > 0:
         raise ValueError(

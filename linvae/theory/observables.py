@@ -9,6 +9,21 @@ posterior mean has variance m (1 - r) and is Gaussian where the data are. One le
 independent chi-squared variables on Gaussian data: the floor is what every sample pays, the rest
 differs from sample to sample. The share of samples below a small epsilon is local collapse (Song et
 al. 2025): zero as soon as the floor exceeds epsilon.
+
+| symbol         | argument or field                  | shape           | unit           |
+|----------------|------------------------------------|-----------------|----------------|
+| sigma^2        | Solution.encoder_variances         | (levels, modes) | latent units^2 |
+| r, m           | Solution.noise_fractions, sigma^2/r| (levels, modes) | -, latent units^2 |
+| eta^2          | spec.prior_variances               | (levels,)       | latent units^2 |
+| tau            | threshold                          | scalar          | latent units^2 |
+| epsilon, delta | epsilon, delta                     | scalar          | nats, -        |
+| floor          | floor_nats                         | scalar          | nats           |
+| a_i            | scales_nats                        | (modes,)        | nats           |
+| KL             | sample_rates, nats                 | (n,), scalar    | nats           |
+
+Sources: active units: Burda et al. 2016; (epsilon, delta)-collapse: Lucas et al. 2019; the laws of
+a linear model are ours. Equality that a test checks: the mean of `rate_distribution` is
+`Solution.rates`.
 """
 
 from __future__ import annotations
@@ -43,7 +58,8 @@ def active_unit_counts(solution: Solution, threshold: float = 0.01) -> npt.NDArr
     """Units whose posterior mean has variance m (1 - r) > `threshold`, (levels,).
 
     With a learned encoder variance these are the modes with
-    theta^2 > beta s / (1 - threshold/eta^2), slightly fewer than `solution.active_units`.
+    theta^2 > beta s / (1 - threshold/eta^2), slightly fewer than `solution.active_units`. Equality
+    that a test checks: the diagonal of the exact covariance of the posterior mean.
     """
     return np.asarray(np.sum(_mean_variances(solution) > threshold, axis=1))
 
@@ -56,6 +72,7 @@ def collapsed_unit_counts(
     The KL exceeds its mean part by mu^2/(2 v), chi-squared with one degree of freedom; v is the
     prior variance in a model of one level with a learned variance, else the variance m of the
     aggregate posterior (the convention of `linvae.metrics.observe`). Units without a mode count.
+    Equality that a test checks: the share among drawn samples.
     """
     m = solution.encoder_variances / solution.noise_fractions
     v = m
@@ -92,6 +109,7 @@ class RateDistribution:
         Few units: the Laplace transform prod (1 + 2 a_i t)^(-1/2) has its singularities on the
         negative axis, and Talbot's contour inverts it (Abate & Valko 2004). Many: rounding would
         grow along that contour, but the characteristic function dies out fast (Davies 1973).
+        Equality that a test checks: k equal scales 1/2 give chi-squared with k degrees of freedom.
         """
         room, a = nats - self.floor_nats, self.scales_nats[self.scales_nats > 0]
         if room <= 0 or len(a) == 0:
@@ -127,7 +145,10 @@ def _fourier(a: Array, room: float) -> float:
 
 
 def rate_distribution(spec: LinearSpec, solution: Solution) -> RateDistribution:
-    """Distribution of the KL over Gaussian samples, of a model with one level."""
+    """Distribution of the KL over Gaussian samples, of a model with one level; else ValueError.
+
+    Equality that a test checks: its mean is `solution.rates[0]`.
+    """
     _require_one_level(spec, "rate_distribution")
     eta2 = spec.prior_variances[0]
     ratio = solution.encoder_variances[0] / eta2
@@ -145,8 +166,9 @@ def sample_rates(
 ) -> Array:
     """KL(q(z|v) || p(z)) of every sample, (n,) nats, for the weights of a model with one level.
 
-    Equality that a test checks: the mean over the samples behind `moments` is
-    `objective(spec, moments, weights).rates[0]`.
+    `target` (n, d), `condition` (n, dx). Raises ValueError for several levels, other columns than
+    those of `moments`, and as `objective`. Equality that a test checks: the mean over the samples
+    behind `moments` is `objective(spec, moments, weights).rates[0]`.
     """
     _require_one_level(spec, "sample_rates")
     chain, eta2 = Chain.from_weights(spec, moments, weights), spec.prior_variances[0]

@@ -12,6 +12,7 @@ Theorem 10.3.3; the identity with the VAE: Wang & Ziyin 2022, Theorem 2):
 | w         | water_levels       | (n,)   | data units^2 |
 | -         | rates              | (n,)   | nats         |
 | -         | squared_errors     | (n,)   | data units^2 |
+| -         | active_modes       | (n,)   | modes above w|
 
 Both are monotone and piecewise smooth, so each can be inverted exactly, segment by segment. With
 latent_dim below the number of modes those without a unit are added to the error. Equality that a
@@ -60,7 +61,11 @@ class RateDistortionCurve:
 def rate_distortion_curve(
     mode_variances: npt.ArrayLike, water_levels: npt.ArrayLike, *, latent_dim: int | None = None
 ) -> RateDistortionCurve:
-    """Rate and mean squared error at every water level beta * decoder_variance."""
+    """Rate and mean squared error at every water level beta * decoder_variance.
+
+    Raises ValueError for mode variances that are negative, not finite or all zero, water levels
+    not above 0, latent_dim below 1. Equality that a test checks: `solve` at w = beta s.
+    """
     theta2, w = (
         _checked(mode_variances, latent_dim),
         np.atleast_1d(checked_numbers("water_levels", water_levels, "rate_distortion_curve")),
@@ -80,7 +85,8 @@ def water_level(mode_variances: npt.ArrayLike, *, rate_nats: float) -> float:
     """The water level beta * s at which the optimal code spends `rate_nats` (exact).
 
     With k modes above water, log w = (sum log theta_i^2 - 2 rate)/k for the one k that is
-    consistent. Raises ValueError for a negative rate.
+    consistent. Raises ValueError for a negative rate and bad mode variances. Equality that a test
+    checks: the inverse of `rate_distortion_curve`.
     """
     theta2 = _checked(mode_variances, None)
     theta2 = theta2[theta2 > 0]

@@ -1,8 +1,7 @@
-"""Escape from collapse, the flow of one mode, finite runs.
+"""Escape from collapse and the flow of one mode.
 
 Oracles: second differences and gradient descent of the exact objective over all matrices
-(`oracles.value_and_gradient`), hand-written descent of scalar modes, and minimisation over matrices
-with the floor as a constraint. None of them uses a formula of `linvae.theory.dynamics`.
+(`oracles.value_and_gradient`). None of them uses a formula of `linvae.theory.mode_system`.
 """
 
 from __future__ import annotations
@@ -16,12 +15,8 @@ import pytest
 from linvae.moments import Moments
 from linvae.spec import VAESpec
 from linvae.theory import solve
-from linvae.theory.dynamics import (
-    escape_rates,
-    escape_times,
-    finite_training_threshold,
-    mode_flow,
-)
+from linvae.theory.dynamics import escape_rates, mode_flow
+from linvae.theory.finite_training import escape_times
 
 UPDATES = ["joint", "aggressive"]
 WEIGHTS = ["raw", "whitened"]
@@ -307,130 +302,6 @@ def test_collapse_stays_under_any_schedule_and_the_end_decides(update):
     assert back.rate_nats[1, 0] < 1e-12
 
 
-# --- finite runs ------------------------------------------------------------------------------
-
-
-def _scalar_descent(theta2, beta, s, eta2, lr, n_steps, start, update, whitened):
-    """KL after plain descent of scalar modes, hand gradients of the objective in (u, w, log v)."""
-    theta = np.sqrt(theta2)
-    scale = 1.0 if whitened else theta  # lambda = scale * w
-    u, w = np.full_like(theta, start), np.full_like(theta, start)
-    v = np.full_like(theta, eta2)
-    for _ in range(n_steps):
-        lam = scale * w
-        if update == "aggressive":
-            precision = u**2 / s + beta / eta2
-            lam, v = u * theta / s / precision, beta / precision
-        miss = theta - u * lam
-        du = u * v / s - lam * miss / s
-        if update == "joint":
-            w = w - lr * scale * (beta * lam / eta2 - u * miss / s)
-            v = v * np.exp(-lr * (u**2 * v / s + beta * (v / eta2 - 1)) / 2)
-        u = u - lr * du
-    if update == "aggressive":
-        precision = u**2 / s + beta / eta2
-        w, v = u * theta / s / precision / scale, beta / precision
-    return ((scale * w) ** 2 / eta2 + v / eta2 - 1 - np.log(v / eta2)) / 2
-
-
-RUNS = [("joint", "raw"), ("joint", "whitened"), ("aggressive", "raw")]
-
-
-@pytest.mark.parametrize(("update", "encoder_weights"), RUNS)
-def test_threshold_of_a_finite_run_against_descent(update, encoder_weights):
-    theta2 = np.array([1.4, 0.9, 0.6, 0.5, 0.2])
-    s, eta2, eps, start, lr, n_steps = 0.3, 0.8, 0.03, 1e-3, 0.01, 1500
-    how = {"update": update, "encoder_weights": encoder_weights}
-    found = finite_training_threshold(
-        theta2, n_steps=n_steps, learning_rate=lr, decoder_variance=s, prior_variance=eta2,
-        epsilon_nats=eps, start_weights=start, **how,
-    )  # fmt: skip
-    alive, dead = (
-        _scalar_descent(
-            theta2, factor * found.observed_beta, s, eta2, lr, n_steps, start, update,
-            encoder_weights == "whitened",
-        )
-        for factor in (0.99, 1.01)
-    )  # fmt: skip
-    frees = found.observed_beta > 0
-    assert frees.sum() >= 4
-    assert np.all(alive[frees] > eps)
-    assert np.all(dead < eps)  # where the threshold is 0, also without any price
-    assert np.all(found.observed_beta < found.infinite_training_beta * (1 + 1e-7))
-    assert found.flow_time == 15.0
-
-
-@every_update
-def test_threshold_tends_to_the_bias_of_the_criterion(update):
-    thresholds = [
-        finite_training_threshold(
-            [1.0, 0.5], n_steps=n, learning_rate=0.02, decoder_variance=0.3, epsilon_nats=0.05,
-            update=update,
-        )
-        for n in (10, 300, 3000, 10000)
-    ]  # fmt: skip
-    seen = np.array([t.observed_beta for t in thresholds])
-    assert np.all(np.diff(seen, axis=0) > -1e-7 * seen[-1])  # precision of the root
-    np.testing.assert_allclose(seen[-1], np.array([1.0, 0.5]) / 0.3 * np.exp(-0.1), rtol=1e-6)
-    linear = np.array([t.linearised_beta for t in thresholds])
-    np.testing.assert_allclose(linear[-1], seen[-1], rtol=1e-6)
-    for threshold in thresholds:
-        infinite = np.array([1.0, 0.5]) / 0.3 * np.exp(-0.1)
-        np.testing.assert_allclose(threshold.infinite_training_beta, infinite, rtol=1e-14)
-    if update == "joint":
-        assert seen[0].tolist() == [0.0, 0.0]  # a fifth of a time unit frees nothing
-        np.testing.assert_allclose(linear[2], seen[2], rtol=0.01)  # saturation is slight here
-
-
-@every_update
-@pytest.mark.parametrize("seed", range(4))
-def test_escape_time_is_the_first_passage_of_the_flow(seed, update):
-    theta2, numbers = _setting(seed)
-    how = numbers | {"update": update, "start_weights": 1e-3}
-    times = escape_times(theta2, epsilon_nats=0.02, **how)
-    final = np.log(theta2 / (numbers["beta"] * numbers["decoder_variance"])) / 2
-    np.testing.assert_array_equal(np.isfinite(times), final > 0.02)
-    for variance, time in zip(theta2[final > 0.02], times[final > 0.02], strict=True):
-        flow = mode_flow(variance, times=[time * 0.9, time], **how)
-        assert flow.rate_nats[0, 0] < 0.02
-        # 2001 points and a straight line of log K: about 1e-5 of the passage
-        assert flow.rate_nats[1, 0] == pytest.approx(0.02, rel=1e-4)
-
-
-def test_first_passage_where_the_rate_overshoots():
-    """theta^2 = 6 beta s: the aggressive rate has a crest of 0.8826 at q = 2 beta s, then a dip of
-    0.8806 at 3 beta s, then rises to log(6)/2: epsilon = 0.882 is passed three times."""
-    how = {"update": "aggressive", "start_weights": 1e-2}
-    time = escape_times(6.0, epsilon_nats=0.882, **how)[0]
-    flow = mode_flow(6.0, times=np.linspace(0, 3, 4001) * time, **how)
-    above = flow.rate_nats[:, 0] >= 0.882
-    assert np.count_nonzero(np.diff(above.astype(int))) == 3
-    assert time == pytest.approx(flow.time[np.argmax(above)], abs=3 * time / 4000)  # the spacing
-
-
-@every_update
-def test_critical_slowing_down(update):
-    """The time is log(growth needed)/(2 rate), with saturation, up to terms of order epsilon."""
-    distance = np.array([0.3, 0.1, 0.03, 0.02])
-    theta2, s = 1.0, 0.25
-    beta = theta2 / s * np.exp(-2 * distance)
-    how = {"beta": beta, "decoder_variance": s, "update": update}
-    for epsilon in (1e-2, 1e-3):
-        full = escape_times(theta2, epsilon_nats=epsilon, **how)
-        linear = escape_times(theta2, epsilon_nats=epsilon, linearised=True, **how)
-        assert np.all(np.diff(full) > 0)
-        assert full[-1] > 10 * full[0]  # 15 times the distance
-        np.testing.assert_allclose(linear, full, rtol=0.6 * epsilon)
-
-
-def test_escape_times_at_the_edges():
-    assert escape_times([0.0, 0.25, 0.2], decoder_variance=0.25).tolist() == [math.inf] * 3
-    assert escape_times(2.0, start_weights=0.5).tolist() == [0.0]
-    assert escape_times(2.0, start_weights=0.0, update="aggressive").tolist() == [math.inf]
-    repeated = escape_times([2.0, 2.0], epsilon_nats=0.1)
-    assert repeated[0] == repeated[1] == pytest.approx(escape_times(2.0, epsilon_nats=0.1)[0])
-
-
 # --- records and messages ---------------------------------------------------------------------
 
 
@@ -442,9 +313,6 @@ def test_rows():
     assert rows[3]["time"] == 1.0
     assert rows[3]["rate_nats"] == flow.rate_nats[1, 1]
     assert rows[3]["encoder_weight"] == flow.encoder_weights[1, 1]
-    threshold = finite_training_threshold([1.0, 0.0], n_steps=500, learning_rate=0.01)
-    assert [row["critical_beta"] for row in threshold.to_rows()] == [1.0, 0.0]
-    assert threshold.to_rows()[1]["observed_beta"] == 0.0
 
 
 def test_mode_without_variance_keeps_its_row():
@@ -453,7 +321,6 @@ def test_mode_without_variance_keeps_its_row():
     assert flow.rate_nats[-1, 1] < 1e-4  # the decoder's weight decays at eta^2/s
 
 
-RUN = {"n_steps": 100, "learning_rate": 0.01}
 MESSAGES = [
     (lambda: escape_rates(-1.0), r"mode_variances=-1.0 must be finite and >= 0"),
     (lambda: escape_rates([[1.0]]), r"mode_variances has shape \(1, 1\) but must be 1-D"),
@@ -475,15 +342,6 @@ MESSAGES = [
     (
         lambda: mode_flow([1.0, 2.0], times=[1.0], start_weights=(0.1, [1.0, 2.0, 3.0])),
         r"start_weights has shape \(3,\) but must be finite, one number or one per mode \(2,\)",
-    ),
-    (lambda: escape_times(1.0, epsilon_nats=0), r"epsilon_nats=0 must be finite and > 0"),
-    (
-        lambda: finite_training_threshold(1.0, start_weights=1.0, **RUN),
-        r"start_weights hold 0.5 nats but must hold less than epsilon_nats=0.01",
-    ),
-    (
-        lambda: finite_training_threshold(1.0, n_steps=100, learning_rate=2.0),
-        r"learning_rate=2.0 must be below 1 in finite_training_threshold: gradient descent div",
     ),
 ]
 

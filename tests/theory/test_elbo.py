@@ -12,6 +12,7 @@ from scipy.optimize import approx_fprime
 from linvae.moments import Moments
 from linvae.spec import CVAESpec, HVAESpec, VAESpec
 from linvae.theory import objective, solve
+from linvae.theory.elbo import Chain
 
 from .problems import draw, problems
 
@@ -179,3 +180,13 @@ def test_good_weights_pass_the_same_readers():
     assert np.isfinite(objective(CVAESpec(2), JOINT, CVAE_WEIGHTS).objective)
     assert np.isfinite(objective(HVAESpec([2, 1]), PLAIN, HVAE_WEIGHTS).objective)
     assert np.isfinite(objective(HVAESpec([2]), JOINT, CHVAE_WEIGHTS).objective)
+
+
+@pytest.mark.parametrize("problem", ONE_OF_EACH, ids=lambda q: q.id)
+def test_chain_gives_back_the_weights_that_it_read(problem):
+    named = solve(problem.spec, problem.moments).weights
+    chain = Chain.from_weights(problem.spec, problem.moments, named)
+    again = chain.to_weights(problem.spec, problem.moments)
+    assert again.keys() == named.keys()
+    for name, matrix in named.items():
+        np.testing.assert_array_equal(again[name], matrix)

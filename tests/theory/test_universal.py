@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logsumexp, ndtri
 
-from linvae.theory.universal import _Problem, universal_threshold
+from linvae.theory.universal import universal_threshold
 
 # The maximiser stops when a step gains less than 1e-12, relatively; the flattest maxima here are
 # then good to 1e-9 or so.
@@ -558,23 +558,3 @@ def test_refusals_name_the_argument_and_the_way_out(name):
     arguments, text = REFUSED[name]
     with pytest.raises(ValueError, match=text):
         universal_threshold(**({"target": Y} | arguments))
-
-
-@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli", "poisson"])
-def test_gradient_is_the_derivative(likelihood):
-    """Size and direction: a wrong size only slows the ascent, which no maximum would show."""
-    rng = np.random.default_rng(3)
-    y = {
-        "gaussian": rng.gamma(2.0, size=(60, 3)),
-        "bernoulli": (rng.random((60, 3)) < [0.3, 0.5, 0.2]).astype(float),
-        "poisson": rng.poisson([1.0, 2.0, 3.0], size=(60, 3)).astype(float),
-    }[likelihood]
-    problem = _Problem.of(y, likelihood, 0.7 if likelihood == "gaussian" else 1.0)
-    tau, step = np.array([0.8, -0.5, 0.3]), 1e-5
-    beta, tilted = problem.evaluate(tau[:, None])
-    found = problem.gradient(tau, float(beta[0]), tilted[:, 0])
-    around = tau[:, None] + step * np.concatenate([np.eye(3), -np.eye(3)], axis=1)
-    values, _ = problem.evaluate(around)
-    # central differences: step^2 and rounding/step are both about 1e-10 of the value; the root
-    # itself is found to 1e-8 squared
-    assert found == pytest.approx((values[:3] - values[3:]) / (2 * step), rel=1e-5, abs=1e-6)

@@ -1,0 +1,43 @@
+"""The bound of the variance proxy: exact for two points, above every tilt elsewhere."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from linvae.theory.bennett_bound import variance_proxy_bound
+
+
+def _bound(x: np.ndarray) -> float:
+    x = x - x.mean(axis=0)
+    return variance_proxy_bound(x, float(np.linalg.eigvalsh(x.T @ x / len(x))[-1]))
+
+
+@pytest.mark.parametrize(("ones", "n"), [(1, 1000), (1, 3), (3, 10), (9, 10)])
+def test_two_points_have_their_own_proxy(ones, n):
+    p = ones / n
+    proxy = (1 - 2 * p) / (2 * math.log((1 - p) / p))
+    assert _bound(np.r_[np.ones(ones), np.zeros(n - ones)][:, None]) == pytest.approx(
+        proxy, rel=1e-8
+    )
+
+
+def test_symmetric_points_have_no_gap():
+    assert _bound(np.array([[-2.0], [2.0]])) == pytest.approx(4.0, rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_tilt_exceeds_the_bound_and_bennett_s_is_not_below_it(seed):
+    rng = np.random.default_rng(seed)
+    x = rng.exponential(size=(int(rng.integers(5, 40)), 3)) @ rng.normal(size=(3, 3))
+    x -= x.mean(axis=0)
+    bound = _bound(x)
+    t = rng.normal(size=(2000, 3)) * np.exp(rng.uniform(-3, 3, size=(2000, 1)))
+    z = x @ t.T
+    K = z.max(axis=0) + np.log(np.mean(np.exp(z - z.max(axis=0)), axis=0))
+    assert np.max(2 * K / np.sum(t**2, axis=1)) <= bound
+    largest, R2 = np.linalg.eigvalsh(x.T @ x / len(x))[-1], np.sum(x**2, axis=1).max()
+    q = R2 / largest
+    assert largest <= bound <= largest * (q - 1 / q) / (2 * math.log(q)) * (1 + 1e-12)

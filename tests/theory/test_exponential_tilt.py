@@ -1,0 +1,87 @@
+"""The search over tilts: its derivative, its steps, its weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from linvae.theory.exponential_tilt import (
+    TiltProblem,
+    held_out_threshold,
+    maximise,
+    tilted_weights,
+)
+
+every_likelihood = pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli", "poisson"])
+
+
+def _problem(likelihood: str) -> TiltProblem:
+    rng = np.random.default_rng(3)
+    y = {
+        "gaussian": rng.gamma(2.0, size=(60, 3)),
+        "bernoulli": (rng.random((60, 3)) < [0.3, 0.5, 0.2]).astype(float),
+        "poisson": rng.poisson([1.0, 2.0, 3.0], size=(60, 3)).astype(float),
+    }[likelihood]
+    return TiltProblem.of(y, likelihood, 0.7 if likelihood == "gaussian" else 1.0)
+
+
+@every_likelihood
+def test_gradient_is_the_derivative(likelihood):
+    """Size and direction: a wrong size only slows the ascent, which no maximum would show."""
+    problem = _problem(likelihood)
+    tau, step = np.array([0.8, -0.5, 0.3]), 1e-5
+    beta, tilted = problem.evaluate(tau[:, None])
+    found = problem.gradient(tau, float(beta[0]), tilted[:, 0])
+    around = tau[:, None] + step * np.concatenate([np.eye(3), -np.eye(3)], axis=1)
+    values, _ = problem.evaluate(around)
+    # central differences: step^2 and rounding/step are both about 1e-10 of the value; the root
+    # itself is found to 1e-8 squared
+    assert found == pytest.approx((values[:3] - values[3:]) / (2 * step), rel=1e-5, abs=1e-6)
+
+
+@every_likelihood
+def test_mean_shift_never_lowers_the_threshold_of_a_tilt(likelihood):
+    problem = _problem(likelihood)
+    tau = np.random.default_rng(4).normal(size=(3, 40))
+    before, tilted = problem.evaluate(tau)
+    after, _ = problem.evaluate(problem.mean_shift(before, tilted))
+    assert np.all(after >= before * (1 - 1e-12))
+    assert np.mean(after > before * 1.001) > 0.5
+
+
+@every_likelihood
+def test_no_tilt_of_a_grid_beats_the_maximum_and_its_output_is_the_tilted_mean(likelihood):
+    problem = _problem(likelihood)
+    found = maximise(problem, np.random.default_rng(0))
+    axis = np.linspace(-4, 4, 41)
+    grid = np.stack([g.ravel() for g in np.meshgrid(axis, axis, axis)])
+    values, _ = problem.evaluate(grid[:, np.any(grid != 0, axis=0)])
+    assert found.beta >= values.max() * (1 - 1e-9)
+    assert found.beta >= problem.linear
+    assert found.probe @ found.tilt == pytest.approx(found.tilt @ found.tilt, rel=1e-12)
+    # stationary: the best output is the mean of the tilted samples, here at a slope of 1e-8
+    shifted = problem.family.shift(found.beta * found.tilt[:, None])[:, 0]
+    np.testing.assert_allclose(
+        shifted, tilted_weights(problem.y @ found.tilt) @ problem.y, atol=1e-5
+    )
+
+
+def test_weights_are_those_of_the_definition():
+    z = np.array([0.3, -1.0, 700.0, 702.0])  # exp(702) is finite, its sum with the rest as well
+    np.testing.assert_allclose(tilted_weights(z), np.exp(z) / np.exp(z).sum(), rtol=1e-12)
+
+
+def test_held_out_value_is_that_of_the_other_half():
+    """One direction only: the tilt of a half is the limit t -> 0 or beyond, at beta(t) by hand."""
+    y = np.array([0.0, 3.0] * 20)[:, None]  # symmetric: no gap in either half that has both values
+    value, error = held_out_threshold(y, [np.arange(40)], "gaussian", 0.5, np.random.default_rng(0))
+    halves = np.array_split(np.random.default_rng(0).permutation(40), 2)
+    problems = [TiltProblem.of(y[half], "gaussian", 0.5) for half in halves]
+    rng = np.random.default_rng(1)
+    expected = []
+    for one, other in ((0, 1), (1, 0)):
+        t = maximise(problems[one], rng).probe
+        z = problems[other].y @ t
+        expected.append(2 * np.log(np.mean(np.exp(z))) / (0.5 * t @ t))
+    assert value == pytest.approx(np.mean(expected), rel=1e-6)
+    assert 0 < error < value

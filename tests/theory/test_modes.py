@@ -1,0 +1,75 @@
+"""What the latents explain: the scores of the modes, and the regressions behind them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from linvae.moments import Moments
+from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, VAESpec
+from linvae.theory import solve
+from linvae.theory.modes import autoregression, mode_decomposition
+
+from .problems import random_covariance
+
+JOINT = Moments.from_covariance(random_covariance(np.random.default_rng(0), 7), condition_dim=3)
+PLAIN = Moments.from_covariance(random_covariance(np.random.default_rng(1), 5))
+SPECS = {
+    "vae": (VAESpec(2), PLAIN),
+    "general": (VAESpec(2), JOINT),
+    "cvae": (CVAESpec(2), JOINT),
+    "hvae": (HVAESpec((2, 1)), JOINT),
+    "full-order": (ARVAESpec(2), PLAIN),
+    "order-2": (ARVAESpec(2, order=2), PLAIN),
+}
+every_spec = pytest.mark.parametrize(("spec", "moments"), SPECS.values(), ids=SPECS.keys())
+
+
+@every_spec
+def test_scores_are_uncorrelated_with_the_variances_of_the_modes(spec, moments):
+    modes = mode_decomposition(spec, moments)
+    scores = modes.readout @ moments.covariance @ modes.readout.T
+    # two routes through matrices of size 1 to 10
+    np.testing.assert_allclose(scores, np.diag(modes.variances), atol=1e-12)
+    np.testing.assert_allclose(modes.basis.T @ modes.basis, np.eye(len(modes.basis)), atol=1e-14)
+    assert np.all(np.diff(modes.variances) <= 0)
+
+
+@every_spec
+def test_target_is_the_modes_the_skip_and_the_unexplained(spec, moments):
+    """E|y - B v - Q scores|^2 is `unexplained`: nothing else is left."""
+    modes = mode_decomposition(spec, moments)
+    rest = -modes.skip - modes.basis @ modes.readout
+    rest[:, moments.condition_dim :] += np.eye(moments.target_dim)
+    left = np.trace(rest @ moments.covariance @ rest.T)
+    assert left == pytest.approx(modes.unexplained, abs=1e-12)
+
+
+@pytest.mark.parametrize("order", [None, 0, 1, 3])
+def test_autoregression_is_the_best_prediction_from_what_is_seen(order):
+    spec = ARVAESpec(1, order=order)
+    A, errors = autoregression(spec, PLAIN)
+    residual = np.eye(5) - A
+    np.testing.assert_allclose(errors, residual @ PLAIN.covariance @ residual.T, atol=1e-12)
+    cross = residual @ PLAIN.covariance  # the error is uncorrelated with what is seen
+    for t, columns in enumerate(spec.seen(5)):
+        assert np.abs(cross[t, list(columns)]).max(initial=0.0) < 1e-12
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_low_rank_has_that_many_modes(rank):
+    factor = np.random.default_rng(rank).normal(size=(40, rank))
+    modes = mode_decomposition(VAESpec(2), Moments.from_covariance(factor @ factor.T))
+    assert np.count_nonzero(modes.variances) == rank
+
+
+@every_spec
+def test_rates_and_information_of_the_modes_add_up(spec, moments):
+    if isinstance(spec, ARVAESpec):
+        spec = ARVAESpec(5, order=None if spec.order is None else 0)  # known optima
+    solution = solve(spec.scale_betas(0.1), moments)
+    assert solution.rates.sum() > 0
+    np.testing.assert_allclose(solution.mode_rates.sum(axis=1), solution.rates, rtol=1e-12)
+    np.testing.assert_allclose(
+        solution.information, -np.log(solution.noise_fractions) / 2, rtol=1e-12
+    )

@@ -1,0 +1,83 @@
+"""Noise level and number of spikes of samples with known ones; images are refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from linvae.moments import Moments
+from linvae.theory.noise_estimation import estimate_noise, training_scale, unbiased_spectrum
+
+from .samples import ASPECTS, STANDARD_ERRORS, descending, spiked_sample
+
+
+@pytest.mark.parametrize(("d", "n"), [(40, 80), (100, 50), (60, 600)])
+def test_false_alarms_on_pure_noise(d, n):
+    rng, draws = np.random.default_rng(d), 200
+    estimates = [
+        estimate_noise(descending(spiked_sample(rng, n, np.full(d, 3.0)))[0], n, centered=False)
+        for _ in range(draws)
+    ]
+    # three standard errors of a share of 1 % in 200
+    assert np.mean([e.n_spikes > 0 for e in estimates]) <= 0.01 + 3 * np.sqrt(0.01 / draws)
+    assert all(e.applies for e in estimates)
+    levels = np.array([e.noise_variance for e in estimates])
+    # the mean of n d squares: standard deviation v sqrt(2/(n d))
+    assert np.abs(levels / 3.0 - 1).max() < STANDARD_ERRORS * np.sqrt(2 / (n * d))
+
+
+@pytest.mark.parametrize("gamma", ASPECTS)
+def test_visible_spikes_are_counted_and_removed(gamma):
+    d, draws = 200, 8
+    n, rng = round(d / gamma), np.random.default_rng(int(10 * gamma))
+    population = np.full(d, 0.5)
+    population[:3] = 0.5 * (1 + np.sqrt(gamma) * np.array([50.0, 8.0, 4.0]))
+    for _ in range(draws):
+        values = descending(spiked_sample(rng, n, population))[0]
+        found = estimate_noise(values, n, centered=False)
+        assert found.n_spikes == 3
+        assert found.applies
+        # as for pure noise, plus the fluctuation of what the spikes took: of order 1/d
+        allowed = STANDARD_ERRORS * np.sqrt(2 / (n * d)) + 1 / d
+        assert found.noise_variance == pytest.approx(0.5, rel=allowed)
+
+
+def test_images_and_coloured_noise_are_refused():
+    digits = Moments.from_data(load_digits().data)
+    found = estimate_noise(digits)
+    assert not found.applies
+    assert found.bulk_distance > 4 * found.allowed_distance
+    rng = np.random.default_rng(2)
+    coloured = descending(spiked_sample(rng, 400, np.linspace(0.5, 1.5, 200)))[0]
+    assert not estimate_noise(coloured, 400, centered=False).applies
+
+
+@pytest.mark.parametrize("centered", [True, False])
+def test_spectrum_is_unbiased_and_scales_back_to_what_training_sees(centered):
+    x = np.random.default_rng(0).normal(size=(40, 6)) + 1.0
+    moments = Moments.from_data(x, centered=centered)
+    found, n = unbiased_spectrum(moments, None, None)
+    expected = np.linalg.eigvalsh(np.cov(x.T) if centered else x.T @ x / 40)[::-1]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert n == 40 - centered
+    seen = found * training_scale(moments, n, None)
+    np.testing.assert_allclose(seen, np.linalg.eigvalsh(moments.covariance)[::-1], rtol=1e-12)
+
+
+ERRORS = [
+    (lambda: estimate_noise(np.ones(30)), "n_samples=None must be an integer >= 3"),
+    (lambda: estimate_noise(np.zeros(30), 9), "must have some variance"),
+    (lambda: estimate_noise(np.eye(3), 9), r"data has shape \(3, 3\)"),
+    (lambda: estimate_noise(np.ones(30), 9, false_alarm=1.0), "false_alarm=1.0 must be"),
+    (
+        lambda: estimate_noise(Moments.from_covariance(np.eye(3), condition_dim=1), 9),
+        "condition_dim=1",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), ERRORS, ids=[message for _, message in ERRORS])
+def test_errors(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,11 +1,9 @@
 """Conditional VAE: collapse against the correlation of condition and target.
 
-Scalar x and y. With an encoder that sees both, the threshold is that of `solve`. With one that
-sees the target only, `stability` gives where the collapsed point turns stable; what lies beyond it
-is read off `objective` along all linear encoders, each with its best decoder:
-
-- alive is better than collapse up to the largest (D_0 - D)/rate;
-- an alive optimum exists up to the largest slope -dD/d rate.
+Scalar x and y. With an encoder that sees both, one threshold. With one that sees the target only,
+`stability` gives where the collapsed point turns stable, `solve` where it turns optimal, and an
+alive optimum exists up to the largest slope -dD/d rate of the exact objective, read off along all
+linear encoders, each with its best decoder.
 """
 
 from __future__ import annotations
@@ -30,14 +28,13 @@ def rows() -> list[Row]:
             CVAESpec(1, decoder_variance=DECODER_VARIANCE, encoder_sees=sees)
             for sees in ("both", "target")
         )
-        better, exists = _alive_thresholds(target, moments)
         found.append(
             {
                 "correlation": float(rho),
                 "critical_beta_both": float(solve(both, moments).critical_beta[0]),
                 "critical_beta_target_local": float(stability(target, moments).critical_beta[0]),
-                "alive_is_better_up_to": better,
-                "alive_exists_up_to": exists,
+                "alive_is_better_up_to": float(solve(target, moments).critical_beta[0]),
+                "alive_exists_up_to": _last_alive_beta(target, moments),
             }
             | {
                 f"rate_nats_at_beta_{beta:g}": float(
@@ -56,13 +53,11 @@ def _moments(rho: float) -> Moments:
     )
 
 
-def _alive_thresholds(spec: CVAESpec, moments: Moments) -> tuple[float, float]:
-    """Largest exchange ratio and largest slope along the linear encoders that see y only."""
+def _last_alive_beta(spec: CVAESpec, moments: Moments) -> float:
+    """Largest slope -dD/d rate along the linear encoders that see y only."""
     terms = [_terms(spec, moments, float(r)) for r in (1.0, *NOISE_FRACTIONS)]
     distortion, rate = (np.array(column) for column in zip(*terms, strict=True))
-    ratio = (distortion[0] - distortion[1:]) / rate[1:]
-    slope = -np.diff(distortion) / np.diff(rate)
-    return float(ratio.max()), float(slope.max())
+    return float(np.max(-np.diff(distortion) / np.diff(rate)))
 
 
 def _terms(spec: CVAESpec, moments: Moments, r: float) -> tuple[float, float]:

@@ -72,6 +72,8 @@ def setting_of(spec, moments: Moments) -> Setting:
     has_condition = moments.condition_dim > 0
     conditional = isinstance(spec, (specs.CVAESpec, specs.HVAESpec)) and has_condition
     sees = "xy" if conditional else "x" if has_condition else "y"
+    if getattr(spec, "encoder_sees", "both") == "target":
+        sees = "y"
     learned = spec.decoder_variance == "learned"
     return Setting(
         C=np.asarray(moments.covariance),
@@ -229,6 +231,11 @@ class Packing:
         if p.s is None:
             parts.append(np.array([g.log_s]))
         return np.concatenate(parts)
+
+    def pack(self, w: Weights) -> np.ndarray:
+        """The vector of given weights: inverse of `unpack`."""
+        logs = [L + np.diag(np.log(np.diag(L)) / np.diag(L) - np.diag(L)) for L in w.L]
+        return self.gradient(w, dataclasses.replace(w, L=logs))
 
     def start(self, rng: np.random.Generator) -> np.ndarray:
         """Random weights of the size that the data and the variances suggest."""

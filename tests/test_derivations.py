@@ -354,6 +354,19 @@ def test_encoder_of_the_target_only(p):
     )
 
 
+@pytest.mark.parametrize("p", points(7, "X", "Y", "s", "r", "eta")[:8], ids=lambda p: "")
+def test_derived_gain_of_an_encoder_of_the_target_is_that_of_solve(p):
+    """At the T of the optimum: what its objective lies below that of the collapsed point."""
+    p = _with_correlation(p)
+    fields = {"decoder_variance": p["s"], "prior_variance": p["eta"] ** 2, "encoder_sees": "target"}
+    critical = solve(CVAESpec(1, **fields), _pair(p)).critical_beta[0]
+    spec = CVAESpec(1, beta=0.6 * critical, **fields)
+    found, dead = solve(spec, _pair(p)), solve(spec.scale_betas(2), _pair(p))
+    T = p["eta"] ** 2 * float(found.weights["U1"][0, 0]) ** 2 / (spec.beta * p["s"])
+    gain = value("cvae", "gain_target_only", beta=spec.beta, T=T, **p)
+    assert dead.objective - found.objective == pytest.approx(gain, rel=SAME)
+
+
 @pytest.mark.parametrize("rho", [0.8, 0.9, 0.95])
 def test_target_only_stays_active_beyond_its_stability_threshold(rho):
     """First-order transition: an active minimum 2 % below the derived end, none 2 % above."""

@@ -115,13 +115,21 @@ def _beyond_stability(d: Derivation, F: sp.Expr) -> None:
     h = sp.Symbol("h", positive=True)  # eta^2 u^2
     best_w, best_v = (d.root(f"dF/d{a} = 0", sp.diff(F, a), a) for a in (w, v))
     G = tidy(F.subs({w: best_w, v: best_v}).subs(u, sp.sqrt(h) / eta))
+    local = d.results["critical_beta_target_only"]
     slope = sp.together(sp.simplify(sp.diff(G, h)))
     N = (tau2 * h + beta * s * Y) ** 2 - tau2**2 * Y * (beta * s + h)
     scale = beta / (2 * (beta * s + h) * (tau2 * h + beta * s * Y) ** 2)
     d.equal(
         "minimised over w and v, h = eta^2 u^2: dG/dh, its sign is a parabola's", slope, scale * N
     )
-    local = d.results["critical_beta_target_only"]
+    T = sp.Symbol("T", positive=True)
+    gain = sp.simplify(sp.expand_log(G.subs(h, 0) - G.subs(h, beta * s * T), force=True))
+    told = tau2**2 * T / (s * (tau2 * T + Y))
+    d.equal("what a unit gains at h = beta s T", gain, (told - beta * sp.log(1 + T)) / 2)
+    d.results["gain_target_only"] = (told - beta * sp.log(1 + T)) / 2
+    ratio = told / sp.log(1 + T)
+    d.show("so total collapse is the optimum above the supremum over T of", ratio)
+    d.equal("at T -> 0: the threshold of stability", sp.limit(ratio, T, 0), local)
     at_zero = N.subs(h, 0) / (s * Y**2 * beta)
     d.equal("N(h = 0) has the sign of beta - critical beta", at_zero, s * (beta - local))
     at_threshold = sp.diff(N, h).subs(h, 0).subs(beta, local)

@@ -2,7 +2,8 @@
 
 Dispatch only; the mathematics is in one file per theorem family: `modes` (what there is to
 explain), `elbo` (the objective), `vae` (one level), `penalised` (one level with a latent
-reconstruction loss or weight decay), `hvae` (hierarchies), `stability` (collapsed points).
+reconstruction loss or weight decay), `target_encoder` (a conditional encoder that does not see the
+condition), `hvae` (hierarchies), `stability` (collapsed points).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from linvae.theory.hvae import solve_hierarchy
 from linvae.theory.modes import Modes, mode_decomposition
 from linvae.theory.penalised import solve_penalised
 from linvae.theory.solution import ModeStates, Solution, UnboundedObjectiveError
+from linvae.theory.target_encoder import solve_target_encoder
 from linvae.theory.vae import solve_one_level
 
 __all__ = ["ObjectiveTerms", "Solution", "UnboundedObjectiveError", "objective", "solve"]
@@ -43,6 +45,8 @@ def solve(spec: LinearSpec, moments: Moments, *, allow_unbounded: bool = False) 
         refuse_other_likelihoods(spec, "solve")
         modes = mode_decomposition(spec, moments)
         _refuse_unknown_optimum(spec, moments, modes)
+        if isinstance(spec, CVAESpec) and spec.encoder_sees == "target":
+            return solve_target_encoder(spec, moments)
         if spec.penalised:
             states = solve_penalised(spec, modes)
         else:
@@ -57,8 +61,12 @@ def solve(spec: LinearSpec, moments: Moments, *, allow_unbounded: bool = False) 
 def _refuse_unknown_optimum(spec: VAESpec, moments: Moments, modes: Modes) -> None:
     """ValueError, by name, for the models whose global optimum is not known."""
     way_out = "use stability(spec, moments) for the threshold of the collapsed point"
-    if isinstance(spec, CVAESpec) and spec.encoder_sees == "target":
-        raise ValueError(f"encoder_sees='target' has no known global optimum: {way_out}")
+    learned_s = spec.decoder_variance == "learned"
+    if isinstance(spec, CVAESpec) and spec.encoder_sees == "target" and learned_s:
+        raise ValueError(
+            "encoder_sees='target' has no known global optimum with decoder_variance='learned': "
+            "give the value it has at the collapsed point, the residual variance per dimension"
+        )
     if spec.penalised and moments.condition_dim > 0:
         raise ValueError(
             f"latent_reconstruction={spec.latent_reconstruction}, weight_decay={spec.weight_decay} "

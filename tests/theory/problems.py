@@ -117,6 +117,26 @@ def _cvae(encoder: str):
     return build
 
 
+def _target(encoder: str):
+    """One unit, or any number on a scalar target; half of the conditions explain most of it."""
+
+    def build(rng: np.random.Generator):
+        moments = _predictable(rng) if rng.random() < 0.5 else _conditional(rng)
+        if rng.random() < 0.5:
+            dx = moments.condition_dim
+            C = moments.covariance[: dx + 1, : dx + 1]
+            moments = Moments.from_covariance(C, condition_dim=dx)
+        fields = _one_level(rng, moments, encoder)
+        if moments.target_dim > 1:
+            fields["latent_dim"] = 1
+            fields["encoder_variance"] = None if encoder == "learned" else _variance(rng)
+        spec = CVAESpec(**fields, encoder_sees="target")
+        # at this scale of beta about half of them are alive
+        return spec.scale_betas(rng.uniform(0.2, 1.3)), moments
+
+    return build
+
+
 def _learned_s(base):
     def build(rng: np.random.Generator):
         spec, moments = base("learned")(rng)
@@ -165,6 +185,9 @@ DRAWS = {
     "cvae-learned": _cvae("learned"),
     "cvae-fixed": _cvae("fixed"),
     "cvae-diagonal": _cvae("diagonal"),
+    "target-learned": _target("learned"),
+    "target-fixed": _target("fixed"),
+    "target-diagonal": _target("diagonal"),
     "vae-s": _learned_s(_vae),
     "general-s": _learned_s(_general),
     "cvae-s": _learned_s(_cvae),

@@ -1,6 +1,6 @@
 """Every kind of model at its optimum: brute force, consistency, thresholds.
 
-272 random problems and the degenerate ones of each kind; what is special to a model is tested in
+372 random problems and the degenerate ones of each kind; what is special to a model is tested in
 the file of that model.
 """
 
@@ -20,6 +20,7 @@ RANDOM = problems(
     vae_learned=12, vae_fixed=12, vae_diagonal=12,
     general_learned=12, general_fixed=12, general_diagonal=12,
     cvae_learned=14, cvae_fixed=10, cvae_diagonal=10,
+    target_learned=70, target_fixed=15, target_diagonal=15,
     hvae1=8, hvae2=24, hvae3=20, hvae4=10, hvae2_all_fixed=12, hvae3_all_learned=8, hvae3_narrow=12,
     chvae1=8, chvae2=14, chvae3=12,
 )  # fmt: skip

@@ -31,19 +31,29 @@ over s at full order, the top eigenvalue of the correlation matrix for binary da
 without any variance drop out.
 
 **Stable is not optimal** in two models, whose transition can be of first order: with weight decay
-(`linvae.theory.penalised`), and where a conditional encoder sees the target only. A scalar one with
-rho^2 > 1/2 has an alive optimum up to beta = Var(y)(1 - rho^2)/(4 rho^2 s), above the threshold
-Var(y)(1 - rho^2)^2/s of stability (derived in analysis/derivations/cvae.py).
+(`linvae.theory.penalised`), and where a conditional encoder sees the target only
+(`linvae.theory.target_encoder`).
 
 `escape_rates`: eigenvalues of -Hessian on (U, W), growth rates of gradient flow on raw weights,
 per unit of learning rate times steps. Sources: Lucas et al. 2019, Li et al. 2025 (Gaussian decoder,
-target = input); the others ours. A hierarchy is stable where `linvae.solve` says so, since its
-problem is convex per mode; its escape rates are not derived (NaN).
+target = input); the others ours.
+
+**Partly collapsed points**: given the weights of some units, the same with their error
+y - B v - U z in place of the target in C: (I - U W) Cov(y)/s for the VAE. A further unit, with a
+noise of its own, is then idle and stays so iff beta exceeds beta_1. At `solve`'s optimum, encoder
+variances learned, the values are theta_i^2/s of the modes without a unit, and beta^2 s/theta_i^2 <
+beta of those in use.
+
+A hierarchy is stable where `linvae.solve` says so, since its problem is convex per mode. Its
+collapsed point carries no data, but noise of level 1 may be copied upwards. The upper levels then
+meet (U_1, W_1) only through what a nat of W_1 costs: Q with v the noise of level 1 there and
+C_e r_2 in place of C_e, r_2 the noise fraction of level 2 (1 if it copies nothing).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,7 +62,8 @@ import numpy.typing as npt
 from linvae.moments import Moments
 from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LinearSpec, VAESpec
 from linvae.theory import solve
-from linvae.theory.elbo import refuse_blind_loss
+from linvae.theory.elbo import Chain, refuse_blind_loss
+from linvae.theory.hvae import solve_hierarchy
 from linvae.theory.modes import (
     autoregression,
     mode_decomposition,
@@ -112,13 +123,21 @@ class _Quadratic:
     circle: Array | float = 0.0
 
 
-def stability(spec: LinearSpec, moments: Moments) -> Stability:
+def stability(
+    spec: LinearSpec, moments: Moments, weights: Mapping[str, npt.ArrayLike] | None = None
+) -> Stability:
     """Thresholds and escape rates of the collapsed point of `spec` on `moments`.
 
+    `weights`, as in `linvae.objective`: those of units that are in use. The result is then that of
+    one more unit, of noise eta^2 (or the smallest of the fixed variances), idle beside them.
+
     Raises ValueError where the decoder variance is learned, where a likelihood does not fit the
-    means, for a latent reconstruction loss whose encoder cannot see the target, and as `solve`
+    means, for a latent reconstruction loss whose encoder cannot see the target, for weights of
+    models other than Gaussian ones of one level without that loss, and as `solve`
     (UnboundedObjectiveError) for a hierarchy without an optimum.
     """
+    if weights is not None:
+        _refuse_weights(spec)
     if isinstance(spec, HVAESpec):
         return _hierarchy(spec, moments)
     if not isinstance(spec, VAESpec):
@@ -128,7 +147,7 @@ def stability(spec: LinearSpec, moments: Moments) -> Stability:
             "decoder_variance='learned' moves with the weights: give the value it has at the "
             "collapsed point, the residual variance per dimension"
         )
-    point = _collapsed_point(spec, moments)
+    point = _collapsed_point(spec, moments, weights)
     v, eta2, kappa = _noise(spec), spec.prior_variance, spec.weight_decay
     C = point.C + spec.latent_reconstruction * eta2 * point.to_mean
     F = v * point.F + kappa * np.eye(len(point.F))
@@ -169,8 +188,21 @@ def critical_correlation(
     return float(np.sqrt(max(0.0, 1 - share)))
 
 
-def _collapsed_point(spec: VAESpec, moments: Moments) -> _Quadratic:
-    if spec.likelihood != "gaussian":
+def _refuse_weights(spec: LinearSpec) -> None:
+    gamma = getattr(spec, "latent_reconstruction", 0.0)
+    likelihood = getattr(spec, "likelihood", "gaussian")
+    if isinstance(spec, HVAESpec) or gamma > 0 or likelihood != "gaussian":
+        raise ValueError(
+            f"weights are given but {type(spec).__name__} with likelihood={likelihood!r}, "
+            f"latent_reconstruction={gamma} is not understood at partly collapsed points: leave "
+            "them out, or use a Gaussian model of one level without that loss"
+        )
+
+
+def _collapsed_point(
+    spec: LinearSpec, moments: Moments, weights: Mapping[str, npt.ArrayLike] | None = None
+) -> _Quadratic:
+    if isinstance(spec, VAESpec) and spec.likelihood != "gaussian":
         return _exponential_family(spec, moments)
     if isinstance(spec, CVAESpec):
         require_condition(moments)
@@ -183,12 +215,17 @@ def _collapsed_point(spec: VAESpec, moments: Moments) -> _Quadratic:
         A, _ = autoregression(spec, moments)
         residual[:, dx:] -= A
         to_mean[:, dx:] = np.linalg.inv(np.eye(d) - A).T
-    elif isinstance(spec, CVAESpec):
+    elif isinstance(spec, (CVAESpec, HVAESpec)):
         residual[:, :dx] = -moments.regression
-        sees = slice(None) if spec.encoder_sees == "both" else sees
-    elif sees_condition_only(spec, moments):
+        blind = isinstance(spec, CVAESpec) and spec.encoder_sees == "target"
+        sees = sees if blind else slice(None)
+    elif isinstance(spec, VAESpec) and sees_condition_only(spec, moments):
         refuse_blind_loss(spec, moments)
         sees = slice(0, dx)
+    if weights is not None:
+        chain = Chain.from_weights(spec, moments, weights)
+        residual = -chain.skip - chain.U[0] @ chain.encoder
+        residual[:, dx:] += np.eye(d)
     covariance = _without_rounding((residual @ C)[:, sees], C, dx, sees) / s
     # what the encoder reads of (x, R x), the collapsed decoder's mean of (x, y)
     read = np.concatenate([np.eye(dx), moments.regression])[sees]
@@ -286,9 +323,14 @@ def _hierarchy(spec: HVAESpec, moments: Moments) -> Stability:
     modes = mode_decomposition(spec, moments)
     critical = solve(spec, moments).critical_beta
     critical = critical[: min(spec.latent_dims[0], len(modes.basis))]
+    point = _collapsed_point(spec, moments)
+    still = solve_hierarchy(spec, replace(modes, variances=np.zeros_like(modes.variances)))
+    copied = still.noise_fractions[1, 0] if len(spec.betas) > 1 else 1.0
+    price = spec.betas[0] * copied / spec.prior_variances[0] * point.C_e
+    rates = _escape_rates(still.second_moments[0, 0] * point.F, point.C, price)
     return Stability(
         critical_beta=critical,
         unstable_directions=int(np.sum(critical > spec.betas[0])),
         directions=modes.basis[:, : len(critical)].T,
-        escape_rates=np.full(len(critical), np.nan),
+        escape_rates=rates[: len(critical)],
     )

@@ -6,6 +6,7 @@ import dataclasses
 
 import autograd_oracle
 import numpy as np
+import oracles
 import pytest
 import torch
 from scipy.linalg import eigh
@@ -14,7 +15,7 @@ from linvae import CVAESpec, HVAESpec, Moments, VAESpec, solve
 from linvae.spec import ARVAESpec
 from linvae.theory.stability import critical_correlation, stability
 
-from .problems import random_covariance
+from .problems import draw, random_covariance
 
 KINDS = ("plain", "general", "both", "target", "full", "order", "decay", "loss")
 
@@ -328,7 +329,42 @@ def test_rows_and_hierarchies():
     assert [row["direction"] for row in rows] == [1, 2]
     assert [row["critical_beta"] for row in rows] == pytest.approx([2.0, 1.0])
     hierarchy = stability(HVAESpec((2, 1), encoder_variances=(0.5, None)), moments)
-    assert np.isnan(hierarchy.escape_rates).all()
+    assert len(hierarchy.to_rows()) == 2
+
+
+@pytest.mark.parametrize("kind", ["hvae1", "hvae2", "hvae3", "hvae2-all-fixed", "chvae2"])
+@pytest.mark.parametrize("number", range(20))
+def test_escape_rate_of_a_hierarchy(kind, number):
+    """100 problems: lowest curvature over the weights of all levels, at half the threshold."""
+    problem = draw(kind, number)
+    critical = stability(problem.spec, problem.moments).critical_beta[0]
+    spec = problem.spec.scale_betas(0.5 * critical / problem.spec.betas[0])
+    lowest = float(np.linalg.eigvalsh(collapsed_hessian(spec, problem.moments))[0])
+    # central differences of the gradient with steps of 1e-5 leave 1e-9 of the curvatures
+    assert stability(spec, problem.moments).escape_rates[0] == pytest.approx(-lowest, rel=1e-6)
+    at = stability(problem.spec.scale_betas(critical / problem.spec.betas[0]), problem.moments)
+    assert abs(at.escape_rates[0]) < 1e-10 * abs(at.escape_rates).max() + 1e-12
+
+
+def collapsed_hessian(spec, moments: Moments) -> np.ndarray:
+    """Hessian of the exact objective, by the oracle's gradient, where no data pass level 1."""
+    nothing = Moments.from_covariance(
+        1e-300 * moments.covariance, condition_dim=moments.condition_dim
+    )
+    named = dict(solve(spec, nothing).weights)
+    if moments.condition_dim:
+        named["B"] = moments.regression
+    p = oracles.setting_of(spec, moments)
+    packing = oracles.Packing(p)
+    vector = packing.pack(oracles.from_names(named, spec, moments))
+
+    def gradient(at: np.ndarray) -> np.ndarray:
+        w = packing.unpack(at)
+        return packing.gradient(w, oracles.value_and_gradient(p, w)[1])
+
+    step = 1e-5 * np.eye(len(vector))
+    columns = np.array([(gradient(vector + h) - gradient(vector - h)) / 2e-5 for h in step])
+    return (columns + columns.T) / 2
 
 
 @pytest.mark.parametrize("s", [1e-4, 0.01, 1.0, 1e4])
@@ -415,7 +451,7 @@ def test_solve_points_to_stability_where_the_optimum_is_unknown():
     three = Moments.from_covariance(random_covariance(np.random.default_rng(9), 3))
     cases = [
         (VAESpec(1, likelihood="bernoulli"), PLAIN),
-        (CVAESpec(1, encoder_sees="target"), JOINT),
+        (CVAESpec(2, encoder_sees="target"), Moments.from_covariance(np.eye(3), condition_dim=1)),
         (ARVAESpec(3, order=1), three),
         (ARVAESpec(3, weight_decay=0.1), three),
         (ARVAESpec(1, decoder_variance=1e-6), three),

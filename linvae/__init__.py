@@ -16,6 +16,7 @@ from linvae.theory import (
     objective,
     solve,
 )
+from linvae.theory.network_bounds import NetworkBounds, network_bounds
 from linvae.theory.stability import Stability, critical_correlation, stability
 from linvae.theory.universal import UniversalThreshold, universal_threshold
 
@@ -26,6 +27,7 @@ __all__ = [
     "CVAESpec",
     "HVAESpec",
     "Moments",
+    "NetworkBounds",
     "ObjectiveTerms",
     "Solution",
     "Stability",
@@ -34,6 +36,7 @@ __all__ = [
     "VAESpec",
     "__version__",
     "critical_correlation",
+    "network_bounds",
     "objective",
     "solve",
     "stability",

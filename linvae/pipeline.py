@@ -32,8 +32,8 @@ from linvae.spec import CVAESpec, HVAESpec, LinearSpec, VAESpec
 from linvae.theory import Solution, solve
 from linvae.theory.control import factor_at_information
 from linvae.theory.modes import mode_decomposition
+from linvae.theory.network_bounds import network_bounds
 from linvae.theory.observables import active_unit_counts, collapsed_unit_counts
-from linvae.theory.universal import universal_threshold
 from linvae.train import ConstantBetas, TrainConfig, TrainingData, pick_device, train
 
 __all__ = ["Plan", "default_spec", "make_plan", "run_comparison"]
@@ -118,10 +118,10 @@ def run_comparison(
     seconds["moments"] = time.perf_counter() - start
     solution = _checked(solve(spec, moments), dataset)
     rows = list(_theory_rows(spec, moments, solution))
-    bounds = _bounds_of_any_network(reduced, spec)
+    bounds = network_bounds(spec, reduced.target, reduced.condition)
     if bounds:
-        found = bounds["found"]
-        rows.append(Row("universal_beta", "theory", 1, 0, math.nan, math.nan, -1, found, math.nan))
+        beta = bounds.found
+        rows.append(Row("universal_beta", "theory", 1, 0, math.nan, math.nan, -1, beta, math.nan))
     seconds["theory"] = time.perf_counter() - start - seconds["moments"]
     device = pick_device(plan.device)
     data = TrainingData.from_arrays(reduced.target, reduced.condition, device=device)
@@ -133,7 +133,7 @@ def run_comparison(
     seconds["total"] = time.perf_counter() - start
     settings = _settings(dataset, reduced, spec, plan, str(device), seconds)
     settings["betas_swept"] = _sweep_betas(spec, solution)
-    settings["bounds_of_any_network"] = bounds
+    settings["bounds_of_any_network"] = bounds and dict(vars(bounds))
     settings["leading_skewness"] = _leading_skewness(reduced, moments, spec)
     return Comparison(settings, tuple(rows))
 
@@ -153,26 +153,6 @@ def _checked(solution: Solution, dataset: Dataset) -> Solution:
         "variance is 0 and the model is collapsed at any beta; use more samples than condition "
         "dimensions, a smaller condition, or --model vae"
     )
-
-
-def _bounds_of_any_network(reduced: Dataset, spec: LinearSpec) -> dict[str, float] | None:
-    """Thresholds that hold for every architecture; None where the bound says nothing.
-
-    It needs an encoder that can be the prior, and no condition: a decoder that mixes z and x is not
-    bounded by the residuals of a regression.
-    """
-    free = type(spec) is VAESpec and not spec.penalised and spec.encoder_variance is None
-    if not free or reduced.condition is not None or spec.decoder_variance == "learned":
-        return None
-    bound = universal_threshold(reduced.target, decoder_variance=float(spec.decoder_variance))
-    return {
-        "linear": bound.linear_critical_beta,
-        "found": bound.critical_beta,
-        "proven": bound.critical_beta_upper_bound,
-        "effective_samples": bound.effective_samples,
-        "held_out": bound.held_out_critical_beta,
-        "held_out_standard_error": bound.held_out_standard_error,
-    }
 
 
 def _theory_rows(spec: LinearSpec, moments: Moments, solution: Solution) -> Iterator[Row]:

@@ -74,27 +74,43 @@ def _bounds_verdict(comparison: Comparison) -> Iterator[Verdict]:
     bounds = comparison.settings.get("bounds_of_any_network")
     if not bounds:
         return
-    seen = {t.architecture: t.observed for t in comparison.thresholds() if t.seeds}
+    claim = f"bounds of {bounds['scope']}"
+    first = [t for t in comparison.thresholds() if t.seeds and t.level == 1]
+    seen = {t.architecture: t.observed for t in first}
     observed = ", ".join(f"{name} {number(value)}" for name, value in seen.items()) or "none"
     linear, found, proven = (float(bounds[key]) for key in ("linear", "found", "proven"))
     text = (
         f"linear {number(linear)}, observed {observed}, universal {number(found)} (the largest "
-        f"value found; it is proven to be below {number(proven)}): above the universal beta no "
-        "network of any architecture gains by leaving collapse on these samples."
+        f"value found; it is proven to be below {number(proven)}): above the universal beta "
+        f"{_bounded(comparison, bounds['scope'])} by leaving collapse on these samples."
     )
     if not seen:
-        yield Verdict("note", "bounds of any network", text, "no threshold was observed")
+        yield Verdict("note", claim, text, "no threshold was observed")
         return
-    impossible = [name for name, value in seen.items() if value > proven]
+    mixes = bounds["scope"] != "any network"
+    covered = [name for name in seen if name == "linear" or not mixes]
+    impossible = [name for name in covered if seen[name] > proven]
     if impossible:
         why = (
             f"{', '.join(impossible)} above a proven bound: the run has not settled, or the "
             "straight line misses a curved law"
         )
-        yield Verdict("differs", "bounds of any network", text, why)
+        yield Verdict("differs", claim, text, why)
         return
-    inside = all(value >= linear * (1 - LINEAR_TOLERANCE) for value in seen.values())
-    yield Verdict("agrees" if inside else "note", "bounds of any network", text, _gap(bounds))
+    inside = all(seen[name] >= linear * (1 - LINEAR_TOLERANCE) for name in covered)
+    yield Verdict("agrees" if inside else "note", claim, text, _gap(bounds))
+
+
+def _bounded(comparison: Comparison, scope: str) -> str:
+    """Who cannot gain by leaving collapse."""
+    who = (
+        "no network of any architecture gains"
+        if scope == "any network"
+        else "no decoder that adds a function of z to the regression on the condition gains (one "
+        "that mixes both is not bound)"
+    )
+    deep = len(comparison.levels) > 1
+    return f"(of level 1, the betas in proportion) {who}" if deep else who
 
 
 def _gap(bounds: Mapping[str, Any]) -> str:

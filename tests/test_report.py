@@ -157,6 +157,7 @@ BOUNDS = {
     "effective_samples": 1.04,
     "held_out": 0.59,
     "held_out_standard_error": 0.08,
+    "scope": "any network",
 }
 BOUNDED = {
     "inside": ((1.02, 1.06), {}, "agrees", "memory of single samples"),
@@ -179,6 +180,14 @@ def test_observed_thresholds_stand_beside_their_bounds(mlp, changes, level, why)
         "universal 5.100 (the largest value found; it is proven to be below 6.700)" in verdict.text
     )
     assert why in verdict.why
+
+
+def test_bounds_of_decoders_that_add_do_not_bind_a_network_that_mixes():
+    scope = "any decoder that adds to the regression"
+    comparison = vae_comparison(mlp=(9.0,), bounds_of_any_network=BOUNDS | {"scope": scope})
+    verdict = _verdict(comparison, f"bounds of {scope}")
+    assert verdict.level == "agrees"  # the mlp above the proven bound is no contradiction
+    assert "(one that mixes both is not bound) by leaving collapse" in verdict.text
 
 
 def test_bounds_without_observation_are_a_note():

@@ -3,20 +3,24 @@
 One frozen record describes a model; `linvae.theory` reads it to predict and `linvae.models` reads
 it to build the network, so the two cannot describe different models.
 
-| symbol  | field               | meaning                                | unit          |
-|---------|---------------------|----------------------------------------|---------------|
-| k_l     | latent_dim(s)       | number of latent units of level l      | -             |
-| beta_l  | beta(s)             | weight of the KL divergence of level l | -             |
-| s       | decoder_variance    | variance of p(y|z_1); "learned"        | data units^2  |
-| eta_l^2 | prior_variance(s)   | variance of p(z_l|z_{l+1}), or p(z_L)  | latent units^2|
-| Sigma_l | encoder_variance(s) | covariance of q(z_l|z_{l-1})           | latent units^2|
-| gamma   | latent_reconstruction | weight of the latent reconstruction loss | nats/latent^2 |
-| kappa   | weight_decay        | weight of the squared norms of W and U | nats          |
+| symbol  | field               | meaning                                | shape        | unit     |
+|---------|---------------------|----------------------------------------|--------------|----------|
+| k_l     | latent_dim(s)       | number of latent units of level l      | int or (L,)  | -        |
+| beta_l  | beta(s)             | weight of the KL divergence of level l | scalar, (L,) | -        |
+| s       | decoder_variance    | variance of p(y|z_1); "learned"        | scalar       | data^2   |
+| eta_l^2 | prior_variance(s)   | variance of p(z_l|z_{l+1}), or p(z_L)  | scalar, (L,) | latent^2 |
+| Sigma_l | encoder_variance(s) | covariance of q(z_l|z_{l-1})           | scalar, (k,) | latent^2 |
+| gamma   | latent_reconstruction | weight of that loss, per latent^2    | scalar       | nats     |
+| kappa   | weight_decay        | weight of the squared norms of W and U | scalar       | nats     |
 
 The objective that all of them share is minimised, in nats per sample:
 `objective = distortion + sum_l beta_l * rate_l + penalty`, the negative ELBO when every beta is 1
 and there is no penalty. `penalty = gamma/2 E|W dec(z) - z|^2 + kappa/2 (|W|^2 + |U|^2)`, z from the
 prior, dec(z) the decoder's mean and W dec(z) the encoder's mean there.
+
+Every specification raises ValueError for a field outside its range, naming field, value, bound and
+class. Equality that a test checks: the objective of `linvae.solve` is at most that of any weights,
+and `scale_betas(a).scale_betas(b)` is `scale_betas(a b)`.
 """
 
 from __future__ import annotations
@@ -80,7 +84,8 @@ class VAESpec:
 
     The target y is the input x, unless the moments have a condition: then the encoder sees the
     condition only and the decoder predicts the target from z only (the general latent variable
-    model of Wang & Ziyin 2022).
+    model of Wang & Ziyin 2022). Sources of the plain model: Tipping & Bishop 1999; Lucas et al.
+    2019.
 
     `encoder_variance`: None = Sigma learned, a float = Sigma fixed to that multiple of I, a
     sequence of `latent_dim` floats = Sigma fixed to that diagonal.
@@ -207,7 +212,8 @@ class CVAESpec(VAESpec):
     (Dang et al. 2024, section 4.1). Fields as in `VAESpec`.
 
     `encoder_sees="both"` is the published model. With "target", W1 = 0 is fixed: collapse comes
-    earlier, and only the collapsed point is understood (`linvae.stability`).
+    earlier, and the optimum is known for one unit or a scalar target
+    (`linvae.theory.target_encoder`).
     """
 
     encoder_sees: Literal["both", "target"] = dataclasses.field(default="both", kw_only=True)
@@ -232,6 +238,7 @@ class ARVAESpec(VAESpec):
     `order` says which coordinates the decoder sees when it predicts y_t: None = all before t, an
     integer m = the last m, or a mask (d, d), row t true where y_t sees the coordinate, strictly
     lower triangular. The optimum is known at full order; elsewhere only the collapsed point is.
+    Source: ours.
     """
 
     order: int | tuple[tuple[int, ...], ...] | None = dataclasses.field(default=None, kw_only=True)

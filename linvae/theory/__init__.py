@@ -38,6 +38,9 @@ def solve(spec: LinearSpec, moments: Moments, *, allow_unbounded: bool = False) 
     Raises UnboundedObjectiveError where there is none, unless `allow_unbounded`: then the
     solution has status "unbounded", objective -inf and NaN arrays. Raises ValueError where the
     global optimum is not known; the message says which call answers instead.
+    Formulas, symbols, units and sources: the module of each model, `linvae.spec` and
+    `linvae.theory.solution`. Equality that a test checks: `objective(spec, moments,
+    solve(spec, moments).weights).objective == solve(spec, moments).objective`.
     """
     if isinstance(spec, HVAESpec):
         states = solve_hierarchy(spec, modes := mode_decomposition(spec, moments), allow_unbounded)

@@ -80,8 +80,9 @@ def expected_active_units(
     gamma, level = dim / n_samples, beta * decoder_variance
     theta2 = sample_eigenvalue(population_eigenvalues, noise_variance, gamma)
     visible = theta2 > bulk_edges(noise_variance, gamma)[1]
-    useful = min(int(np.sum(visible & (theta2 > level))), latent_dim)
-    bulk = min(dim, n_samples) - int(np.sum(visible))
+    rank = min(dim, n_samples)
+    useful = min(int(np.sum(visible & (theta2 > level))), latent_dim, rank)
+    bulk = max(rank - int(np.sum(visible)), 0)
     above = bulk * (1 - float(bulk_cdf(level, noise_variance, gamma)))
     return float(useful), float(min(above, latent_dim - useful))
 

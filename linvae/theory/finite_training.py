@@ -79,7 +79,7 @@ def escape_times(
 
     `beta`: one number or one per mode; one mode variance is repeated over many betas. Infinite
     where the optimum holds no more than `epsilon_nats`; 0 where the start does. What `linearised`
-    neglects is of order epsilon (1 % and less for epsilon = 0.01). Raises ValueError for numbers
+    neglects is of order epsilon (1 to 2 % for epsilon = 0.01). Raises ValueError for numbers
     out of range (beta > 0, epsilon > 0) and as `linvae.theory.dynamics.escape_rates`. Equality that
     a test checks: K of `mode_flow` at that time is epsilon.
     """

@@ -24,14 +24,18 @@ theta^4/s^2 < 2 kappa (x + kappa)^2/(x + 2 kappa). The mode then stays alive abo
 the beta at which both optima are equally good, and can be alive although the collapsed point is
 stable at every beta. It is dead at every beta iff A <= kappa.
 
-| symbol  | argument              | unit         |
-|---------|-----------------------|--------------|
-| theta^2 | mode_variances        | data^2       |
-| s       | decoder_variance      | data^2       |
-| eta^2   | prior_variance        | latent^2     |
-| gamma   | latent_reconstruction | nats/latent^2|
-| kappa   | weight_decay          | nats         |
-| v       | encoder_variance      | latent^2     |
+| symbol  | argument or field     | shape                   | unit         |
+|---------|-----------------------|-------------------------|--------------|
+| theta^2 | mode_variances        | any, broadcast          | data^2       |
+| beta    | beta                  | any, broadcast          | -            |
+| s       | decoder_variance      | scalar                  | data^2       |
+| eta^2   | prior_variance        | scalar                  | latent^2     |
+| gamma   | latent_reconstruction | any, broadcast          | nats/latent^2|
+| kappa   | weight_decay          | any, broadcast          | nats         |
+| v       | encoder_variance      | as the modes            | latent^2     |
+| u, w    | decoder, encoder      | as the modes            | data/latent, latent/data |
+
+All functions raise ValueError for numbers that are negative or not finite (s, eta^2, beta: or 0).
 
 With a fixed encoder variance v is given and p = max(0, 1 - G/A). Source: ours; Song et al. 2025
 propose the loss, Ichikawa & Hukushima 2023 analyse the decay. Equality that a test checks: at
@@ -96,7 +100,8 @@ def penalised_optimum(
     """Global optimum of every mode with a learned encoder variance, arguments broadcast.
 
     `penalties`: decoder_variance, prior_variance, latent_reconstruction, weight_decay. A
-    stationary point t > 1 is the better one where its gain is positive.
+    stationary point t > 1 is the better one where its gain is positive. Equality that a test
+    checks: the objective of these weights is the minimum found by brute force.
     """
     where = "penalised_optimum"
     theta2 = checked_numbers("mode_variances", mode_variances, where, zero=True)
@@ -132,7 +137,11 @@ def local_critical_beta(
 
 
 def is_first_order(mode_variances: npt.ArrayLike, **penalties: Any) -> npt.NDArray[np.bool_]:
-    """True where a mode jumps at its threshold: alive optima exist above `local_critical_beta`."""
+    """True where a mode jumps at its threshold: alive optima exist above `local_critical_beta`.
+
+    Equality that a test checks: there and only there `penalised_critical_beta` is above the local
+    one, and the information just below it stays away from 0.
+    """
     s, eta2, gamma, kappa = _numbers(**penalties)
     theta2 = np.asarray(mode_variances, float)
     A, x = theta2 / s + gamma * eta2, eta2 / s
@@ -144,7 +153,8 @@ def is_first_order(mode_variances: npt.ArrayLike, **penalties: Any) -> npt.NDArr
 def penalised_critical_beta(mode_variances: npt.ArrayLike, **penalties: Any) -> Array:
     """Beta above which the global optimum of a mode is collapsed; 0 where it is at every beta.
 
-    The local threshold where the transition is continuous, else by bisection.
+    The local threshold where the transition is continuous, else by bisection. Equality that a test
+    checks: `penalised_optimum` is alive at 0.999 and collapsed at 1.001 times it.
     """
     s, eta2, gamma, kappa = _numbers(**penalties)
     theta2, gamma, kappa = np.broadcast_arrays(np.asarray(mode_variances, float), gamma, kappa)
@@ -172,7 +182,8 @@ def solve_penalised(spec: VAESpec, modes: Modes) -> ModeStates:
     Raises ValueError where the latent reconstruction loss has no known optimum: with fewer units
     than dimensions (a unit then mixes modes, for its copy passes best through those of little
     variance), or with a mode without variance (the copy is free as w grows without bound).
-    Units beyond the target's dimensions have no decoder direction and stay at the prior.
+    Units beyond the target's dimensions have no decoder direction and stay at the prior. Equality
+    that a test checks: brute force over all matrices.
     """
     _refuse_loss(spec, modes.variances)
     k, n, eta2 = spec.latent_dim, len(modes.variances), spec.prior_variance
@@ -212,7 +223,7 @@ def _larger_root(k: Array, y: Array, B: Array) -> Array:
     """
     k, y, B = np.broadcast_arrays(k, y, B)
     lag = np.maximum(-y, 0.0)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         t = np.minimum((np.sqrt(B) + np.sqrt(B + 4 * lag)) ** 2 / 4, np.sqrt(B / k) + lag)
     t = np.maximum(t, 1.0)
     for _ in range(NEWTON_STEPS):

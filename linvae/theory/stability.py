@@ -17,6 +17,15 @@ by
 | Bernoulli, Poisson           | y      | diag p(1-p), diag p| Cov(y)                          |
 | multinomial, mean counts n p | y      | n (diag p - p p^T) | (I - p 1^T) Cov(y)              |
 
+| symbol       | argument                              | shape  | unit                   |
+|--------------|---------------------------------------|--------|------------------------|
+| y, x         | Moments, target and condition         | (d,), (dx,) | data units        |
+| s, eta^2     | decoder_variance, prior_variance      | scalar | data, latent units^2   |
+| v            | encoder_variance, None = eta^2        | scalar | latent units^2         |
+| kappa, gamma | weight_decay, latent_reconstruction   | scalar | nats, nats/latent^2    |
+| U, W         | decoder, encoder weights of a unit    | (d, 1), (1, e) | data/latent, latent/data |
+| beta_i       | critical_beta                         | (r,)   | -                      |
+
 with C_e = Cov(e), kappa the weight decay and v = eta^2 where the encoder variance is learned (the
 smallest of a fixed diagonal: the thresholds are those of that unit alone). A latent reconstruction
 loss adds gamma eta^2 times the derivative of the decoder's mean by its parameter to C, and with a
@@ -134,7 +143,9 @@ def stability(
     Raises ValueError where the decoder variance is learned, where a likelihood does not fit the
     means, for a latent reconstruction loss whose encoder cannot see the target, for weights of
     models other than Gaussian ones of one level without that loss, and as `solve`
-    (UnboundedObjectiveError) for a hierarchy without an optimum.
+    (UnboundedObjectiveError) for a hierarchy without an optimum. Equality that a test checks: the
+    lowest curvature of `objective` there is minus the first escape rate, 0 at the first critical
+    beta.
     """
     if weights is not None:
         _refuse_weights(spec)
@@ -173,8 +184,10 @@ def critical_correlation(
     """|rho| from which a scalar conditional VAE collapses; 0 where it does without a condition.
 
     sqrt(1 - t) if the encoder sees both, sqrt(1 - sqrt(t)) if it sees the target only, with
-    t = beta s/Var(y). Equality that a test checks: `stability` at that correlation has critical
-    beta = beta.
+    t = beta s/Var(y); beta has no unit, `decoder_variance` s and `target_variance` Var(y) data
+    units^2, all scalars. For "target" it is that of stability: see `linvae.theory.target_encoder`
+    for the optimum. Raises ValueError unless all are finite and > 0 and `encoder_sees` is "both" or
+    "target". Equality that a test checks: `stability` there has critical beta = beta.
     """
     ratio = beta * decoder_variance / target_variance
     if not (np.isfinite(ratio) and ratio > 0):

@@ -23,6 +23,9 @@ transition is of first order. M(T)/T falls with T, so with sigma^2 fixed it neve
 |----------|-----------------------------------|--------|--------------|
 | R, C     | Moments.residual_covariance, .target_covariance | (d, d) | data units^2 |
 | s, eta^2 | decoder_variance, prior_variance  | scalar | data units^2, latent units^2 |
+| beta     | beta                              | scalar | -            |
+| u, v; w  | weights "U1", "W2"                | (d,)   | data/latent, latent/data |
+| sigma^2  | encoder_variance, weight "Sigma"  | scalar | latent units^2 |
 | T        | squared weight of the decoder, eta^2 |u|^2/(beta s) | scalar | - |
 
 A scalar target: (T R + C)^2 beta s = R^2 C (1 + T) where T is stationary, so for rho^2 > 1/2 there
@@ -66,8 +69,9 @@ def solve_target_encoder(spec: CVAESpec, moments: Moments) -> Solution:
     """The global optimum, for one unit or a scalar target.
 
     Mode 1 of the solution is what that unit carries: a mix of the modes of Cov(y|x), whose
-    variances are `mode_variances`. Raises ValueError for several units on several dimensions: the
-    best directions depend on the weights and are not known.
+    variances are `mode_variances`. Equality that a test checks: `objective` of its weights is the
+    minimum found by brute force over all matrices. Raises ValueError for several units on several
+    dimensions: the best directions depend on the weights and are not known.
     """
     d, k, s = moments.target_dim, spec.latent_dim, float(spec.decoder_variance)
     if min(k, d) > 1:

@@ -13,6 +13,17 @@ Sources: learned: Wang & Ziyin 2022, Theorem 2 (VAE); Dang et al. 2024, Theorem 
 Fixed: Wang & Ziyin 2022, Prop. 2; Dang et al. 2024, Theorem 1. Decoder singular value
 omega^2 = theta^2 (1 - r)/m and whitened encoder singular value lambda^2 = m (1 - r) are theirs.
 
+| symbol      | argument                     | shape                     | unit           |
+|-------------|------------------------------|---------------------------|----------------|
+| theta_i^2   | Modes.variances              | (d,), descending          | data units^2   |
+| beta, s     | VAESpec.beta, .decoder_variance | scalar                 | -, data units^2|
+| eta^2       | VAESpec.prior_variance       | scalar                    | latent units^2 |
+| sigma^2     | VAESpec.encoder_variance     | None, scalar or (k,)      | latent units^2 |
+| r, m        | ModeStates.noise_fractions, .second_moments | (1, modes) | -, latent units^2 |
+
+Equalities that tests check: mean squared error = sum_i min(theta_i^2, beta s) and
+rate = -1/2 sum_i log r_i with sigma^2 learned.
+
 Learned decoder variance. Minimised over everything else the objective is a convex function of
 log s with derivative (d s - unexplained - sum_i min(theta_i^2, beta s))/(2 s), the sum over
 modes with a unit counting min(), the others theta_i^2: **s equals the mean squared error per
@@ -39,7 +50,11 @@ Array = npt.NDArray[np.float64]
 
 
 def solve_one_level(spec: VAESpec, modes: Modes, allow_unbounded: bool = False) -> ModeStates:
-    """Noise fraction, second moment and threshold of every mode of a VAESpec or CVAESpec."""
+    """Noise fraction, second moment and threshold of every mode of a VAESpec or CVAESpec.
+
+    Raises UnboundedObjectiveError as `optimal_decoder_variance`. Equality that a test checks: no
+    weights found by brute force do better.
+    """
     k, eta2 = spec.latent_dim, spec.prior_variance
     theta2 = _padded(modes.variances, k)
     if spec.decoder_variance == "learned":
@@ -97,7 +112,10 @@ def optimal_decoder_variance(spec: VAESpec, modes: Modes, allow_unbounded: bool 
 
 
 def noise_fraction(inverse: Array) -> Array:
-    """r = min(1, 1/inverse); exactly 1, collapsed, also where only rounding is above 1."""
+    """r = min(1, 1/inverse), any shape; exactly 1, collapsed, also where only rounding is above 1.
+
+    `inverse`: theta^2/(beta s), learned, or its root times eta/sigma, fixed.
+    """
     return np.where(inverse > 1 + ROUNDING, 1.0 / inverse, 1.0)
 
 

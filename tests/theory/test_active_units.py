@@ -15,6 +15,13 @@ from linvae.theory.spiked_covariance import bulk_edges, sample_eigenvalue
 from .samples import along, descending, spiked_sample
 
 
+def test_spikes_beyond_the_rank_are_not_negative_noise():
+    numbers = {"beta": 0.5, "decoder_variance": 1.0, "latent_dim": 3}
+    spikes = [100.0, 90.0, 80.0]
+    assert expected_active_units(spikes, 1.0, dim=3, n_samples=1, **numbers) == (1.0, 0.0)
+    assert expected_active_units([*spikes, 70.0], 1.0, dim=3, n_samples=50, **numbers) == (3.0, 0.0)
+
+
 @pytest.mark.parametrize("gamma", [0.2, 0.5, 2.0])
 @pytest.mark.parametrize("level", [0.5, 1.0, 1.8, 3.0])
 def test_expected_active_units(gamma, level):

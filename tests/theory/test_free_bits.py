@@ -74,7 +74,7 @@ def _floor_problem(seed):
 
 
 @pytest.mark.parametrize("per", ["unit", "total"])
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(100))
 def test_optimum_with_a_floor_against_brute_force(seed, per):
     theta2, numbers = _floor_problem(seed)
     optimum = free_bits_optimum(theta2, per=per, **numbers)

@@ -14,7 +14,7 @@ from linvae.theory import UnboundedObjectiveError, solve
 from . import acceptance
 from .problems import Problem, problems, random_covariance
 
-PROBLEMS = problems(vae_s=14, general_s=12, cvae_s=12)
+PROBLEMS = problems(vae_s=34, general_s=33, cvae_s=33)
 
 
 def _diagonal(*variances: float) -> Moments:

@@ -72,7 +72,7 @@ def test_no_penalty_is_the_plain_model():
         assert found.noise_fractions == pytest.approx(expected.noise_fractions, rel=1e-9)
 
 
-@pytest.mark.parametrize("number", range(30))
+@pytest.mark.parametrize("number", range(100))
 def test_threshold_of_latent_reconstruction(number):
     """(theta^2/s)(1 + gamma eta^2 s/theta^2)^2: alive just below, collapsed just above."""
     spec, moments = _draw(3 * number)
@@ -88,7 +88,7 @@ def test_threshold_of_latent_reconstruction(number):
         assert solve(dataclasses.replace(spec, beta=beta * 1.001), moments).collapsed[0, mode]
 
 
-@pytest.mark.parametrize("number", range(30))
+@pytest.mark.parametrize("number", range(100))
 def test_threshold_of_weight_decay(number):
     """Alive just below, collapsed just above the global threshold; never below the local one."""
     spec, moments = _draw(3 * number + 1)
@@ -106,14 +106,13 @@ def test_threshold_of_weight_decay(number):
 
 
 def test_local_threshold_is_that_of_stability():
-    for number in range(30):
+    for number in range(100):
         spec, moments = _draw(number)
         spec = dataclasses.replace(spec, encoder_variance=None)
         theta2 = np.sort(np.linalg.eigvalsh(moments.covariance))[::-1]
         found = np.maximum(stability(spec, moments).critical_beta, 0)
-        assert found == pytest.approx(
-            local_critical_beta(theta2, **_penalties(spec)), rel=1e-9, abs=1e-12
-        )
+        local = local_critical_beta(theta2, **_penalties(spec))  # need not descend with a loss
+        assert found == pytest.approx(np.sort(local)[::-1], rel=1e-9, abs=1e-12)
 
 
 def test_weight_decay_can_make_the_transition_first_order():

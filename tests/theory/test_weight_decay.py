@@ -145,3 +145,12 @@ def test_no_weight_decay_is_the_plain_optimum():
 def test_negative_weight_decay_is_refused():
     with pytest.raises(ValueError, match=r"weight_decay=-1.0 must be finite and >= 0"):
         penalised_optimum(1.0, beta=1.0, weight_decay=-1.0)
+
+
+def test_vanishing_decay_is_none():
+    """Decays down to the smallest double: no overflow, the optimum without decay."""
+    moments = Moments.from_covariance([[2.0]])
+    expected = solve(VAESpec(1, decoder_variance=0.3), moments)
+    with np.errstate(over="raise"):
+        found = solve(VAESpec(1, decoder_variance=0.3, weight_decay=5e-324), moments)
+    assert found.objective == pytest.approx(expected.objective, rel=1e-12)

@@ -42,6 +42,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigh
 from scipy.optimize import brentq, minimize_scalar
+from scipy.sparse.linalg import LinearOperator, eigsh
 
 from linvae.moments import Moments
 from linvae.spec import CVAESpec
@@ -53,6 +54,7 @@ __all__ = ["solve_target_encoder", "target_encoder_critical_beta"]
 
 Array = npt.NDArray[np.float64]
 GRID = np.geomspace(1e-6, 1, 97)  # values of log(1 + T) tried first, as shares of the largest
+DENSE = 50  # dimensions up to which all eigenvalues cost less than an iteration for the first
 
 
 def target_encoder_critical_beta(spec: CVAESpec, moments: Moments) -> float:
@@ -113,9 +115,14 @@ class _Unit:
 
     def top(self, T: float) -> tuple[float, Array]:
         """Largest eigenvalue of M(T)/T, and its eigenvector; exact at T = 0 too."""
-        d = len(self.G)
-        matrix = (self.G * (self.D**2 / (1 + T * self.D))) @ self.G.T
-        value, vector = eigh(matrix, subset_by_index=[d - 1, d - 1])
+        d, weights = len(self.G), self.D**2 / (1 + T * self.D)
+        if d <= DENSE or not weights.any():
+            matrix = (self.G * weights) @ self.G.T
+            value, vector = eigh(matrix, subset_by_index=[d - 1, d - 1])
+        else:
+            start = np.random.default_rng(0).normal(size=d)  # the same answer at every call
+            operator = LinearOperator((d, d), lambda x: self.G @ (weights * (self.G.T @ x)))
+            value, vector = eigsh(operator, k=1, which="LA", v0=start)
         return max(float(value[0]), 0.0), vector[:, 0]
 
     def gain(self, x: float, level: float) -> float:

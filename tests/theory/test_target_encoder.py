@@ -74,6 +74,19 @@ def test_threshold_holds_for_any_number_of_units(number):
     assert values[1].objective == pytest.approx(collapsed, abs=1e-9)
 
 
+def test_iteration_and_elimination_find_the_same_leading_direction(monkeypatch):
+    """60 dimensions go through Lanczos, unless all eigenvalues are asked for."""
+    moments = Moments.from_covariance(
+        random_covariance(np.random.default_rng(7), 70), condition_dim=10
+    )
+    iterated = solve(spec_of(0.5), moments)
+    monkeypatch.setattr("linvae.theory.target_encoder.DENSE", 100)
+    dense = solve(spec_of(0.5), moments)
+    assert iterated.objective == pytest.approx(dense.objective, rel=1e-12)
+    assert iterated.critical_beta[0] == pytest.approx(dense.critical_beta[0], rel=1e-12)
+    assert not iterated.collapsed[0, 0]
+
+
 def test_threshold_is_never_below_that_of_stability():
     """And never above that of an encoder that sees both."""
     for number in range(40):

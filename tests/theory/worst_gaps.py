@@ -1,4 +1,4 @@
-"""The worst gap of every closed form from its oracle, on more problems than the tests have time for.
+"""The worst gap of every closed form from its oracle, on more problems than the tests take.
 
     PYTHONPATH=tests python -m tests.theory.worst_gaps [PROBLEMS]     from the project's folder
 

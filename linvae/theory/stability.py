@@ -56,7 +56,8 @@ beta of those in use.
 A hierarchy is stable where `linvae.solve` says so, since its problem is convex per mode. Its
 collapsed point carries no data, but noise of level 1 may be copied upwards. The upper levels then
 meet (U_1, W_1) only through what a nat of W_1 costs: Q with v the noise of level 1 there and
-C_e r_2 in place of C_e, r_2 the noise fraction of level 2 (1 if it copies nothing).
+C_e r_2 in place of C_e, r_2 the noise fraction of level 2 (1 if it copies nothing). Where level 2
+is narrower than level 1 the rates are those of the fastest unit.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ from linvae.theory import solve
 from linvae.theory.elbo import Chain, refuse_blind_loss
 from linvae.theory.hvae import solve_hierarchy
 from linvae.theory.modes import (
+    Modes,
     autoregression,
     mode_decomposition,
     require_condition,
@@ -337,13 +339,26 @@ def _hierarchy(spec: HVAESpec, moments: Moments) -> Stability:
     critical = solve(spec, moments).critical_beta
     critical = critical[: min(spec.latent_dims[0], len(modes.basis))]
     point = _collapsed_point(spec, moments)
-    still = solve_hierarchy(spec, replace(modes, variances=np.zeros_like(modes.variances)))
-    copied = still.noise_fractions[1, 0] if len(spec.betas) > 1 else 1.0
-    price = spec.betas[0] * copied / spec.prior_variances[0] * point.C_e
-    rates = _escape_rates(still.second_moments[0, 0] * point.F, point.C, price)
+    price = spec.betas[0] / spec.prior_variances[0] * point.C_e
+    rates = [
+        _escape_rates(noise * point.F, point.C, copied * price)
+        for noise, copied in _idle_units(spec, modes)
+    ]
     return Stability(
         critical_beta=critical,
         unstable_directions=int(np.sum(critical > spec.betas[0])),
         directions=modes.basis[:, : len(critical)].T,
-        escape_rates=rates[: len(critical)],
+        escape_rates=np.max(rates, axis=0)[: len(critical)],  # of the fastest unit
     )
+
+
+def _idle_units(spec: HVAESpec, modes: Modes) -> set[tuple[float, float]]:
+    """Noise v and noise fraction r_2 above it of the units of level 1 that carry no data.
+
+    Two kinds at most for every width above: units whose noise is copied upwards and the others.
+    """
+    still = solve_hierarchy(spec, replace(modes, variances=np.zeros_like(modes.variances)))
+    k = spec.latent_dims[0]
+    noise = still.second_moments[0, :k]
+    copied = still.noise_fractions[1, :k] if len(spec.betas) > 1 else np.ones(k)
+    return set(zip(noise.tolist(), copied.tolist(), strict=True))

@@ -346,6 +346,27 @@ def test_escape_rate_of_a_hierarchy(kind, number):
     assert abs(at.escape_rates[0]) < 1e-10 * abs(at.escape_rates).max() + 1e-12
 
 
+def test_unit_without_one_above_may_be_the_fastest():
+    """Level 1 learned and wider than a noisy level 2: its bare units have less noise."""
+    spec = HVAESpec(
+        (3, 1),
+        betas=(14.0, 10.0),
+        decoder_variance=0.12,
+        prior_variances=(1.7, 1.0),
+        encoder_variances=(None, 0.6),
+    )
+    moments = Moments.from_covariance(np.diag([3.4, 2.0, 1.4]))
+    lowest = float(np.linalg.eigvalsh(collapsed_hessian(spec, moments))[0])
+    assert stability(spec, moments).escape_rates[0] == pytest.approx(-lowest, rel=1e-9)
+    bare = replace_units(spec, (3, 3))
+    assert stability(bare, moments).escape_rates[0] < -0.99 * lowest
+
+
+def replace_units(spec: HVAESpec, dims: tuple[int, ...]) -> HVAESpec:
+    fields = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec)}
+    return HVAESpec(**(fields | {"latent_dims": dims}))
+
+
 def collapsed_hessian(spec, moments: Moments) -> np.ndarray:
     """Hessian of the exact objective, by the oracle's gradient, where no data pass level 1."""
     nothing = Moments.from_covariance(

@@ -80,9 +80,9 @@ def _bounds_verdict(comparison: Comparison) -> Iterator[Verdict]:
     observed = ", ".join(f"{name} {number(value)}" for name, value in seen.items()) or "none"
     linear, found, proven = (float(bounds[key]) for key in ("linear", "found", "proven"))
     text = (
-        f"linear {number(linear)}, observed {observed}, universal {number(found)} (the largest "
-        f"value found; it is proven to be below {number(proven)}): above the universal beta "
-        f"{_bounded(comparison, bounds['scope'])} by leaving collapse on these samples."
+        f"linear {number(linear)}, observed {observed}, universal between {number(found)} (found) "
+        f"and {number(proven)} (proven): above it {_bounded(comparison, bounds['scope'])} by "
+        "leaving collapse on these samples."
     )
     if not seen:
         yield Verdict("note", claim, text, "no threshold was observed")
@@ -106,8 +106,8 @@ def _bounded(comparison: Comparison, scope: str) -> str:
     who = (
         "no network of any architecture gains"
         if scope == "any network"
-        else "no decoder that adds a function of z to the regression on the condition gains (one "
-        "that mixes both is not bound)"
+        else "no decoder that adds a function of z to the regression on the condition, held fixed, "
+        "gains (one that trains it too, or mixes both, is not bound)"
     )
     deep = len(comparison.levels) > 1
     return f"(of level 1, the betas in proportion) {who}" if deep else who

@@ -219,7 +219,7 @@ def test_bounds_of_any_network_stand_in_settings_and_rows(compared):
         assert bounds is None  # the encoder sees the condition only
         assert rows == []
         return
-    adds = bounds["scope"] == "any decoder that adds to the regression"
+    adds = bounds["scope"] == "any decoder that adds to the fixed regression"
     assert adds is (moments.condition_dim > 0)
     critical = solve(spec, moments).critical_beta[0]
     assert bounds["linear"] == pytest.approx(critical, rel=1e-5)  # float32 data

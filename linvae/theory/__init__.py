@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from linvae.moments import Moments
 from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LinearSpec, VAESpec
+from linvae.theory.arguments import check_pair
 from linvae.theory.elbo import (
     Chain,
     ObjectiveTerms,
@@ -42,9 +43,11 @@ def solve(spec: LinearSpec, moments: Moments, *, allow_unbounded: bool = False) 
     `linvae.theory.solution`. Equality that a test checks: `objective(spec, moments,
     solve(spec, moments).weights).objective == solve(spec, moments).objective`.
     """
+    check_pair(spec, moments)
     if isinstance(spec, HVAESpec):
         states = solve_hierarchy(spec, modes := mode_decomposition(spec, moments), allow_unbounded)
-    elif isinstance(spec, VAESpec):
+    else:
+        assert isinstance(spec, VAESpec)
         refuse_other_likelihoods(spec, "solve")
         modes = mode_decomposition(spec, moments)
         _refuse_unknown_optimum(spec, moments, modes)
@@ -54,8 +57,6 @@ def solve(spec: LinearSpec, moments: Moments, *, allow_unbounded: bool = False) 
             states = solve_penalised(spec, modes)
         else:
             states = solve_one_level(spec, modes, allow_unbounded)
-    else:
-        raise ValueError(f"spec={spec!r} must be a VAESpec, CVAESpec, ARVAESpec or HVAESpec")
     if states.status == "unbounded":
         return _unbounded_solution(states)
     return _solution(spec, moments, modes, states)

@@ -1,4 +1,4 @@
-"""Checks of numbers that the functions of theory take directly, without a spec around them.
+"""Checks of what the functions of theory are given: a pair of spec and moments, or bare numbers.
 
 | argument       | shape    | what comes back                          |
 |----------------|----------|------------------------------------------|
@@ -13,9 +13,26 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["checked_numbers", "checked_variances"]
+from linvae.moments import Moments
+from linvae.spec import HVAESpec, VAESpec
+
+__all__ = ["check_pair", "checked_numbers", "checked_variances"]
 
 Array = npt.NDArray[np.float64]
+
+
+def check_pair(spec: object, moments: object) -> None:
+    """ValueError, without printing data, unless these are a specification and moments."""
+    if not isinstance(spec, VAESpec | HVAESpec):
+        raise ValueError(
+            f"spec is a {type(spec).__name__} but must be a VAESpec, CVAESpec, ARVAESpec or "
+            "HVAESpec"
+        )
+    if not isinstance(moments, Moments):
+        raise ValueError(
+            f"moments is a {type(moments).__name__} but must be Moments: make them with "
+            "Moments.from_data(target) or Moments.from_covariance(covariance)"
+        )
 
 
 def checked_numbers(name: str, value: npt.ArrayLike, where: str, *, zero: bool = False) -> Array:

@@ -57,7 +57,8 @@ A hierarchy is stable where `linvae.solve` says so, since its problem is convex 
 collapsed point carries no data, but noise of level 1 may be copied upwards. The upper levels then
 meet (U_1, W_1) only through what a nat of W_1 costs: Q with v the noise of level 1 there and
 C_e r_2 in place of C_e, r_2 the noise fraction of level 2 (1 if it copies nothing). Where level 2
-is narrower than level 1 the rates are those of the fastest unit.
+is narrower than level 1 the thresholds are those of the units that leave first, for all directions
+(`solve` gives every mode a unit of its own), and the i-th rate is the i-th of the fastest units.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ import numpy.typing as npt
 
 from linvae.moments import Moments
 from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LinearSpec, VAESpec
-from linvae.theory import solve
+from linvae.theory.arguments import check_pair
 from linvae.theory.elbo import Chain, refuse_blind_loss
 from linvae.theory.hvae import solve_hierarchy
 from linvae.theory.modes import (
@@ -125,6 +126,7 @@ class _Quadratic:
     """F, C, C_e of the module's table, and the derivative of mean by parameter on what e holds.
 
     `circle`: covariance of what the encoder sees of a decoded mean, besides z (0 without x).
+    `of_all`: C without the units in use, where there are any.
     """
 
     F: Array
@@ -132,6 +134,7 @@ class _Quadratic:
     C_e: Array
     to_mean: Array
     circle: Array | float = 0.0
+    of_all: Array | None = None
 
 
 def stability(
@@ -144,39 +147,54 @@ def stability(
 
     Raises ValueError where the decoder variance is learned, where a likelihood does not fit the
     means, for a latent reconstruction loss whose encoder cannot see the target, for weights of
-    models other than Gaussian ones of one level without that loss, and as `solve`
-    (UnboundedObjectiveError) for a hierarchy without an optimum. Equality that a test checks: the
-    lowest curvature of `objective` there is minus the first escape rate, 0 at the first critical
-    beta.
+    models other than Gaussian ones of one level without that loss, for arguments of another type,
+    and as `solve` (UnboundedObjectiveError) for a hierarchy without an optimum. Equality that a
+    test checks: the lowest curvature of `objective` there is minus the first escape rate, 0 at the
+    first critical beta.
     """
-    if weights is not None:
-        _refuse_weights(spec)
+    _check_arguments(spec, moments, weights)
     if isinstance(spec, HVAESpec):
         return _hierarchy(spec, moments)
-    if not isinstance(spec, VAESpec):
-        raise ValueError(f"spec={spec!r} must be a VAESpec, CVAESpec, ARVAESpec or HVAESpec")
-    if spec.decoder_variance == "learned":
-        raise ValueError(
-            "decoder_variance='learned' moves with the weights: give the value it has at the "
-            "collapsed point, the residual variance per dimension"
-        )
+    assert isinstance(spec, VAESpec)
     point = _collapsed_point(spec, moments, weights)
-    v, eta2, kappa = _noise(spec), spec.prior_variance, spec.weight_decay
-    C = point.C + spec.latent_reconstruction * eta2 * point.to_mean
-    F = v * point.F + kappa * np.eye(len(point.F))
-    respond = _pseudo_inverse(F) @ C  # the decoder's best response to the encoder, U = respond W^T
-    fixed_price = kappa * np.eye(len(point.C_e)) + spec.latent_reconstruction * point.circle
-    values, W = _generalised(C.T @ respond - fixed_price, point.C_e)
-    critical = eta2 * values[: len(F)]
+    kappa, eta2, identity = spec.weight_decay, spec.prior_variance, np.eye(len(point.C_e))
+    return _stability(
+        F=_noise(spec) * point.F + kappa * np.eye(len(point.F)),
+        C=point.C + spec.latent_reconstruction * eta2 * point.to_mean,
+        price_per_beta=point.C_e / eta2,
+        fixed_price=kappa * identity + spec.latent_reconstruction * point.circle,
+        beta=spec.beta,
+        of_all=point.of_all,
+    )
+
+
+def _stability(
+    F: Array,
+    C: Array,
+    price_per_beta: Array,
+    fixed_price: Array,
+    beta: float,
+    of_all: Array | None = None,
+) -> Stability:
+    """Of Q(U, W) = tr(U^T F U - 2 U^T C W^T + W (beta price_per_beta + fixed_price) W^T)/2.
+
+    `of_all`: the C of the collapsed point, whose size is that of rounding in C; None = C itself.
+    """
+    inverse = _pseudo_inverse(F)
+    respond = inverse @ C  # the decoder's best response to the encoder, U = respond W^T
+    A = C.T @ respond - fixed_price
+    values, W = _generalised(
+        A, price_per_beta, A if of_all is None else of_all.T @ inverse @ of_all
+    )
+    critical = values[: len(F)]
     directions = (respond @ W[:, : len(F)]).T
     lengths = np.linalg.norm(directions, axis=1, keepdims=True)
+    rates = _escape_rates(F, C, beta * price_per_beta + fixed_price)
     return Stability(
         critical_beta=critical,
-        unstable_directions=int(np.sum(critical > spec.beta)),
+        unstable_directions=int(np.sum(critical > beta)),
         directions=np.divide(directions, lengths, out=directions * 0, where=lengths > 0),
-        escape_rates=_escape_rates(F, C, spec.beta / eta2 * point.C_e + fixed_price)[
-            : len(critical)
-        ],
+        escape_rates=rates[: len(critical)],
     )
 
 
@@ -203,10 +221,17 @@ def critical_correlation(
     return float(np.sqrt(max(0.0, 1 - share)))
 
 
-def _refuse_weights(spec: LinearSpec) -> None:
+def _check_arguments(spec: LinearSpec, moments: Moments, weights: object) -> None:
+    check_pair(spec, moments)
+    if spec.decoder_variance == "learned":
+        raise ValueError(
+            "decoder_variance='learned' moves with the weights: give the value it has at the "
+            "collapsed point, the residual variance per dimension"
+        )
     gamma = getattr(spec, "latent_reconstruction", 0.0)
     likelihood = getattr(spec, "likelihood", "gaussian")
-    if isinstance(spec, HVAESpec) or gamma > 0 or likelihood != "gaussian":
+    unknown = isinstance(spec, HVAESpec) or gamma > 0 or likelihood != "gaussian"
+    if weights is not None and unknown:
         raise ValueError(
             f"weights are given but {type(spec).__name__} with likelihood={likelihood!r}, "
             f"latent_reconstruction={gamma} is not understood at partly collapsed points: leave "
@@ -237,15 +262,17 @@ def _collapsed_point(
     elif isinstance(spec, VAESpec) and sees_condition_only(spec, moments):
         refuse_blind_loss(spec, moments)
         sees = slice(0, dx)
+    covariance = _without_rounding((residual @ C)[:, sees], C, dx, sees) / s
+    of_all = None
     if weights is not None:
         chain = Chain.from_weights(spec, moments, weights)
         residual = -chain.skip - chain.U[0] @ chain.encoder
         residual[:, dx:] += np.eye(d)
-    covariance = _without_rounding((residual @ C)[:, sees], C, dx, sees) / s
+        of_all, covariance = covariance, _without_rounding((residual @ C)[:, sees], C, dx, sees) / s
     # what the encoder reads of (x, R x), the collapsed decoder's mean of (x, y)
     read = np.concatenate([np.eye(dx), moments.regression])[sees]
     circle = read @ C[:dx, :dx] @ read.T
-    return _Quadratic(np.eye(d) / s, covariance, C[sees, sees], to_mean[:, sees], circle)
+    return _Quadratic(np.eye(d) / s, covariance, C[sees, sees], to_mean[:, sees], circle, of_all)
 
 
 def _without_rounding(covariance: Array, C: Array, dx: int, sees: slice) -> Array:
@@ -296,15 +323,16 @@ def _noise(spec: VAESpec) -> float:
     return float(np.min(spec.encoder_variance))
 
 
-def _generalised(A: Array, B: Array) -> tuple[Array, Array]:
+def _generalised(A: Array, B: Array, size: Array) -> tuple[Array, Array]:
     """Eigenvalues, descending, and eigenvectors of (A, B) on the range of B.
 
-    Where A grows in a direction outside that range the eigenvalue is infinite. Both are brought to
-    unit diagonal of B first, so that units of the coordinates do not decide what is rounding.
+    Where A grows in a direction outside that range, by more than the rounding of `size`, the
+    eigenvalue is infinite. All are brought to unit diagonal of B first, so that units of the
+    coordinates do not decide what is rounding.
     """
     scale = np.sqrt(np.diag(B))
     scale = np.where(scale > 0, scale, 1.0)
-    A, B = A / np.outer(scale, scale), B / np.outer(scale, scale)
+    A, B, size = (matrix / np.outer(scale, scale) for matrix in (A, B, size))
     values, vectors = np.linalg.eigh(B)
     floor = rounding_of(len(B)) * max(float(values[-1]), 0.0)
     whiten = vectors[:, values > floor] / np.sqrt(values[values > floor])
@@ -314,7 +342,7 @@ def _generalised(A: Array, B: Array) -> tuple[Array, Array]:
     outside = vectors[:, values <= floor]
     if outside.shape[1]:
         growth, directions = np.linalg.eigh(outside.T @ A @ outside)
-        free = growth > rounding_of(len(A)) * np.linalg.norm(A, 2)
+        free = growth > rounding_of(len(A)) * np.linalg.norm(size, 2)
         found = np.append(np.full(int(free.sum()), np.inf), found)
         basis = np.concatenate([outside @ directions[:, free], basis], axis=1)
     return found, basis / scale[:, None]
@@ -328,28 +356,48 @@ def _pseudo_inverse(F: Array) -> Array:
 
 
 def _escape_rates(F: Array, C: Array, price: Array) -> Array:
-    """Eigenvalues of -[[F, -C], [-C^T, price of W]], descending."""
-    hessian = np.block([[F, -C], [-C.T, price]])
-    rates: Array = -np.linalg.eigvalsh(hessian)
+    """Eigenvalues of -[[F, -C], [-C^T, price of W]], descending.
+
+    The units of the data can make the small ones 1e-12 of the largest. Where all blocks share their
+    eigenvectors each mode has a closed form, without cancellation; elsewhere the stiffer block goes
+    first, for the reduction then keeps the digits of small eigenvalues (unless that is F).
+    """
+    shared = _shared_eigenvalues(F, C, price)
+    if shared is not None:
+        f, c, p = shared
+        spread = (f + p + np.sqrt((f - p) ** 2 + 4 * c**2)) / 2
+        both: Array = np.sort(np.concatenate([(c**2 - f * p) / spread, -spread]))[::-1]
+        return both
+    blocks = [[F, -C], [-C.T, price]] if np.trace(F) > np.trace(price) else [[price, -C.T], [-C, F]]
+    rates: Array = -np.linalg.eigvalsh(np.block(blocks), UPLO="L")
     return rates
 
 
+def _shared_eigenvalues(F: Array, C: Array, price: Array) -> tuple[Array, Array, Array] | None:
+    """Eigenvalues of F = f I, C and price in one basis; None unless C and price commute."""
+    if C.shape != price.shape or not np.array_equal(F, F[0, 0] * np.eye(len(F))):
+        return None
+    if not np.array_equal(C, C.T):
+        return None
+    p, basis = np.linalg.eigh(price)
+    rotated = basis.T @ C @ basis
+    c = np.diag(rotated)
+    if np.abs(rotated - np.diag(c)).max() > rounding_of(len(C)) * np.abs(c).max():
+        return None
+    return np.full_like(c, F[0, 0]), c, p
+
+
 def _hierarchy(spec: HVAESpec, moments: Moments) -> Stability:
-    modes = mode_decomposition(spec, moments)
-    critical = solve(spec, moments).critical_beta
-    critical = critical[: min(spec.latent_dims[0], len(modes.basis))]
-    point = _collapsed_point(spec, moments)
-    price = spec.betas[0] / spec.prior_variances[0] * point.C_e
-    rates = [
-        _escape_rates(noise * point.F, point.C, copied * price)
-        for noise, copied in _idle_units(spec, modes)
+    """Of the kind of idle unit that leaves first; rates of the fastest."""
+    point, eta2 = _collapsed_point(spec, moments), spec.prior_variances[0]
+    found = [
+        _stability(
+            noise * point.F, point.C, copied / eta2 * point.C_e, 0 * point.C_e, spec.betas[0]
+        )
+        for noise, copied in _idle_units(spec, mode_decomposition(spec, moments))
     ]
-    return Stability(
-        critical_beta=critical,
-        unstable_directions=int(np.sum(critical > spec.betas[0])),
-        directions=modes.basis[:, : len(critical)].T,
-        escape_rates=np.max(rates, axis=0)[: len(critical)],  # of the fastest unit
-    )
+    first = max(found, key=lambda kind: float(kind.critical_beta[0]))
+    return replace(first, escape_rates=np.max([kind.escape_rates for kind in found], axis=0))
 
 
 def _idle_units(spec: HVAESpec, modes: Modes) -> set[tuple[float, float]]:

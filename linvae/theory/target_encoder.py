@@ -11,8 +11,9 @@ sigma^2 the objective depends on the decoder weight alone. Write u = v sqrt(beta
     M(T) = R (R + C/T)^-1 R,   w = eta^2/(beta s) (T R + C)^-1 R u,   sigma^2 = eta^2/(1 + T)
 
 so v is the leading eigenvector of M(T), and one number T is left to find; 0 is collapse. The
-directions of several units may be taken orthogonal (their encoder variances learned, or equal) and
-their gains then add up, so for any number of them total collapse is the optimum iff beta exceeds
+directions of several units may be taken orthogonal (encoder variances learned, or equal; different
+ones cost no less than the smallest for all) and their gains then add up, so for any number of them
+total collapse is the optimum iff beta exceeds
 
     beta_c = 1/s sup_T lambda_max(M(T)) / log(1 + T)
 
@@ -35,6 +36,7 @@ encoder that sees both. Equality that a test checks: brute force over all weight
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -42,28 +44,42 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigh
 from scipy.optimize import brentq, minimize_scalar
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from linvae.moments import Moments
 from linvae.spec import CVAESpec
+from linvae.theory.arguments import check_pair
 from linvae.theory.elbo import Chain, chain_terms
-from linvae.theory.modes import mode_decomposition
+from linvae.theory.modes import mode_decomposition, require_condition
 from linvae.theory.solution import ROUNDING, Solution, rounding_of
 
 __all__ = ["solve_target_encoder", "target_encoder_critical_beta"]
 
 Array = npt.NDArray[np.float64]
 GRID = np.geomspace(1e-6, 1, 97)  # values of log(1 + T) tried first, as shares of the largest
-DENSE = 50  # dimensions up to which all eigenvalues cost less than an iteration for the first
+RESTARTS = 20  # of the iteration, about as long as finding all eigenvalues
+DENSE = 250  # dimensions up to which all eigenvalues cost less than an iteration for the first
 
 
 def target_encoder_critical_beta(spec: CVAESpec, moments: Moments) -> float:
     """Beta above which total collapse is the optimum, for any number of units; 0 if always.
 
-    At least the first value of `linvae.stability`, equal where the transition is continuous.
-    Encoder variances learned, or fixed and equal; of a diagonal the smallest counts, exact for one
-    unit or a scalar target. Equality that a test checks: `solve` at 0.999 and 1.001 times it.
+    At least the first value of `linvae.stability`, equal where the transition is continuous. Of
+    encoder variances fixed to a diagonal the smallest counts. Raises ValueError for another
+    encoder, penalties, a learned decoder variance, or moments without a condition. Equality that a
+    test checks: `solve` at 0.999 and 1.001 times it.
     """
+    check_pair(spec, moments)
+    if not isinstance(spec, CVAESpec) or spec.encoder_sees != "target":
+        raise ValueError(f"spec={spec!r} must be a CVAESpec with encoder_sees='target'")
+    if spec.penalised or spec.decoder_variance == "learned":
+        raise ValueError(
+            f"weight_decay={spec.weight_decay}, "
+            f"latent_reconstruction={spec.latent_reconstruction}, "
+            f"decoder_variance={spec.decoder_variance!r} are not covered by "
+            "target_encoder_critical_beta: use stability(spec, moments), which takes penalties"
+        )
+    require_condition(moments)
     return _Unit.of(spec, moments).critical_level / float(spec.decoder_variance)
 
 
@@ -116,13 +132,14 @@ class _Unit:
     def top(self, T: float) -> tuple[float, Array]:
         """Largest eigenvalue of M(T)/T, and its eigenvector; exact at T = 0 too."""
         d, weights = len(self.G), self.D**2 / (1 + T * self.D)
-        if d <= DENSE or not weights.any():
-            matrix = (self.G * weights) @ self.G.T
-            value, vector = eigh(matrix, subset_by_index=[d - 1, d - 1])
-        else:
+        if d > DENSE and weights.any():
+            size = float(np.sum(self.G**2 @ weights))  # ARPACK's tolerance is absolute below 1e-11
             start = np.random.default_rng(0).normal(size=d)  # the same answer at every call
-            operator = LinearOperator((d, d), lambda x: self.G @ (weights * (self.G.T @ x)))
-            value, vector = eigsh(operator, k=1, which="LA", v0=start)
+            operator = LinearOperator((d, d), lambda x: self.G @ (weights * (self.G.T @ x)) / size)
+            with suppress(ArpackNoConvergence):
+                value, vector = eigsh(operator, k=1, which="LA", v0=start, maxiter=RESTARTS)
+                return size * max(float(value[0]), 0.0), vector[:, 0]
+        value, vector = eigh((self.G * weights) @ self.G.T, subset_by_index=[d - 1, d - 1])
         return max(float(value[0]), 0.0), vector[:, 0]
 
     def gain(self, x: float, level: float) -> float:
@@ -149,8 +166,12 @@ class _Unit:
             T = float(np.expm1(x))
             return T * self.top(T)[0] / x
 
-        # M(T) stays below R, so a ratio above the local one needs x below this
-        x = float(np.linalg.norm(self.G * np.sqrt(self.D), 2)) ** 2 / local * GRID
+        # M(T) stays below R, so a ratio above the local one needs x below the first of these; and
+        # from T = 1/min(D) on M(T) is above R/2, so that twice that log(1 + T) can only be worse
+        x = GRID * min(
+            float(np.linalg.norm(self.G * np.sqrt(self.D), 2)) ** 2 / local,
+            2 * float(np.log1p(1 / self.D[self.D > 0].min())),
+        )
         best = int(np.argmax([ratio(float(at)) for at in x]))
         found = minimize_scalar(
             lambda at: -ratio(float(at)),

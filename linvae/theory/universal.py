@@ -183,8 +183,9 @@ def universal_threshold(
     - continuous, (n, dx), gaussian only: the supremum over single conditions cannot be estimated
       from one sample at each. What is given instead is the threshold of the residuals of the
       linear regression, with intercept, on the condition: exact for decoders B x + g(z), any g,
-      with B held at that regression. It bounds no decoder that mixes x and z freely: these are
-      below it where E[y|x] is not linear, above it where the spread of y varies with x.
+      with B held at that regression. It bounds neither a trained B nor a decoder that mixes x and
+      z: these are below it where E[y|x] is not linear, above it where few samples with much
+      leverage, or a spread of y that varies with x, make another fit worth a nat.
 
     Raises ValueError for an unknown likelihood, targets outside its range, a decoder variance
     without a gaussian, a target without variance, or a condition that is neither of these. Equality

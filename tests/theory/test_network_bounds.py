@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from linvae import ARVAESpec, CVAESpec, HVAESpec, Moments, VAESpec, solve, universal_threshold
+from linvae import ARVAESpec, CVAESpec, HVAESpec, Moments, VAESpec, solve
 from linvae.theory.network_bounds import network_bounds
 
 GRID = np.linspace(-14, 14, 5601)  # trapezoids of Gaussians of width >= 0.3: exact to 1e-12
@@ -98,13 +98,6 @@ def test_linear_bound_is_the_threshold_of_solve(spec):
     assert found.to_rows()[0]["found"] == found.found
 
 
-def test_one_level_is_the_universal_threshold():
-    y = spread()
-    plain, bounds = universal_threshold(y, decoder_variance=0.3), network_bounds(COVERED["vae"], y)
-    assert (bounds.found, bounds.proven) == (plain.critical_beta, plain.critical_beta_upper_bound)
-    assert bounds.held_out == plain.held_out_critical_beta
-
-
 @pytest.mark.parametrize("model", [CVAESpec(2, decoder_variance=0.3), COVERED["published"]])
 def test_condition_leaves_decoders_that_add_to_the_regression(model):
     rng = np.random.default_rng(4)
@@ -113,7 +106,25 @@ def test_condition_leaves_decoders_that_add_to_the_regression(model):
     found = network_bounds(model, y, x)
     critical = solve(model, Moments.from_data(y, x)).critical_beta[0]
     assert found.linear == pytest.approx(critical, rel=1e-9)
-    assert found.scope == "any decoder that adds to the regression"
+    assert found.scope == "any decoder that adds to the fixed regression"
+
+
+def test_trained_map_of_the_condition_is_not_bound():
+    """One sample of much leverage: a code for it alone lets the decoder fit the others afresh."""
+    counts = [1, 16, 73, 128]
+    x = np.repeat([28.0, -2, -1, -2], counts)[:, None]
+    y = np.repeat([3.0, -2, 2, -2], counts)[:, None]
+    bound = network_bounds(CVAESpec(1, decoder_variance=0.1), y, x)
+
+    def error(inputs: np.ndarray) -> float:
+        design = np.column_stack([np.ones(len(y)), inputs])
+        return float(np.mean((y - design @ np.linalg.lstsq(design, y, rcond=None)[0]) ** 2))
+
+    first = (np.arange(len(y)) == 0).astype(float)[:, None]
+    p = 1 / len(y)
+    nats = -p * np.log(p) - (1 - p) * np.log1p(-p)
+    paid_until = (error(x) - error(np.column_stack([x, first]))) / (2 * 0.1) / nats
+    assert paid_until > 10 * bound.proven
 
 
 UNKNOWN = {
@@ -133,6 +144,17 @@ UNKNOWN = {
 def test_no_number_where_no_bound_is_known(spec, conditional):
     y = spread(40)
     assert network_bounds(spec, y, y[:, :1] if conditional else None) is None
+
+
+def test_refusals():
+    y = spread(40)
+    for arguments, message in (
+        (("vae", y), "spec is a str but must be a VAESpec"),
+        ((CVAESpec(1), y), "condition is None but CVAESpec needs one"),
+        ((CVAESpec(1), y, np.arange(40)), r"condition has shape \(40,\) .* call universal_thresh"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            network_bounds(*arguments)
 
 
 def test_one_level_of_a_hierarchy_may_be_noisy():

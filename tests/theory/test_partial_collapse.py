@@ -109,6 +109,30 @@ def test_next_mode_decides_at_the_optimum(kind, number):
     assert found.unstable_directions == np.sum(values > spec.beta)
 
 
+def test_nothing_is_left_at_the_optimum_of_singular_data():
+    B = np.random.default_rng(0).normal(size=(4, 2))
+    moments = Moments.from_covariance(B @ B.T)
+    spec = VAESpec(2, decoder_variance=1e-10)
+    found = stability(spec, moments, solve(spec, moments).weights)
+    assert np.all(np.isfinite(found.critical_beta))
+    assert found.unstable_directions == 0
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_autoregressive_decoder_with_units_in_use(number):
+    rng = np.random.default_rng(number)
+    moments = Moments.from_covariance(random_covariance(rng, 3))
+    spec = ARVAESpec(2, order=1 if number % 2 else None, decoder_variance=0.3)
+    A = autoregression(spec, moments)[0]
+    named = {
+        "W": rng.normal(size=(2, 3)), "U": rng.normal(size=(3, 2)), "Sigma": np.diag([0.3, 0.8]),
+        "B": A + 0.2 * (A != 0),
+    }  # fmt: skip
+    spec = replace(spec, beta=0.5 * float(stability(spec, moments, named).critical_beta[0]))
+    found = stability(spec, moments, named).escape_rates[0]
+    assert found == pytest.approx(-lowest_curvature(spec, moments, named), rel=1e-6, abs=1e-9)
+
+
 def test_autoregressive_decoder_keeps_its_own_map():
     moments = Moments.from_covariance(random_covariance(np.random.default_rng(1), 4))
     spec = ARVAESpec(1, order=1, decoder_variance=0.3)

@@ -812,6 +812,25 @@ def test_curvature_of_the_objective_changes_sign_at_the_local_threshold(case):
         assert lowest_curvature(replace(case.spec, beta=2e-4), case.moments) > -ROUNDING
 
 
+@given(case=any_of([*THRESHOLDS, *LOCAL, *LOCAL_IN_ORDER]), unit=st.sampled_from([1.0, 1e-2, 1e3]))
+@checked
+def test_as_many_rates_are_positive_as_directions_are_unstable(case, unit):
+    """In any unit of the data, except within 1e-6 of a threshold, where both are rounding.
+
+    Directions without data are left out: their rate is the rounding of the fastest decay.
+    """
+    assume(np.linalg.eigvalsh(case.moments.covariance)[0] > 1e-3)
+    spec = case.spec
+    if not getattr(spec, "penalised", False):
+        spec = replaced(spec, decoder_variance=unit**2 * spec.decoder_variance)
+        case = replace(
+            case, moments=transformed(case.moments, unit * np.eye(case.moments.target_dim))
+        )
+    found = stability(spec, case.moments)
+    assume(np.all(np.abs(found.critical_beta / spec.betas[0] - 1) > 1e-6))
+    assert np.sum(found.escape_rates > 0) == found.unstable_directions
+
+
 @pytest.mark.parametrize(("sees", "decay"), [("target", 0.0), ("both", 0.5)])
 def test_loss_of_a_conditional_model_prices_what_the_condition_decodes_to(sees, decay):
     """Unit variances, correlation 0.8, gamma = 1: "target" has 1.36^2 - 0.64, not 1.36^2."""

@@ -13,6 +13,7 @@ from scipy.linalg import eigh
 
 from linvae import CVAESpec, HVAESpec, Moments, VAESpec, solve
 from linvae.spec import ARVAESpec
+from linvae.theory.dynamics import escape_rates
 from linvae.theory.stability import critical_correlation, stability
 
 from .problems import draw, random_covariance
@@ -360,6 +361,37 @@ def test_unit_without_one_above_may_be_the_fastest():
     assert stability(spec, moments).escape_rates[0] == pytest.approx(-lowest, rel=1e-9)
     bare = replace_units(spec, (3, 3))
     assert stability(bare, moments).escape_rates[0] < -0.99 * lowest
+
+
+def test_directions_of_a_hierarchy_leave_by_the_same_unit():
+    """Level 2 narrower, level 1 noisy: unit 1 alone decides for every direction."""
+    spec = HVAESpec((2, 1), decoder_variance=1.0, encoder_variances=(1.8, None))
+    moments = Moments.from_covariance(np.diag([2.0, 1.9, 0.1]))
+    found = stability(spec.scale_betas(1.1), moments)
+    assert found.critical_beta == pytest.approx([2.0, 1.9, 0.1], rel=1e-9)
+    assert found.unstable_directions == np.sum(found.escape_rates > 0) == 2
+    at = stability(spec.scale_betas(1.9), moments)
+    assert at.escape_rates[1] == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e-3, 1e4, 1e8])
+def test_escape_rates_keep_their_digits_in_any_unit(unit):
+    """Rates of raw weights against those of the modes, which have no cancellation."""
+    C = random_covariance(np.random.default_rng(0), 5) * unit**2
+    spec = VAESpec(5, decoder_variance=0.7 * unit**2)
+    expected = np.sort(escape_rates(np.linalg.eigvalsh(C), decoder_variance=0.7 * unit**2))[::-1]
+    found = stability(spec, Moments.from_covariance(C))
+    alive = int(np.sum(expected > 0))
+    assert found.unstable_directions == np.sum(found.escape_rates > 0) == alive
+    assert found.escape_rates[:alive] == pytest.approx(expected[:alive], rel=1e-9)
+
+
+@pytest.mark.parametrize("call", [solve, stability])
+def test_arguments_of_another_type_are_named(call):
+    with pytest.raises(ValueError, match=r"moments is a ndarray .* Moments\.from_data\(target\)"):
+        call(VAESpec(1), np.eye(2))
+    with pytest.raises(ValueError, match="spec is a Moments but must be a VAESpec"):
+        call(Moments.from_covariance(np.eye(2)), VAESpec(1))
 
 
 def replace_units(spec: HVAESpec, dims: tuple[int, ...]) -> HVAESpec:

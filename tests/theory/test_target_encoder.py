@@ -8,7 +8,7 @@ import numpy as np
 import oracles
 import pytest
 
-from linvae import CVAESpec, Moments, VAESpec, solve, stability
+from linvae import CVAESpec, Moments, VAESpec, objective, solve, stability
 from linvae.theory.target_encoder import target_encoder_critical_beta
 
 from .problems import draw, random_covariance
@@ -45,6 +45,43 @@ def test_scalar_transition_is_of_first_order_above_half(rho2):
     assert below.objective == pytest.approx(collapsed_objective(moments, 0.2), abs=1e-5)
 
 
+@pytest.mark.parametrize("gap", [0.1, 1e-2, 1.5e-3, 1.4e-3, 1e-3, 1e-5, 1e-7, 1e-9])
+def test_threshold_next_to_a_condition_that_explains_all(gap):
+    """1 - rho^2 = gap: the best T runs to 1/gap, and log(1 + T) is all that counts there."""
+    variance, s = 1.0, 1.0
+    moments = Moments.from_covariance(
+        [[1.0, np.sqrt(1 - gap)], [np.sqrt(1 - gap), variance]], condition_dim=1
+    )
+    R = float(moments.residual_covariance[0, 0])
+    T = np.geomspace(1e-6, 1e6, 200_001) / gap
+    scan = np.max(T * R**2 / (T * R + variance) / np.log1p(T)) / s
+    found = solve(spec_of(s=s), moments).critical_beta[0]
+    # the scan has 120 points per factor e, and its summit is flat: 1e-5; the residual of such a
+    # condition has lost log10(1/gap) of 16 digits, which both sides share
+    assert found == pytest.approx(scan, rel=1e-5)
+
+
+def test_explicit_weights_do_not_beat_the_optimum_on_predictable_data():
+    """Where random starts of brute force all end in the collapsed optimum."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2000, 1))
+    moments = Moments.from_data(x + 0.03 * rng.normal(size=(2000, 1)), x)
+    spec = spec_of(beta=1.0, s=1e-5)
+    found = solve(spec, moments)
+    C, R = float(moments.target_covariance[0, 0]), float(moments.residual_covariance[0, 0])
+    b = float(moments.regression[0, 0])
+    values = []
+    for T in np.geomspace(1, 1e8, 400):
+        u = np.sqrt(1e-5 * T)
+        w = u * R / (T * R + C) / 1e-5
+        weights = {"W2": w, "U1": u, "U2": b - u * w * b, "Sigma": 1 / (1 + T)}
+        named = {name: np.array([[value]]) for name, value in weights.items()}
+        values.append(objective(spec, moments, named).objective)
+    assert found.objective <= min(values) + 1e-9
+    assert found.objective == pytest.approx(min(values), rel=1e-4)
+    assert found.objective < solve(spec.scale_betas(100), moments).objective - 30
+
+
 @pytest.mark.parametrize("share", [0.3, 0.7, 0.95])
 def test_scalar_optimum_solves_its_quadratic_equation(share):
     """(T R + C)^2 beta s = R^2 C (1 + T), the larger root."""
@@ -57,25 +94,40 @@ def test_scalar_optimum_solves_its_quadratic_equation(share):
     assert float(found.weights["Sigma"][0, 0]) == pytest.approx(1 / (1 + max(roots)), rel=1e-9)
 
 
-@pytest.mark.parametrize("number", range(12))
-def test_threshold_holds_for_any_number_of_units(number):
+@pytest.mark.parametrize("encoder_variance", [None, 0.4, (0.3, 0.5, 0.9)], ids=str)
+@pytest.mark.parametrize("number", range(6))
+def test_threshold_holds_for_any_number_of_units(number, encoder_variance):
     """Brute force with three units: collapsed at 1.02 times the value, below it at 0.98."""
     problem = draw("target-learned", number)
     rng = np.random.default_rng(number)
     moments = Moments.from_covariance(random_covariance(rng, 4), condition_dim=2)
-    spec = replace(problem.spec, latent_dim=3)
+    spec = replace(problem.spec, latent_dim=3, encoder_variance=encoder_variance)
     critical = target_encoder_critical_beta(spec, moments)
     collapsed = collapsed_objective(moments, spec.decoder_variance)
+    if encoder_variance is not None:
+        shares = np.broadcast_to(encoder_variance, 3) / spec.prior_variance
+        collapsed += critical * np.sum(shares - 1 - np.log(shares)) / 2
     values = [
         oracles.brute_force(replace(spec, beta=f * critical), moments, n_starts=6, seed=number)
         for f in (0.98, 1.02)
     ]
-    assert values[0].objective < collapsed - 1e-6
-    assert values[1].objective == pytest.approx(collapsed, abs=1e-9)
+    constant = collapsed - collapsed_objective(moments, spec.decoder_variance)
+    assert values[0].objective < collapsed - 0.02 * constant - 1e-6
+    assert values[1].objective == pytest.approx(collapsed + 0.02 * constant, abs=1e-9)
+
+
+def test_spectrum_that_iteration_cannot_separate_is_eliminated(monkeypatch):
+    monkeypatch.setattr("linvae.theory.target_encoder.DENSE", 10)
+    rng = np.random.default_rng(1)
+    Q = np.linalg.qr(rng.normal(size=(41, 41)))[0]
+    values = np.r_[np.linspace(1, 1 - 1e-9, 20), np.linspace(0.5, 1, 21)]
+    moments = Moments.from_covariance((Q * values) @ Q.T, condition_dim=1)
+    assert solve(spec_of(0.5, s=0.1), moments).critical_beta[0] == pytest.approx(10, rel=0.01)
 
 
 def test_iteration_and_elimination_find_the_same_leading_direction(monkeypatch):
-    """60 dimensions go through Lanczos, unless all eigenvalues are asked for."""
+    """60 dimensions through Lanczos and by all eigenvalues."""
+    monkeypatch.setattr("linvae.theory.target_encoder.DENSE", 10)
     moments = Moments.from_covariance(
         random_covariance(np.random.default_rng(7), 70), condition_dim=10
     )
@@ -141,6 +193,14 @@ def test_refusals_name_the_way_out():
     )
     with pytest.raises(ValueError, match=r"latent_dim=2 and 2 target dimensions: use latent_dim=1"):
         solve(spec_of(units=2), moments)
+    for other in (CVAESpec(1), VAESpec(1)):
+        with pytest.raises(ValueError, match="must be a CVAESpec with encoder_sees='target'"):
+            target_encoder_critical_beta(other, moments)
+    decay = CVAESpec(1, weight_decay=0.1, encoder_sees="target")
+    with pytest.raises(ValueError, match=r"weight_decay=0\.1, .* use stability"):
+        target_encoder_critical_beta(decay, moments)
+    with pytest.raises(ValueError, match="CVAESpec needs a condition"):
+        target_encoder_critical_beta(spec_of(), Moments.from_covariance(np.eye(2)))
     learned = CVAESpec(1, decoder_variance="learned", encoder_sees="target")
     with pytest.raises(ValueError, match=r"'target' has no known global optimum with decoder_var"):
         solve(learned, moments)

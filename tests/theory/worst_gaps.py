@@ -58,8 +58,9 @@ def of_curvature(kind: str, number: int) -> float:
     """Relative difference of escape rate and curvature; NaN where a sign is wrong."""
     spec, moments = test_stability._draw(kind, number)
     critical = stability(spec, moments).critical_beta[0]
-    if critical <= 0:
-        return 0.0
+    if critical <= 0:  # stable at every beta
+        low = dataclasses.replace(spec, beta=1e-6)
+        return 0.0 if _curvature(low, moments) >= -1e-9 else np.nan
     below, above = (_curvature(dataclasses.replace(spec, beta=f * critical), moments)
                     for f in (0.98, 1.02))  # fmt: skip
     if not (below < 0 and above > -1e-9):

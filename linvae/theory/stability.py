@@ -366,7 +366,8 @@ def _escape_rates(F: Array, C: Array, price: Array) -> Array:
     if shared is not None:
         f, c, p = shared
         spread = (f + p + np.sqrt((f - p) ** 2 + 4 * c**2)) / 2
-        both: Array = np.sort(np.concatenate([(c**2 - f * p) / spread, -spread]))[::-1]
+        escape = np.divide(c**2 - f * p, spread, out=np.zeros_like(c), where=spread > 0)
+        both: Array = np.sort(np.concatenate([escape, -spread]))[::-1]
         return both
     blocks = [[F, -C], [-C.T, price]] if np.trace(F) > np.trace(price) else [[price, -C.T], [-C, F]]
     rates: Array = -np.linalg.eigvalsh(np.block(blocks), UPLO="L")

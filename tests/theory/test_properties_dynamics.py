@@ -503,7 +503,15 @@ def test_higher_floor_costs_more_by_no_more_than_its_price(case, rise):
     slack = ROUNDING * (1 + high.objective)
     assert low.objective <= high.objective + slack
     assert high.objective <= low.objective + case.beta * units * rise + slack
-    assert high.squared_errors.sum() <= low.squared_errors.sum() * (1 + SAME)
+
+
+def test_not_a_lower_error_by_a_higher_floor():
+    """Two equal modes, three units: the idle one has to be paid, so all three share."""
+    case = Floor(np.ones(2), units=3, floor=0.0, beta=1.0, s=0.25, per="unit")
+    free, floored = case.optimum(), replace(case, floor=0.5).optimum()
+    assert free.squared_errors == pytest.approx([0.25, 0.25])
+    # power e^(2 f) - 1 of each unit, in equal parts on the two modes
+    assert floored.squared_errors == pytest.approx(np.full(2, 1 / (1 + 1.5 * (np.e - 1))), rel=SAME)
 
 
 @given(case=floors(), rise=st.floats(0.01, 0.5))

@@ -298,10 +298,12 @@ def _member_rows(
     architecture: str,
     seed: int,
 ) -> Iterator[Row]:
+    lost = not math.isfinite(observation.distortion[member])  # diverged: its counts mean nothing
+
     def row(quantity: str, level: int, index: int, predicted: float, observed: float) -> Row:
         return Row(
             quantity, architecture, level, index, spec.betas[0], math.nan, seed,
-            float(predicted), float(observed),
+            float(predicted), math.nan if lost else float(observed),
         )  # fmt: skip
 
     observed = {

@@ -35,6 +35,7 @@ class Observation:
 
     Where the variance of a level is fixed and isotropic, its axes are free: there `active_units`
     and `collapsed_units` count principal axes of the posterior mean instead of units.
+    A member that diverged has NaN in the first three and 0 in the counts.
     The KL of `collapsed_units` is to the prior N(0, eta^2) in a model of one level with a learned
     variance, and to the best Gaussian prior elsewhere: a fixed variance keeps the first from 0.
     """
@@ -121,7 +122,8 @@ def _principal_axes(mean: Tensor) -> Tensor:
     more about the rotation than about the model; a learned variance pins them.
     """
     centred = mean.double() - mean.double().mean(dim=-2, keepdim=True)
-    axes = torch.linalg.eigh(centred.mT @ centred).eigenvectors
+    # members that diverged are NaN before and after
+    axes = torch.linalg.eigh(torch.nan_to_num(centred.mT @ centred, 0, 0, 0)).eigenvectors
     rotated: Tensor = (mean.double() @ axes).to(mean.dtype)
     return rotated
 

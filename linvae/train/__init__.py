@@ -2,10 +2,11 @@
 
 from linvae.train.data import TrainingData, pick_device
 from linvae.train.kl_weight import ConstantBetas, InformationControl
-from linvae.train.loop import DivergedError, TrainConfig, TrainResult, train
+from linvae.train.loop import Diverged, DivergedError, TrainConfig, TrainResult, train
 
 __all__ = [
     "ConstantBetas",
+    "Diverged",
     "DivergedError",
     "InformationControl",
     "TrainConfig",

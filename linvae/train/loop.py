@@ -16,11 +16,11 @@ from linvae.objectives import Terms
 from linvae.train.data import BatchOrder, Noise, TrainingData
 from linvae.train.kl_weight import KLWeight
 
-__all__ = ["DivergedError", "TrainConfig", "TrainResult", "train"]
+__all__ = ["Diverged", "DivergedError", "TrainConfig", "TrainResult", "train"]
 
 
 class DivergedError(ArithmeticError):
-    """Members whose objective is no longer finite; the message says which."""
+    """No member is left whose objective is finite; the message says which failed first."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,26 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class Diverged:
+    """A member whose objective was found not to be finite after `step` steps."""
+
+    seed: int
+    point: int
+    step: int
+
+
+@dataclass(frozen=True)
 class TrainResult:
-    """History rows (step, mean distortion, rates and betas of every member) and seconds."""
+    """History rows (step, mean distortion, rates and betas of every member) and seconds.
+
+    `diverged`: members that are lost, with NaN in their parameters and rows; the others are not
+    touched by them.
+    """
 
     history: list[dict[str, float]]
     seconds: float
     steps: int
+    diverged: tuple[Diverged, ...] = ()
 
 
 def train(
@@ -84,6 +98,8 @@ def train(
     Members never interact: the loss is their sum, the optimiser works entry by entry, and members
     of one seed see the same batches and the same noise, so a member's result does not depend on
     what else is in the stack. `progress` is called with the number of steps done.
+    A member that diverges is reported in the result and stays as it is; raises DivergedError where
+    all do.
     """
     device = data.target.device
     order = BatchOrder(len(data), config.batch_size, model.seeds)
@@ -91,6 +107,7 @@ def train(
     optimizer = _optimizer(model, config)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, config.learning_rate_factor)
     history: list[dict[str, float]] = []
+    diverged: dict[tuple[int, int], Diverged] = {}
     start = time.perf_counter()
     for step in range(config.steps):
         target, condition = data.take(order.next().to(device))
@@ -103,11 +120,12 @@ def train(
         schedule.step()
         kl_weight.observe(terms, step / config.steps)
         if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
-            _check_finite(members, model, step)
+            _note_diverged(diverged, members, model, step + 1)
             history += _history_rows(step + 1, model, terms, betas)
             if progress:
                 progress(step + 1)
-    return TrainResult(history, time.perf_counter() - start, config.steps)
+    seconds = time.perf_counter() - start
+    return TrainResult(history, seconds, config.steps, tuple(diverged.values()))
 
 
 def _optimizer(model: StackedVAE, config: TrainConfig) -> torch.optim.Optimizer:
@@ -116,13 +134,18 @@ def _optimizer(model: StackedVAE, config: TrainConfig) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=config.learning_rate, momentum=0.9)
 
 
-def _check_finite(members: Tensor, model: StackedVAE, step: int) -> None:
-    bad = torch.nonzero(~torch.isfinite(members.detach())).tolist()
-    if bad:
-        names = ", ".join(f"seed {model.seeds[s]} point {p}" for s, p in bad[:5])
+def _note_diverged(
+    found: dict[tuple[int, int], Diverged], members: Tensor, model: StackedVAE, step: int
+) -> None:
+    """Add members that are no longer finite to `found`; raise where none is left."""
+    for s, point in torch.nonzero(~torch.isfinite(members.detach())).tolist():
+        found.setdefault((s, point), Diverged(model.seeds[s], point, step))
+    if len(found) == members.numel():
+        first = min(found.values(), key=lambda d: d.step)
         raise DivergedError(
-            f"training diverged at step {step + 1}: the objective of {len(bad)} of "
-            f"{members.numel()} members is not finite ({names}); lower the learning rate"
+            f"training diverged: the objective of all {members.numel()} members is not finite "
+            f"(first seed {first.seed} point {first.point}, at step {first.step}); lower the "
+            "learning rate"
         )
 
 

@@ -225,3 +225,18 @@ def statistics(mean, second, log_variance) -> torch.Tensor:
 def test_information_by_hand(mean, second, log_variance, nats):
     found = information(statistics(mean, second, log_variance))
     assert float(found) == pytest.approx(nats, abs=1e-12)
+
+
+@pytest.mark.parametrize("encoder_variance", [None, 0.4])
+def test_member_that_diverged_is_nan_and_leaves_the_others(encoder_variance):
+    spec = VAESpec(2, decoder_variance=0.5, encoder_variance=encoder_variance)
+    data = TrainingData.from_arrays(gaussian((3.0, 1.0), 100, seed=1).target)
+    model = build_model(spec, data.target, n_points=2)
+    before = observe(model, data)
+    with torch.no_grad():
+        model.encoders[0].weight[0, 1] = torch.nan
+    found = observe(model, data)
+    assert np.isnan(found.distortion[0, 1])
+    assert np.isnan(found.information[0, 1]).all()
+    assert found.distortion[0, 0] == before.distortion[0, 0]
+    assert (found.active_units[0, 0] == before.active_units[0, 0]).all()

@@ -11,7 +11,14 @@ from linvae.models import build_model
 from linvae.moments import Moments
 from linvae.spec import CVAESpec, HVAESpec, VAESpec
 from linvae.theory import objective, solve
-from linvae.train import ConstantBetas, DivergedError, TrainConfig, TrainingData, train
+from linvae.train import (
+    ConstantBetas,
+    Diverged,
+    DivergedError,
+    TrainConfig,
+    TrainingData,
+    train,
+)
 
 CPU = torch.device("cpu")
 SPECTRUM = (4.0, 2.0, 1.0, 0.5, 0.2, 0.1)
@@ -146,22 +153,37 @@ def test_history_has_one_row_per_member_and_log_step():
     assert all(np.isfinite(list(row.values())).all() for row in result.history)
 
 
-def test_divergence_names_seeds_and_points():
+def test_divergence_of_all_is_an_error_that_names_the_first():
     config = TrainConfig(steps=50, learning_rate=1e6, optimizer="sgd", log_every=10, batch_size=16)
-    with pytest.raises(DivergedError, match=r"diverged at step 10: .* 2 of 2 .*seed 7 point 0, "):
+    message = (
+        r"all 2 members is not finite \(first seed 7 point 0, at step 10\); lower the learning"
+    )
+    with pytest.raises(DivergedError, match=message):
         fit(VAESpec(2), make_data(n=64), config, seeds=(7,), factors=(1.0, 2.0))
 
 
-def test_divergence_names_only_the_member_that_diverged():
+@pytest.mark.parametrize("architecture", ["linear", "mlp"])
+def test_member_that_diverges_is_reported_and_poisons_no_other(architecture):
     spec, dataset = VAESpec(2), make_data(n=64)
     data = TrainingData.from_arrays(dataset.target)
-    model = build_model(spec, data.target, seeds=(3, 8), n_points=2)
+    models = [
+        build_model(
+            spec, data.target, architecture=architecture, hidden=8, seeds=(3, 8), n_points=2
+        )
+        for _ in range(2)
+    ]
+    poisoned, clean = models
     with torch.no_grad():
-        model.decoders[0].weight[1, 0] = torch.inf
-    betas = ConstantBetas((1.0, 2.0), spec.betas, CPU)
-    message = r"of 1 of 4 members is not finite \(seed 8 point 0\); lower the learning rate"
-    with pytest.raises(DivergedError, match=message):
-        train(model, data, betas, TrainConfig(steps=5))
+        next(iter(poisoned.decoders[0].parameters()))[1, 0] = torch.inf
+    betas, config = ConstantBetas((1.0, 2.0), spec.betas, CPU), TrainConfig(steps=20, log_every=5)
+    results = [train(model, data, betas, config) for model in models]
+    assert results[0].diverged == (Diverged(seed=8, point=0, step=5),)
+    assert results[1].diverged == ()
+    for member in ((0, 0), (0, 1), (1, 1)):
+        for name, values in parameters(clean, *member).items():
+            assert np.array_equal(values, parameters(poisoned, *member)[name])
+    lost = [r for r in results[0].history if (r["seed"], r["point"]) == (8, 0)]
+    assert all(np.isnan(row["distortion_nats"]) for row in lost)
 
 
 def test_unknown_optimizer():

@@ -1,0 +1,151 @@
+"""Speed of a stacked sweep against pythae's own trainer and against its members one after another.
+
+    pip install pythae==0.1.2
+    python analysis/benchmarks/sweep_speed.py [--device cpu] [--out FILE] [--repeats N]
+
+Seconds per member and training step, in turn, ratios within one run:
+1. 16 members of a 784-512-32 MLP VAE, batch 128, against pythae's VAE with its default networks of
+   the same sizes (`BaseTrainer`, Adam, same number of threads), trained on the same samples;
+2. 32 members on 64-dimensional digits, hidden 64, against the same members trained one at a time.
+
+Both do more per step than pythae: two antithetic draws of the latent per sample. The data are
+random where only their size matters. On an accelerator: --device cuda, 64 members.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from linvae import VAESpec
+from linvae.data import load_dataset
+from linvae.models import build_model
+from linvae.train import ConstantBetas, TrainConfig, TrainingData, train
+
+CONFIG = TrainConfig(steps=100, batch_size=128, learning_rate=1e-3, log_every=100)
+
+
+def stacked(
+    data: TrainingData, latent_dim: int, hidden: int, seeds: int, points: int, config: TrainConfig
+) -> float:
+    """Seconds per member and step of one stack; a short run first, so that all is warm."""
+    spec = VAESpec(latent_dim)
+    times = []
+    for steps in (5, config.steps):
+        model = build_model(
+            spec, data.target, architecture="mlp", hidden=hidden,
+            seeds=tuple(range(seeds)), n_points=points,
+        )  # fmt: skip
+        betas = ConstantBetas(np.linspace(0.5, 2, points).tolist(), spec.betas, data.target.device)
+        _wait(data.target.device)
+        start = time.perf_counter()
+        train(model, data, betas, replace(config, steps=steps))
+        _wait(data.target.device)
+        times.append((time.perf_counter() - start) / (steps * seeds * points))
+    return times[-1]
+
+
+def one_by_one(
+    data: TrainingData, latent_dim: int, hidden: int, members: int, config: TrainConfig
+) -> float:
+    """The same members in stacks of one; a quarter of them stands for all."""
+    few = max(1, members // 4)
+    return statistics.fmean(stacked(data, latent_dim, hidden, 1, 1, config) for _ in range(few))
+
+
+def pythae_trainer(data: TrainingData, latent_dim: int, steps: int, batch: int) -> float:
+    """Seconds per step of pythae's trainer, without its checkpoints at the end."""
+    from pythae.data.datasets import BaseDataset
+    from pythae.models import VAE, VAEConfig
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+
+    samples = data.target[: steps * batch].cpu()
+    epochs = max(1, steps * batch // len(samples))
+    dataset = BaseDataset(samples, torch.zeros(len(samples)))
+    with tempfile.TemporaryDirectory() as folder:
+        config = BaseTrainerConfig(
+            output_dir=folder, num_epochs=epochs, per_device_train_batch_size=batch,
+            learning_rate=1e-3, no_cuda=data.target.device.type == "cpu",
+        )  # fmt: skip
+        model = VAE(VAEConfig(input_dim=(data.target.shape[1],), latent_dim=latent_dim))
+        trainer = BaseTrainer(model=model, train_dataset=dataset, training_config=config)
+        trainer.prepare_training()
+        begin = time.perf_counter()
+        for epoch in range(1, epochs + 1):
+            trainer.train_step(epoch)
+        _wait(data.target.device)
+        return (time.perf_counter() - begin) / (epochs * -(-len(samples) // batch))
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def against_pythae(device: str, members: int, repeats: int) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    data = TrainingData.from_arrays(rng.random((12_800, 784)).astype(np.float32), device=device)
+    pairs = []
+    for _ in range(repeats):
+        ours = stacked(data, 32, 512, 1, members, CONFIG)
+        pairs.append((ours, pythae_trainer(data, 32, CONFIG.steps, CONFIG.batch_size)))
+    return _summary(pairs, "linvae_s", "pythae_s") | {"members": members}
+
+
+def against_one_by_one(device: str, members: int, repeats: int) -> dict[str, Any]:
+    digits = load_dataset("digits")
+    data = TrainingData.from_arrays(digits.target, device=device)
+    pairs = []
+    for _ in range(repeats):
+        ours = stacked(data, 8, 64, 1, members, CONFIG)
+        pairs.append((ours, one_by_one(data, 8, 64, members, CONFIG)))
+    return _summary(pairs, "stacked_s", "alone_s") | {"members": members}
+
+
+def _summary(pairs: list[tuple[float, float]], ours: str, theirs: str) -> dict[str, float]:
+    return {
+        ours: statistics.median(a for a, _ in pairs),
+        theirs: statistics.median(b for _, b in pairs),
+        "ratio": statistics.median(a / b for a, b in pairs),
+        "speed_up": statistics.median(b / a for a, b in pairs),
+    }
+
+
+def main() -> None:
+    """Run both and write them with the facts of the machine."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    args = parser.parse_args()
+    members = 16 if args.device == "cpu" else 64
+    found = {
+        "784-512-32, batch 128, against pythae": against_pythae(args.device, members, args.repeats),
+        "digits, hidden 64, against one by one": against_one_by_one(args.device, 32, args.repeats),
+        "machine": {
+            "device": args.device
+            if args.device == "cpu"
+            else torch.cuda.get_device_name(args.device),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "platform": platform.platform(),
+        },
+    }
+    args.out.write_text(json.dumps(found, indent=2) + "\n")
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()

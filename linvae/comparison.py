@@ -26,6 +26,9 @@ LINEAR_TOLERANCE = 0.02  # a linear network within this share of its threshold a
 QUANTITIES = {
     "critical_beta": "beta at which the level collapses (its first mode); observed: per seed",
     "universal_beta": "beta from which no network of any architecture can be worth its rate",
+    "certified_beta": "a trained network beats collapse at every beta below, of level 1",
+    "certified_error": "Monte-Carlo standard error of it, two of which are taken off already",
+    "local_beta": "below it the collapsed network itself is unstable",
     "fit_slope": "slope of the fitted line of log beta against information, per nat",
     "fitted_critical_beta": "where a line through theory's own points at the set-points ends",
     "factor_at_information": "factor on all betas that holds the level at `information_nats`",

@@ -243,6 +243,17 @@ def _estimate_rows(
             "fit_slope", architecture, level, 1, math.nan, math.nan, seed, slope,
             float(estimate.slopes[s]),
         )  # fmt: skip
+        evidence = {
+            "certified_beta": estimate.certified_factors,
+            "certified_error": estimate.certified_errors,
+            "local_beta": estimate.local_factors,
+        }
+        for quantity, factors in evidence.items():
+            if math.isfinite(factors[s]):
+                seen = beta * float(factors[s])
+                yield Row(
+                    quantity, architecture, level, 1, math.nan, math.nan, seed, math.nan, seen
+                )
         for nats, factor, good in zip(
             estimate.information[s], estimate.factors[s], estimate.converged[s], strict=True
         ):

@@ -168,8 +168,32 @@ def _nonlinear_verdict(comparison: Comparison, row: Threshold, claim: str) -> Ve
         f"locator, empirical: the {row.architecture} network collapses"
         f"{level_text(comparison, row.level, ' on ')} near beta = {threshold_range(row)}, "
         f"{_seeds(row)}, {row.ratio:.3f} of the linear prediction {number(row.predicted)}."
+        f"{_evidence(comparison, row)}"
     )
     return Verdict("note", claim, text, _nonlinear_reason(comparison, row))
+
+
+def _evidence(comparison: Comparison, row: Threshold) -> str:
+    """What is certain about a threshold, and what the collapsed network itself says; "" if none."""
+
+    def seen(quantity: str) -> list[float]:
+        rows = comparison.select(quantity, architecture=row.architecture, level=row.level)
+        return [r.observed for r in rows]
+
+    certified, local = seen("certified_beta"), seen("local_beta")
+    if not certified or not local:
+        return ""
+    bound, error = max(certified), max(seen("certified_error"))
+    against = (
+        "the collapsed network of the same training (empirical)"
+        if comparison.settings.get("condition_dim")
+        else "every collapsed network (certain)"
+    )
+    return (
+        f" A trained network beats {against} up to beta = {number(bound)}, Monte-Carlo error "
+        f"{number(error, 2)}; the collapsed one is unstable below {Spread.of(local).text()} "
+        "(local)."
+    )
 
 
 def _nonlinear_reason(comparison: Comparison, row: Threshold) -> str:

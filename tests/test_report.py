@@ -148,6 +148,33 @@ def test_nonlinear_threshold_is_always_a_locator():
     )
 
 
+@pytest.mark.parametrize(
+    ("condition_dim", "against"),
+    [
+        (0, "every collapsed network (certain)"),
+        (4, "the collapsed network of the same training (empirical)"),
+    ],
+)
+def test_evidence_follows_the_locator(condition_dim, against):
+    """Certified by the best seed, with the largest error; local by mean and range."""
+    comparison = vae_comparison(condition_dim=condition_dim)
+    seen = {
+        "certified_beta": (1.38, 1.41),
+        "certified_error": (0.01, 0.02),
+        "local_beta": (1.3, 1.4),
+    }
+    extra = tuple(
+        Row(quantity, "mlp", 1, 1, NAN, NAN, seed, NAN, value)
+        for quantity, values in seen.items()
+        for seed, value in enumerate(values)
+    )
+    found = _verdict(Comparison(comparison.settings, comparison.rows + extra), "threshold, mlp")
+    assert found.text.endswith(
+        f" A trained network beats {against} up to beta = 1.410, Monte-Carlo error 0.020; the "
+        "collapsed one is unstable below 1.350 (1.300-1.400) (local)."
+    )
+
+
 # --- verdicts: bounds of any network -------------------------------------------------------------
 
 BOUNDS = {

@@ -7,7 +7,9 @@ For a plain VAE I equals the KL and the slope is -2 per nat: fixed-KL control. I
 function bends where another level collapses: a line through set-points beyond the bend misses, by
 an amount that theory knows. A network has no such law; there the line is a locator.
 
-The estimate uses no prediction: every run starts at factor 1, with one latent unit per level.
+The estimate uses no prediction: every run starts at factor 1, with one latent unit per level. A
+model of one level gets one run more, with set-point 0: it collapses, and is what the others are
+held against (`linvae.metrics.evidence`).
 """
 
 from __future__ import annotations
@@ -18,7 +20,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from linvae.models import build_model
+from linvae.metrics.evidence import (
+    exchange_ratios,
+    has_evidence,
+    local_thresholds,
+    mean_distortions,
+)
+from linvae.models import StackedVAE, build_model
 from linvae.spec import LinearSpec
 from linvae.train import InformationControl, TrainConfig, TrainingData, train
 
@@ -42,6 +50,9 @@ class ThresholdEstimate:
 
     `critical_factors` multiplies all betas of the spec; NaN where fewer than four runs of a seed
     reached their set-point (`converged`). `slopes`: of log factor against nats.
+    Evidence beside the line, NaN for hierarchies and learned decoder variances:
+    `certified_factors`, below which a trained member beats collapse, less two of their Monte-Carlo
+    `certified_errors`; `local_factors`, below which the collapsed network is unstable.
     """
 
     level: int
@@ -51,6 +62,9 @@ class ThresholdEstimate:
     converged: npt.NDArray[np.bool_]
     critical_factors: Array
     slopes: Array
+    certified_factors: Array
+    certified_errors: Array
+    local_factors: Array
     seconds: float
 
 
@@ -72,6 +86,7 @@ def estimate_threshold(
             f"level={level} must be between 1 and {len(spec.latent_dims)}, the levels of {spec}"
         )
     config = config or TrainConfig(batch_size=CONTROL_BATCH_SIZE)
+    n_points, targets = len(set_points), [*set_points, *[0.0] * has_evidence(spec)]
     model = build_model(
         spec,
         data.target,
@@ -79,17 +94,29 @@ def estimate_threshold(
         architecture=architecture,
         hidden=hidden,
         seeds=seeds,
-        n_points=len(set_points),
+        n_points=len(targets),
     )
-    control = InformationControl(set_points, spec.betas, len(seeds), level - 1, data.target.device)
+    control = InformationControl(targets, spec.betas, len(seeds), level - 1, data.target.device)
     result = train(model, data, control, config, progress)
-    information, factors = (np.asarray(v.cpu(), dtype=np.float64) for v in control.result())
+    information, factors = (
+        np.asarray(v.cpu(), dtype=np.float64)[:, :n_points] for v in control.result()
+    )
     converged = _converged(information, np.asarray(set_points))
     fits = [fit_threshold(*row) for row in zip(information, factors, converged, strict=True)]
     critical, slopes = np.array(fits).T
     return ThresholdEstimate(
-        level, tuple(seeds), information, factors, converged, critical, slopes, result.seconds
-    )
+        level, tuple(seeds), information, factors, converged, critical, slopes,
+        *_evidence(model, data), result.seconds,
+    )  # fmt: skip
+
+
+def _evidence(model: StackedVAE, data: TrainingData) -> tuple[Array, Array, Array]:
+    """Certified factors, their errors, local factors, (seeds,); the last member is collapsed."""
+    if not has_evidence(model.spec):
+        return tuple(np.full((3, len(model.seeds)), np.nan))  # type: ignore[return-value]
+    collapsed = None if data.condition is None else mean_distortions(model, data)[:, -1]
+    certified, errors = exchange_ratios(model, data, collapsed).best()
+    return certified, errors, local_thresholds(model, data, model.n_points - 1)
 
 
 def fit_threshold(

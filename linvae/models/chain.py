@@ -12,6 +12,7 @@ which changes the parametrisation and nothing else.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any, cast
@@ -27,6 +28,7 @@ from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LinearSpec, VAESpec
 
 __all__ = ["ARCHITECTURES", "StackedVAE", "build_model"]
 
+Array = npt.NDArray[np.float64]
 ARCHITECTURES = ("linear", "mlp")
 INITIAL_STD = 0.1  # of the latent mean and of the reconstruction, in units of the scaled data
 
@@ -148,6 +150,38 @@ class StackedVAE(nn.Module):
             rates.append(gaussian_rate_per_unit(q, square, self.spec.prior_variances[level]))
         return rates
 
+    def last_layers(
+        self, target: Tensor, condition: Tensor | None, seed_index: int, point: int, n_latents: int
+    ) -> tuple[Array, Array, Array, Array]:
+        """What one member of one level knows of target and latent before its last layers.
+
+        The encoder's last hidden layer phi on the data (n, h); the decoder's psi (m, h) and the z
+        (m, k) it saw, quantiles of the prior, with conditions in turn; the target less the output
+        at z = 0, (n, d), data units. A linear network has the inputs themselves.
+        """
+        y = target[None, None] / self.scale
+        x = None if condition is None else condition[None, None] / self.condition_scale
+        sees = _join(
+            x if self.encoder_sees_condition else None, y if self.encoder_sees_target else None
+        )
+        k, eta2 = self.spec.latent_dims[0], self.spec.prior_variances[0]
+        quantiles = (
+            torch.arange(n_latents, dtype=torch.float64, device=y.device) + 0.5
+        ) / n_latents
+        z = math.sqrt(eta2) * torch.special.ndtri(quantiles).to(y.dtype)[:, None].expand(-1, k)
+        shared = x if self.decoder_sees_condition else None
+        latents, given = z[None, None], None
+        if shared is not None:
+            given = shared[:, :, torch.arange(n_latents, device=y.device) % shared.shape[2]]
+        decoder = _alone(self.decoders[0], seed_index, point)
+        psi = decoder.hidden(latents, given)
+        output = decoder(torch.zeros_like(y[..., :1]).expand(*y.shape[:-1], k), shared)
+        phi = _alone(self.encoders[0], seed_index, point).hidden(sees, None)
+        residual = (y - output) * self.scale
+        parts = (phi, psi, latents, residual)
+        phi, psi, z, residual = (np.asarray(v[0, 0].double().cpu(), np.float64) for v in parts)
+        return phi, psi, z, residual
+
     def weights(self, seed_index: int, point: int) -> dict[str, npt.NDArray[np.float64]]:
         """Matrices of one linear member in data units, names as in `linvae.theory.elbo`."""
         if self.architecture != "linear":
@@ -215,6 +249,19 @@ def _refuse_untrained(spec: LinearSpec) -> None:
             f"weight_decay={spec.weight_decay} are not trained yet: networks need "
             "likelihood='gaussian' and no penalty"
         )
+
+
+def _alone(network: nn.Module, seed_index: int, point: int) -> Any:
+    """The network of one member as a stack of one, sharing its values."""
+    alone = copy.copy(network)
+    alone._modules = {
+        name: _alone(module, seed_index, point) for name, module in network.named_children()
+    }
+    alone._parameters = {
+        name: None if p is None else nn.Parameter(p[seed_index, point][None, None], False)
+        for name, p in network._parameters.items()
+    }
+    return alone
 
 
 def _member(values: Any, seed_index: int, point: int) -> npt.NDArray[np.float64]:

@@ -60,6 +60,10 @@ class StackedLinear(nn.Module):
             y = y + _over_draws(from_shared, x)
         return y if self.bias is None else y + self.bias[:, :, None]
 
+    def hidden(self, x: Tensor, shared: Tensor | None = None) -> Tensor:
+        """What the layer is linear in: its own input."""
+        return x
+
     def squared_error(self, x: Tensor, target: Tensor, shared: Tensor | None = None) -> Tensor:
         """|target - y(x, shared)|^2 of every row of x, (n_seeds, n_points, draws * batch).
 
@@ -107,12 +111,16 @@ class StackedMLP(nn.Module):
 
     def forward(self, x: Tensor, shared: Tensor | None = None) -> Tensor:
         """As `StackedLinear.forward`."""
-        y: Tensor = self.outer(torch.relu(self.inner(x, shared)))
+        y: Tensor = self.outer(self.hidden(x, shared))
         return y
+
+    def hidden(self, x: Tensor, shared: Tensor | None = None) -> Tensor:
+        """The last hidden layer, (n_seeds, n_points, rows, hidden)."""
+        return torch.relu(self.inner(x, shared))
 
     def squared_error(self, x: Tensor, target: Tensor, shared: Tensor | None = None) -> Tensor:
         """|target - y(x, shared)|^2, as `StackedLinear.squared_error`."""
-        return self.outer.squared_error(torch.relu(self.inner(x, shared)), target)
+        return self.outer.squared_error(self.hidden(x, shared), target)
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:

@@ -74,13 +74,15 @@ class StackedLinear(nn.Module):
         weight, from_shared = self._parts(shared)
         if from_shared is not None:
             target = target - from_shared
+        if 4 * x.shape[-1] > x.shape[2]:  # a wide layer and few rows: W' W would cost more
+            if self.bias is not None:
+                target = target - self.bias[:, :, None]
+            output = (x @ weight.mT).unflatten(2, (-1, target.shape[2]))
+            return (output - target[:, :, None]).square().sum(-1).flatten(2)
         h = x
         if self.bias is not None:
             weight = torch.cat([weight, self.bias[..., None]], dim=-1)
             h = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
-        if 4 * x.shape[-1] > x.shape[2]:  # a wide layer and few rows: W' W would cost more
-            error: Tensor = _over_draws(target, x) - h @ weight.mT
-            return error.square().sum(-1)
         product = _over_draws(target @ weight, x)
         square = _over_draws(target.square().sum(-1, keepdim=True), x)[..., 0]
         return square + (h * (h @ (weight.mT @ weight) - 2 * product)).sum(-1)

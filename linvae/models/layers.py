@@ -77,8 +77,10 @@ class StackedLinear(nn.Module):
         if 4 * x.shape[-1] > x.shape[2]:  # a wide layer and few rows: W' W would cost more
             if self.bias is not None:
                 target = target - self.bias[:, :, None]
-            output = (x @ weight.mT).unflatten(2, (-1, target.shape[2]))
-            return (output - target[:, :, None]).square().sum(-1).flatten(2)
+            seeds, points, rows, _ = x.shape
+            output = (x @ weight.mT).view(seeds, points, -1, *target.shape[2:])  # by draws
+            error: Tensor = (output - target[:, :, None]).square().sum(-1)
+            return error.view(seeds, points, rows)
         h = x
         if self.bias is not None:
             weight = torch.cat([weight, self.bias[..., None]], dim=-1)

@@ -77,9 +77,10 @@ class StackedLinear(nn.Module):
         if 4 * x.shape[-1] > x.shape[2]:  # a wide layer and few rows: W' W would cost more
             if self.bias is not None:
                 target = target - self.bias[:, :, None]
-            seeds, points, rows, _ = x.shape
-            output = (x @ weight.mT).view(seeds, points, -1, *target.shape[2:])  # by draws
-            error: Tensor = (output - target[:, :, None]).square().sum(-1)
+            output = x @ weight.mT
+            seeds, points, rows, _ = output.shape
+            by_draw = output.view(seeds, points, -1, *target.shape[2:])
+            error: Tensor = (by_draw - target[:, :, None]).square().sum(-1)
             return error.view(seeds, points, rows)
         h = x
         if self.bias is not None:

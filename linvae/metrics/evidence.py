@@ -43,22 +43,23 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from linvae.metrics.observe import CHUNK
+from linvae.metrics.observe import parts
 from linvae.models import StackedVAE
+from linvae.objectives import GaussianLevel, gaussian_distortion, gaussian_rate_per_unit
 from linvae.spec import HVAESpec, LinearSpec
 from linvae.train.data import Noise, TrainingData
 
 __all__ = [
     "ExchangeRatios",
+    "evidence",
     "exchange_ratios",
     "has_evidence",
     "local_thresholds",
-    "mean_distortions",
 ]
 
 Array = npt.NDArray[np.float64]
 DRAWS = 8  # antithetic pairs per sample; their spread is the Monte-Carlo error
-NOISY = 0.03
+NOISY = 0.03  # share of a ratio above which its error disqualifies it
 LATENT_POINTS = 512  # of N(0, eta^2), at which the decoder's last hidden layer is read
 RIDGE = 1e-6  # of the largest variance of a hidden unit: dead units have none
 
@@ -92,10 +93,20 @@ def has_evidence(spec: LinearSpec) -> bool:
     return not isinstance(spec, HVAESpec) and spec.decoder_variance != "learned"
 
 
-def mean_distortions(model: StackedVAE, data: TrainingData) -> Array:
-    """Distortion of every member, mean over samples and draws, nats, (n_seeds, n_points)."""
-    mean: Array = _distortions(model, data).mean(axis=0)
-    return mean
+def evidence(model: StackedVAE, data: TrainingData, collapsed: int) -> tuple[Array, Array, Array]:
+    """Certified factors, their errors and local factors, (seeds,); the member `collapsed` is D_0.
+
+    Without a condition D_0 is the best constant. NaN where neither is defined.
+    """
+    if not has_evidence(model.spec):
+        nothing = np.full(len(model.seeds), np.nan)
+        return nothing, nothing, nothing
+    distortions, rates = _terms(model, data)
+    if data.condition is None:
+        ratios = _ratios(model, distortions, rates, _best_constant(model, data))
+    else:
+        ratios = _ratios(model, distortions, rates, distortions[..., collapsed].mean(axis=0))
+    return *ratios.best(), local_thresholds(model, data, collapsed)
 
 
 def exchange_ratios(
@@ -115,8 +126,14 @@ def exchange_ratios(
                 "of a collapsed network of the same training"
             )
         collapsed_distortion = _best_constant(model, data)
-    saved = np.reshape(collapsed_distortion, (-1, 1)) - _distortions(model, data)
-    paid = float(model.spec.betas[0]) * (_rates(model, data) - _rate_at_collapse(model))
+    return _ratios(model, *_terms(model, data), collapsed_distortion)
+
+
+def _ratios(
+    model: StackedVAE, distortions: Array, rates: Array, collapsed_distortion: npt.ArrayLike
+) -> ExchangeRatios:
+    saved = np.reshape(collapsed_distortion, (-1, 1)) - distortions
+    paid = float(model.spec.betas[0]) * (rates - _rate_at_collapse(model))
     with np.errstate(divide="ignore", invalid="ignore"):
         factors = np.where(paid > 0, saved / paid, np.nan)
     return ExchangeRatios(factors.mean(axis=0), factors.std(axis=0, ddof=1) / math.sqrt(DRAWS))
@@ -168,9 +185,9 @@ def _check_one_level(model: StackedVAE, where: str) -> None:
 
 
 def _best_constant(model: StackedVAE, data: TrainingData) -> float:
-    d, s = data.target.shape[1], float(model.spec.decoder_variance)
-    square = float(data.target.double().square().sum(1).mean())
-    return d / 2 * math.log(2 * math.pi * s) + square / (2 * s)
+    s = torch.tensor(float(model.spec.decoder_variance), dtype=torch.float64)
+    square = data.target.double().square().sum(1).mean().cpu()
+    return float(gaussian_distortion(square, data.target.shape[1], s))
 
 
 def _rate_at_collapse(model: StackedVAE) -> float:
@@ -178,37 +195,23 @@ def _rate_at_collapse(model: StackedVAE) -> float:
     fixed = model.spec.encoder_variances[0]
     if fixed is None:
         return 0.0
-    ratio = np.broadcast_to(fixed, model.spec.latent_dims[0]) / model.spec.prior_variances[0]
-    return float(np.sum(ratio - 1 - np.log(ratio)) / 2)
+    variance = torch.as_tensor(fixed, dtype=torch.float64).expand(model.spec.latent_dims[0])
+    idle = GaussianLevel(torch.zeros_like(variance), torch.log(variance))
+    return float(gaussian_rate_per_unit(idle, variance, model.spec.prior_variances[0]).sum())
 
 
 @torch.no_grad()
-def _distortions(model: StackedVAE, data: TrainingData) -> Array:
-    """Means over all samples for every draw, (DRAWS, n_seeds, n_points)."""
-    found = []
+def _terms(model: StackedVAE, data: TrainingData) -> tuple[Array, Array]:
+    """Means over all samples: distortion of every draw, (DRAWS, seeds, points); rate, exact."""
+    distortions, rates = [], []
     for draw in range(DRAWS):
         noise = Noise(model.spec.latent_dims, [draw], data.target.device)
-        total: torch.Tensor | float = 0.0
-        for index in _parts(data):
-            target, condition = data.take(index[None])
-            terms = model(target, condition, noise.next(len(index)))
-            total = total + terms.distortion.double() * (len(index) / len(data))
-        found.append(torch.as_tensor(total))
-    return np.asarray(torch.stack(found).cpu(), dtype=np.float64)
-
-
-@torch.no_grad()
-def _rates(model: StackedVAE, data: TrainingData) -> Array:
-    """Exact mean rates, (n_seeds, n_points): of one level they need no draw."""
-    noise = Noise(model.spec.latent_dims, [0], data.target.device)
-    total: torch.Tensor | float = 0.0
-    for index in _parts(data):
-        target, condition = data.take(index[None])
-        terms = model(target, condition, noise.next(len(index)))
-        total = total + terms.rates[..., 0].double() * (len(index) / len(data))
-    return np.asarray(torch.as_tensor(total).cpu(), dtype=np.float64)
-
-
-def _parts(data: TrainingData) -> tuple[torch.Tensor, ...]:
-    every = torch.arange(len(data), device=data.target.device)
-    return every.tensor_split(-(-len(data) // CHUNK))
+        found = []
+        for index in parts(data):
+            terms = model(*data.take(index[None]), noise.next(len(index)))
+            share = len(index) / len(data)
+            found.append(share * torch.stack([terms.distortion, terms.rates[..., 0]]).double())
+        distortion, rate = np.asarray(torch.stack(found).sum(0).cpu(), dtype=np.float64)
+        distortions.append(distortion)
+        rates.append(rate)
+    return np.stack(distortions), rates[0]  # of one level the rate needs no draw

@@ -14,7 +14,7 @@ from linvae.objectives import GaussianLevel, gaussian_rate_per_unit
 from linvae.train.data import Noise, TrainingData
 from linvae.train.kl_weight import information, unit_statistics
 
-__all__ = ["Observation", "observe"]
+__all__ = ["Observation", "observe", "parts"]
 
 Array = npt.NDArray[np.float64]
 CHUNK = 500  # samples evaluated at a time, at most
@@ -63,8 +63,7 @@ def observe(
     distortion: Tensor | float = 0.0
     unit_rates: list[Tensor] | None = None
     means, log_variances = [], []
-    every = torch.arange(len(data), device=data.target.device)
-    for index in every.tensor_split(-(-len(data) // CHUNK)):  # equal parts: no short last one
+    for index in parts(data):
         target, condition = data.take(index[None])
         draw = noise.next(len(index))
         terms, latents = model.forward_with_latents(target, condition, draw)
@@ -99,6 +98,12 @@ def observe(
         active_units=np.asarray(torch.stack(active, -1).cpu(), dtype=np.intp),
         collapsed_units=np.asarray(torch.stack(collapsed, -1).cpu(), dtype=np.intp),
     )
+
+
+def parts(data: TrainingData) -> tuple[Tensor, ...]:
+    """Indices of all samples in order, at most CHUNK at a time; equal parts: no short last one."""
+    every = torch.arange(len(data), device=data.target.device)
+    return every.tensor_split(-(-len(data) // CHUNK))
 
 
 def _collapsed_units(

@@ -20,13 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from linvae.metrics.evidence import (
-    exchange_ratios,
-    has_evidence,
-    local_thresholds,
-    mean_distortions,
-)
-from linvae.models import StackedVAE, build_model
+from linvae.metrics.evidence import evidence, has_evidence
+from linvae.models import build_model
 from linvae.spec import LinearSpec
 from linvae.train import InformationControl, TrainConfig, TrainingData, train
 
@@ -106,17 +101,8 @@ def estimate_threshold(
     critical, slopes = np.array(fits).T
     return ThresholdEstimate(
         level, tuple(seeds), information, factors, converged, critical, slopes,
-        *_evidence(model, data), result.seconds,
+        *evidence(model, data, collapsed=-1), result.seconds,
     )  # fmt: skip
-
-
-def _evidence(model: StackedVAE, data: TrainingData) -> tuple[Array, Array, Array]:
-    """Certified factors, their errors, local factors, (seeds,); the last member is collapsed."""
-    if not has_evidence(model.spec):
-        return tuple(np.full((3, len(model.seeds)), np.nan))  # type: ignore[return-value]
-    collapsed = None if data.condition is None else mean_distortions(model, data)[:, -1]
-    certified, errors = exchange_ratios(model, data, collapsed).best()
-    return certified, errors, local_thresholds(model, data, model.n_points - 1)
 
 
 def fit_threshold(

@@ -16,18 +16,23 @@ import numpy.typing as npt
 from linvae.moments import Moments
 from linvae.spec import HVAESpec, VAESpec
 
-__all__ = ["check_pair", "checked_numbers", "checked_variances"]
+__all__ = ["check_pair", "check_spec", "checked_numbers", "checked_variances"]
 
 Array = npt.NDArray[np.float64]
 
 
-def check_pair(spec: object, moments: object) -> None:
-    """ValueError, without printing data, unless these are a specification and moments."""
+def check_spec(spec: object) -> None:
+    """ValueError unless this is a specification."""
     if not isinstance(spec, VAESpec | HVAESpec):
         raise ValueError(
             f"spec is a {type(spec).__name__} but must be a VAESpec, CVAESpec, ARVAESpec or "
             "HVAESpec"
         )
+
+
+def check_pair(spec: object, moments: object) -> None:
+    """ValueError, without printing data, unless these are a specification and moments."""
+    check_spec(spec)
     if not isinstance(moments, Moments):
         raise ValueError(
             f"moments is a {type(moments).__name__} but must be Moments: make them with "

@@ -52,6 +52,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LinearSpec, VAESpec
+from linvae.theory.arguments import check_spec
 from linvae.theory.universal import universal_threshold
 
 __all__ = ["NetworkBounds", "network_bounds"]
@@ -97,8 +98,7 @@ def network_bounds(
     module's table. Raises ValueError as `universal_threshold`, for another type than a
     specification, for a CVAESpec without a condition, and for labels as condition.
     """
-    if not isinstance(spec, VAESpec | HVAESpec):
-        raise ValueError(f"spec is a {type(spec).__name__} but must be a VAESpec, ... or HVAESpec")
+    check_spec(spec)
     if isinstance(spec, CVAESpec) and condition is None:
         raise ValueError("condition is None but CVAESpec needs one: give it, or use VAESpec")
     if condition is not None and np.ndim(condition) != 2:

@@ -17,6 +17,7 @@ from linvae.theory.dynamics import escape_rates
 from linvae.theory.stability import critical_correlation, stability
 
 from .problems import draw, random_covariance
+from .test_properties import replaced
 
 KINDS = ("plain", "general", "both", "target", "full", "order", "decay", "loss")
 
@@ -359,7 +360,7 @@ def test_unit_without_one_above_may_be_the_fastest():
     moments = Moments.from_covariance(np.diag([3.4, 2.0, 1.4]))
     lowest = float(np.linalg.eigvalsh(collapsed_hessian(spec, moments))[0])
     assert stability(spec, moments).escape_rates[0] == pytest.approx(-lowest, rel=1e-9)
-    bare = replace_units(spec, (3, 3))
+    bare = replaced(spec, latent_dims=(3, 3))
     assert stability(bare, moments).escape_rates[0] < -0.99 * lowest
 
 
@@ -392,11 +393,6 @@ def test_arguments_of_another_type_are_named(call):
         call(VAESpec(1), np.eye(2))
     with pytest.raises(ValueError, match="spec is a Moments but must be a VAESpec"):
         call(Moments.from_covariance(np.eye(2)), VAESpec(1))
-
-
-def replace_units(spec: HVAESpec, dims: tuple[int, ...]) -> HVAESpec:
-    fields = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec)}
-    return HVAESpec(**(fields | {"latent_dims": dims}))
 
 
 def collapsed_hessian(spec, moments: Moments) -> np.ndarray:

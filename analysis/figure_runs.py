@@ -32,7 +32,7 @@ from linvae import VAESpec
 from linvae.comparison import Comparison, write_text
 from linvae.data import load_dataset
 from linvae.metrics import observe
-from linvae.models import StackedVAE, build_model
+from linvae.models import Architecture, StackedVAE, build_model
 from linvae.train import ConstantBetas, TrainConfig, TrainingData, train
 from linvae.train.data import BatchOrder, Noise
 
@@ -203,7 +203,11 @@ def exchange_ratios(model: StackedVAE, data: TrainingData) -> tuple[Array, Array
 def _stack(spec: VAESpec, data: TrainingData, architecture: str, n_points: int) -> StackedVAE:
     hidden = HIDDEN["digits" if spec is FRONTIER_SPEC else "skewness"]
     return build_model(
-        spec, data.target, architecture=architecture, hidden=hidden, seeds=SEEDS, n_points=n_points
+        spec,
+        data.target,
+        architecture=Architecture(architecture, hidden),
+        seeds=SEEDS,
+        n_points=n_points,
     )
 
 

@@ -26,7 +26,7 @@ from linvae.metrics import (
     fit_threshold,
     observe,
 )
-from linvae.models import build_model
+from linvae.models import Architecture, build_model
 from linvae.moments import Moments
 from linvae.spec import CVAESpec, HVAESpec, LinearSpec, VAESpec
 from linvae.theory import Solution, solve
@@ -57,6 +57,10 @@ class Plan:
     device: str = "auto"
     config: TrainConfig = field(default_factory=TrainConfig)
     command: str = ""
+
+    def network(self, architecture: str) -> Architecture:
+        """The named architecture with the sizes of the plan."""
+        return Architecture(architecture, hidden=self.hidden)
 
     def config_for(self, architecture: str, level: int = 0) -> TrainConfig:
         """Config of the sweep (level 0) or of the control runs of a level.
@@ -201,8 +205,7 @@ def _threshold_rows(
         estimate = estimate_threshold(
             one,
             data,
-            architecture=architecture,
-            hidden=plan.hidden,
+            architecture=plan.network(architecture),
             level=level,
             seeds=plan.seeds,
             config=config,
@@ -284,8 +287,7 @@ def _sweep_rows(
         spec,
         data.target,
         data.condition,
-        architecture=architecture,
-        hidden=plan.hidden,
+        architecture=plan.network(architecture),
         seeds=plan.seeds,
         n_points=len(factors),
     )

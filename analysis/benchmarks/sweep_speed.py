@@ -30,7 +30,7 @@ import torch
 
 from linvae import VAESpec
 from linvae.data import load_dataset
-from linvae.models import build_model
+from linvae.models import Architecture, build_model
 from linvae.train import ConstantBetas, TrainConfig, TrainingData, train
 
 CONFIG = TrainConfig(steps=100, batch_size=128, learning_rate=1e-3, log_every=100)
@@ -44,7 +44,7 @@ def stacked(
     times = []
     for steps in (5, config.steps):
         model = build_model(
-            spec, data.target, architecture="mlp", hidden=hidden,
+            spec, data.target, architecture=Architecture("mlp", hidden=hidden),
             seeds=tuple(range(seeds)), n_points=points,
         )  # fmt: skip
         betas = ConstantBetas(np.linspace(0.5, 2, points).tolist(), spec.betas, data.target.device)

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linvae.metrics.evidence import evidence, has_evidence
-from linvae.models import build_model
+from linvae.models import Architecture, build_model
 from linvae.spec import LinearSpec
 from linvae.train import InformationControl, TrainConfig, TrainingData, train
 
@@ -67,8 +67,7 @@ def estimate_threshold(
     spec: LinearSpec,
     data: TrainingData,
     *,
-    architecture: str = "linear",
-    hidden: int = 64,
+    architecture: str | Architecture = "linear",
     level: int = 1,
     seeds: Sequence[int] = (0, 1, 2),
     set_points: Sequence[float] = SET_POINTS,
@@ -87,7 +86,6 @@ def estimate_threshold(
         data.target,
         data.condition,
         architecture=architecture,
-        hidden=hidden,
         seeds=seeds,
         n_points=len(targets),
     )

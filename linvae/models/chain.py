@@ -22,14 +22,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from linvae.models.architecture import Architecture
 from linvae.models.layers import StackedLinear, StackedMLP, StackShape
 from linvae.objectives import GaussianLevel, Terms, gaussian_distortion, gaussian_rate_per_unit
 from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LinearSpec, VAESpec
 
-__all__ = ["ARCHITECTURES", "StackedVAE", "build_model"]
+__all__ = ["StackedVAE", "build_model"]
 
 Array = npt.NDArray[np.float64]
-ARCHITECTURES = ("linear", "mlp")
 INITIAL_STD = 0.1  # of the latent mean and of the reconstruction, in units of the scaled data
 
 
@@ -44,16 +44,13 @@ class StackedVAE(nn.Module):
         condition_dim: int = 0,
         scale: float = 1.0,
         condition_scale: float = 1.0,
-        architecture: str = "linear",
-        hidden: int = 64,
+        architecture: str | Architecture = "linear",
         seeds: Sequence[int] = (0,),
         n_points: int = 1,
     ) -> None:
         super().__init__()
-        if architecture not in ARCHITECTURES:
-            raise ValueError(f"architecture={architecture!r} must be one of {ARCHITECTURES}")
         _refuse_untrained(spec)
-        self.spec, self.architecture, self.hidden = spec, architecture, hidden
+        self.spec, self.architecture = spec, Architecture.of(architecture)
         self.target_dim, self.condition_dim = target_dim, condition_dim
         self.scale, self.condition_scale = scale, condition_scale
         stack = StackShape(seeds, n_points)
@@ -68,7 +65,7 @@ class StackedVAE(nn.Module):
         self.decoders = nn.ModuleList()
         self.log_variances = nn.ParameterList()
         for level, k in enumerate(spec.latent_dims):
-            per_input = architecture != "linear" and spec.encoder_variances[level] is None
+            per_input = not self.is_linear and spec.encoder_variances[level] is None
             norm = math.sqrt(1 + (sees > target_dim)) if level == 0 else math.sqrt(widths[level])
             self.encoders.append(self._map(stack, widths[level], k * (1 + per_input), norm))
             below = target_dim if level == 0 else widths[level]
@@ -77,10 +74,16 @@ class StackedVAE(nn.Module):
             self.log_variances.append(stack.constant(k))
         self.log_s = stack.constant() if spec.decoder_variance == "learned" else None
 
+    @property
+    def is_linear(self) -> bool:
+        """True where the networks are matrices, theory's own."""
+        return self.architecture.name == "linear"
+
     def _map(self, stack: StackShape, d_in: int, d_out: int, input_norm: float) -> nn.Module:
         """A network of the architecture whose typical input has norm `input_norm`."""
-        if self.architecture == "mlp":
-            return StackedMLP(stack, d_in, self.hidden, d_out, input_scale=input_norm)
+        if not self.is_linear:
+            hidden = self.architecture.hidden
+            return StackedMLP(stack, d_in, hidden, d_out, input_scale=input_norm)
         std = INITIAL_STD / input_norm / math.sqrt(d_out)
         return StackedLinear(stack, d_in, d_out, std=std, bias=False)
 
@@ -91,7 +94,7 @@ class StackedVAE(nn.Module):
         if fixed is not None:
             variance = torch.as_tensor(fixed, dtype=out.dtype, device=out.device)
             return GaussianLevel(out, torch.log(variance).expand_as(out))
-        if self.architecture == "linear":
+        if self.is_linear:
             return GaussianLevel(out, self.log_variances[level][:, :, None].expand_as(out))
         mean, log_variance = out.chunk(2, dim=-1)
         return GaussianLevel(mean, log_variance)
@@ -184,8 +187,10 @@ class StackedVAE(nn.Module):
 
     def weights(self, seed_index: int, point: int) -> dict[str, npt.NDArray[np.float64]]:
         """Matrices of one linear member in data units, names as in `linvae.theory.elbo`."""
-        if self.architecture != "linear":
-            raise ValueError(f"architecture={self.architecture!r} has no matrices: use 'linear'")
+        if not self.is_linear:
+            raise ValueError(
+                f"architecture={self.architecture.name!r} has no matrices: use 'linear'"
+            )
 
         levels = range(len(self.spec.latent_dims))
         W = [_member(self.encoders[i].weight, seed_index, point) for i in levels]
@@ -220,8 +225,7 @@ def build_model(
     target: Tensor,
     condition: Tensor | None = None,
     *,
-    architecture: str = "linear",
-    hidden: int = 64,
+    architecture: str | Architecture = "linear",
     seeds: Sequence[int] = (0,),
     n_points: int = 1,
 ) -> StackedVAE:
@@ -233,7 +237,6 @@ def build_model(
         scale=_root_total_variance(target),
         condition_scale=1.0 if condition is None else _root_total_variance(condition),
         architecture=architecture,
-        hidden=hidden,
         seeds=seeds,
         n_points=n_points,
     ).to(target.device)

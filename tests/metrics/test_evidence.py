@@ -8,7 +8,7 @@ import torch
 
 from linvae.data import gaussian
 from linvae.metrics import ExchangeRatios, exchange_ratios, local_thresholds
-from linvae.models import build_model
+from linvae.models import Architecture, build_model
 from linvae.moments import Moments
 from linvae.spec import CVAESpec, HVAESpec, VAESpec
 from linvae.theory import solve
@@ -91,7 +91,7 @@ def test_local_threshold_counts_what_the_hidden_layers_carry():
     """phi = relu(+-y_2) explains y_2 alone; psi = relu(z) carries (1/4)/(1/2 - 1/(2 pi)) of z."""
     dataset, data = data_of()
     spec = VAESpec(1, decoder_variance=S)
-    model = build_model(spec, data.target, architecture="mlp", hidden=2)
+    model = build_model(spec, data.target, architecture=Architecture("mlp", hidden=2))
     encoder, decoder = model.encoders[0], model.decoders[0]
     with torch.no_grad():
         encoder.inner.weight.zero_()

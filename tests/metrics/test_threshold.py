@@ -7,6 +7,7 @@ import pytest
 
 from linvae.data import gaussian
 from linvae.metrics import SET_POINTS, estimate_threshold, fit_threshold
+from linvae.models import Architecture
 from linvae.moments import Moments
 from linvae.spec import CVAESpec, HVAESpec, VAESpec
 from linvae.theory import solve
@@ -155,7 +156,7 @@ def test_evidence_stands_beside_the_estimate(architecture, conditional):
     data = TrainingData.from_arrays(dataset.target, dataset.condition)
     config = TrainConfig(steps=900, batch_size=128)
     found = estimate_threshold(
-        spec, data, architecture=architecture, hidden=16, seeds=(0, 1), config=config
+        spec, data, architecture=Architecture(architecture, hidden=16), seeds=(0, 1), config=config
     )
     critical = solve(spec, Moments.from_data(dataset.target, dataset.condition)).critical_beta[0]
     assert found.information.shape == (2, len(SET_POINTS))

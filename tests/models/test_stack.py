@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from linvae.models import ARCHITECTURES, build_model
+from linvae.models import ARCHITECTURES, Architecture, build_model
 from linvae.models.layers import StackedLinear, StackedMLP, StackShape
 from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, VAESpec
 
@@ -63,7 +63,8 @@ def test_what_is_not_trained_is_refused(case):
 def stack(name: str, architecture: str = "linear", **options):
     spec, with_condition = SPECS[name]
     target, condition = arrays(with_condition)
-    return build_model(spec, target, condition, architecture=architecture, hidden=8, **options)
+    network = Architecture(architecture, hidden=8)
+    return build_model(spec, target, condition, architecture=network, **options)
 
 
 def forward(model, name: str, draws: int = 2):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from linvae.data import gaussian
-from linvae.models import build_model
+from linvae.models import Architecture, build_model
 from linvae.moments import Moments
 from linvae.spec import CVAESpec, HVAESpec, VAESpec
 from linvae.theory import objective, solve
@@ -35,8 +35,7 @@ def fit(spec, dataset, config, *, factors=(1.0,), seeds=(0,), architecture="line
         spec,
         data.target,
         data.condition,
-        architecture=architecture,
-        hidden=8,
+        architecture=Architecture(architecture, hidden=8),
         seeds=seeds,
         n_points=len(factors),
     )
@@ -168,7 +167,11 @@ def test_member_that_diverges_is_reported_and_poisons_no_other(architecture):
     data = TrainingData.from_arrays(dataset.target)
     models = [
         build_model(
-            spec, data.target, architecture=architecture, hidden=8, seeds=(3, 8), n_points=2
+            spec,
+            data.target,
+            architecture=Architecture(architecture, hidden=8),
+            seeds=(3, 8),
+            n_points=2,
         )
         for _ in range(2)
     ]

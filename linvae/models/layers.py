@@ -55,10 +55,8 @@ class StackedLinear(nn.Module):
     def forward(self, x: Tensor, shared: Tensor | None = None) -> Tensor:
         """(n_seeds, n_points or 1, rows, in) -> (n_seeds, n_points, rows, out)."""
         weight, from_shared = self._parts(shared)
-        y = _product(x, weight)
-        if from_shared is not None:
-            y = y + _over_draws(from_shared, x)
-        return y if self.bias is None else y + self.bias[:, :, None]
+        y = _product(x, weight, self.bias)
+        return y if from_shared is None else y + _over_draws(from_shared, x)
 
     def hidden(self, x: Tensor, shared: Tensor | None = None) -> Tensor:
         """What the layer is linear in: its own input."""
@@ -74,14 +72,11 @@ class StackedLinear(nn.Module):
         weight, from_shared = self._parts(shared)
         if from_shared is not None:
             target = target - from_shared
-        if 4 * x.shape[-1] > x.shape[2]:  # a wide layer and few rows: W' W would cost more
-            if self.bias is not None:
-                target = target - self.bias[:, :, None]
-            output = x @ weight.mT
-            seeds, points, rows, _ = output.shape
-            by_draw = output.view(seeds, points, -1, *target.shape[2:])
-            error: Tensor = (by_draw - target[:, :, None]).square().sum(-1)
-            return error.view(seeds, points, rows)
+        width, rows, dim = x.shape[-1], x.shape[2], target.shape[-1]
+        if 4 * width > rows or 2 * width > dim:  # W' W would cost more than the output
+            output = _product(x, weight, self.bias).mT.unflatten(-1, (-1, target.shape[2]))
+            error = output - target.mT.contiguous()[:, :, :, None]  # (..., out, draws, batch)
+            return error.square().sum(2).flatten(2)
         h = x
         if self.bias is not None:
             weight = torch.cat([weight, self.bias[..., None]], dim=-1)
@@ -128,13 +123,19 @@ class StackedMLP(nn.Module):
         return self.outer.squared_error(self.hidden(x, shared), target)
 
 
-def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """weight x; where all points of a seed share the input, one large product per seed."""
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """weight x + bias; where all points of a seed share the input, one large product per seed.
+
+    Features come before rows in memory: the gradient of a weight then is (out, in) as it stands,
+    where (rows, features) would make every step copy its transpose.
+    """
     seeds, points, d_out, d_in = weight.shape
-    if x.shape[1] == 1 and points > 1:
-        wide = x[:, 0] @ weight.reshape(seeds, points * d_out, d_in).mT
-        return wide.view(seeds, -1, points, d_out).transpose(1, 2)
-    return x @ weight.mT
+    wide = x.shape[1] == 1 and points > 1
+    members = (seeds, points * d_out) if wide else (seeds * points, d_out)
+    flat = weight.reshape(*members, d_in)
+    columns = x.flatten(0, 1).mT
+    y = flat @ columns if bias is None else torch.baddbmm(bias.reshape(*members, 1), flat, columns)
+    return y.view(seeds, points, d_out, -1).mT
 
 
 def _over_draws(values: Tensor, x: Tensor) -> Tensor:

@@ -74,8 +74,9 @@ class StackedLinear(nn.Module):
             target = target - from_shared
         width, rows, dim = x.shape[-1], x.shape[2], target.shape[-1]
         if 4 * width > rows or 2 * width > dim:  # W' W would cost more than the output
-            output = _product(x, weight, self.bias).mT.unflatten(-1, (-1, target.shape[2]))
-            error = output - target.mT.contiguous()[:, :, :, None]  # (..., out, draws, batch)
+            output = _product(x, weight, self.bias).mT
+            draws = output.view(*output.shape[:3], -1, target.shape[2])
+            error: Tensor = draws - target.mT.contiguous()[:, :, :, None]  # (..., out, draws, batch)
             return error.square().sum(2).flatten(2)
         h = x
         if self.bias is not None:

@@ -135,6 +135,12 @@ class StackedVAE(nn.Module):
             return torch.exp(self.log_s) * (self.scale**2 / self.target_dim)
         return torch.tensor(float(self.spec.decoder_variance))
 
+    @property
+    def curvature(self) -> float:
+        """Of the distortion in the scaled output: scale^2/s; of its start where s is learned."""
+        s = self.spec.decoder_variance
+        return self.target_dim if s == "learned" else self.scale**2 / float(s)
+
     def squared_error(self, latent: Tensor, x: Tensor | None, y: Tensor) -> Tensor:
         """|y - mean of p(y|z_1, x)|^2 in scaled units, (n_seeds, n_points, draws * batch)."""
         decoder = cast(StackedLinear | StackedMLP, self.decoders[0])

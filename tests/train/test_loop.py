@@ -195,11 +195,22 @@ def test_unknown_optimizer():
 
 
 def test_both_optimizers_lower_the_objective():
-    for optimizer, rate in (("adam", 3e-3), ("sgd", 1e-3)):
+    for optimizer, rate in (("adam", 3e-3), ("sgd", 0.3)):
         config = TrainConfig(steps=200, optimizer=optimizer, learning_rate=rate, log_every=1)
         _, result = fit(VAESpec(2, decoder_variance=0.5), make_data(), config)
         totals = [row["distortion_nats"] + row["rate_nats"] for row in result.history]
         assert np.mean(totals[-20:]) < np.mean(totals[:20]) - 0.5, optimizer
+
+
+def test_sgd_takes_the_same_path_in_any_units():
+    data = make_data()
+    config = TrainConfig(steps=50, optimizer="sgd", learning_rate=1.0)
+    paths = []
+    for unit in (1.0, 16.0):  # a power of two: the same float32 digits
+        scaled = TrainingData(unit * data.target, None)
+        spec = VAESpec(2, decoder_variance=0.5 * unit**2)
+        paths.append(fit(spec, scaled, config)[0].decoders[0].weight)
+    torch.testing.assert_close(paths[0], paths[1], rtol=1e-5, atol=0)
 
 
 CLOSED_FORM = {

@@ -404,7 +404,8 @@ class StackedTextVAE(nn.Module):
         """Rate of every sequence and unit, nats: [(n_seeds, n_points, rows, k)]."""
         (q,) = levels
         square = q.mean.square() + torch.exp(q.log_variance)
-        return [gaussian_rate_per_unit(q, square, self.spec.prior_variance)]
+        prior_variance = q.mean.new_tensor(self.spec.prior_variance)
+        return [gaussian_rate_per_unit(q, square, prior_variance)]
 
 
 class StackedLanguageModel(nn.Module):

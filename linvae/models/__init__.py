@@ -2,5 +2,13 @@
 
 from linvae.models.architecture import ARCHITECTURES, Architecture
 from linvae.models.chain import StackedVAE, build_model
+from linvae.models.recurrent import StackedLanguageModel, StackedTextVAE
 
-__all__ = ["ARCHITECTURES", "Architecture", "StackedVAE", "build_model"]
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "StackedLanguageModel",
+    "StackedTextVAE",
+    "StackedVAE",
+    "build_model",
+]

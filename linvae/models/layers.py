@@ -31,9 +31,17 @@ class StackShape:
 
     def normal(self, *shape: int, std: float) -> nn.Parameter:
         """Parameter (n_seeds, n_points, *shape): members of one seed start from the same draw."""
-        draws = [torch.randn(*shape, generator=g) * std for g in self._generators]
-        repeated = torch.stack(draws)[:, None].expand(-1, self.n_points, *shape)
-        return nn.Parameter(repeated.clone())
+        return self._drawn([torch.randn(*shape, generator=g) * std for g in self._generators])
+
+    def uniform(self, *shape: int, bound: float) -> nn.Parameter:
+        """As `normal`, uniform between -bound and bound."""
+        return self._drawn(
+            [(2 * torch.rand(*shape, generator=g) - 1) * bound for g in self._generators]
+        )
+
+    def _drawn(self, draws: list[Tensor]) -> nn.Parameter:
+        stacked = torch.stack(draws)[:, None]
+        return nn.Parameter(stacked.repeat(1, self.n_points, *[1] * draws[0].ndim))
 
     def constant(self, *shape: int, value: float = 0.0) -> nn.Parameter:
         """Parameter (n_seeds, n_points, *shape) filled with `value`."""

@@ -118,7 +118,7 @@ class Moments:
         m = np.zeros(len(c)) if mean is None else np.array(mean, dtype=np.float64)
         if m.shape != (len(c),) or not np.all(np.isfinite(m)):
             raise ValueError(f"mean has shape {m.shape} but must be finite with shape ({len(c)},)")
-        _check_variance(np.diag(c), condition_dim)
+        _check_variance(c, condition_dim)
         if n_samples is not None and n_samples < 2:
             raise ValueError(f"n_samples={n_samples} must be at least 2, or None where not known")
         return cls(m, (c + c.T) / 2, condition_dim, n_samples)
@@ -267,8 +267,7 @@ class _Partial:
         mean = self.shift + self.offset
         if not centered:
             covariance += np.outer(mean, mean)
-        rounding = np.finfo(np.float64).eps * mean  # of one entry: no variance lies below
-        _check_variance(np.diag(covariance) - rounding**2, self.condition_dim)
+        _check_variance(covariance, self.condition_dim)
         return Moments(mean, covariance, self.condition_dim, self.n, centered)
 
 
@@ -368,8 +367,9 @@ def _joint(batch: Batch) -> tuple[npt.NDArray[Any], int]:
     return np.concatenate([x, y], axis=1), x.shape[1]
 
 
-def _check_variance(variances: Array, condition_dim: int) -> None:
-    if not np.any(variances[condition_dim:] > 0):
+def _check_variance(covariance: Array, condition_dim: int) -> None:
+    variances = np.diag(covariance)[condition_dim:]
+    if not np.any(variances > 0):
         raise ValueError("target has zero variance everywhere: there is nothing to explain")
 
 

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -93,19 +94,20 @@ def workers(client):
 
 def test_results_are_those_of_one_process(workers):
     """All jobs at once, in the order in which they were given; data sent once to each worker."""
+    jobs = [JOBS["threshold"], JOBS["sweep"], JOBS["hierarchy"]]
     sent, told = [], []
     original = workers.scatter
     workers.scatter = lambda *a, **k: sent.append(k["workers"][0]) or original(*a, **k)
     try:
         runner = ClusterRunner(workers, DATA)
-        done = runner.run(list(JOBS.values()), lambda *what: told.append(what))
-        again = runner.run([JOBS["sweep"]])
+        done = runner.run(jobs, lambda *what: told.append(what))
+        again = runner.run([jobs[1]])
     finally:
         del workers.scatter
-    for job, found in zip(JOBS.values(), done, strict=True):
+    for job, found in zip(jobs, done, strict=True):
         assert_same(found.result, job.run(DATA))
         assert found.seconds > 0
-    assert_same(again[0].result, done[2].result)
+    assert_same(again[0].result, done[1].result)
     assert sorted(sent) == sorted(workers.scheduler_info()["workers"])
     sweep = [done for name, done, steps in told if name == "mlp: sweep of beta"]
     assert sweep == [20, 40]
@@ -187,7 +189,7 @@ def _kill_slow(folder: Path) -> None:
 
 
 def test_worker_killed_in_the_middle_costs_no_finished_job(workers, tmp_path):
-    job = module.ThresholdJob(VAESpec(1), JOBS["threshold"].architecture, tuple(range(6)), CONFIG)
+    job = replace(JOBS["hierarchy"], seeds=tuple(range(6)))
     parts = [module._Part(0, part) for part in job.per_seed()]
     arrays = (DATA.target.numpy(), None)
     seen = []
@@ -231,24 +233,29 @@ def test_job_that_kills_its_workers_is_given_up_and_the_others_go_on(
     assert found == {"poison": 2, "a": 1, "b": 1, "error": 1, "c": 1}
 
 
-def test_failed_part_is_named_and_the_rest_of_its_job_is_there(workers, monkeypatch):
+def test_failed_part_is_named_and_the_rest_of_its_job_is_there(monkeypatch):
     job = JOBS["sweep"]
-    original = run_jobs
 
-    def with_one_failure(client, function, parts, shared, on_done):
-        return original(client, _first_fails, parts, shared, on_done=on_done)
+    def here(client, function, parts, shared, on_done):
+        """`run_jobs` in this process, with an error in the first part."""
+        results = [None, *(part.job.run(DATA) for part in parts[1:])]
+        errors = [OSError("disk full"), *[None] * len(parts[1:])]
+        outcomes = [
+            module.Outcome(part, result, error, "here", 0.5, 0)
+            for part, result, error in zip(parts, results, errors, strict=True)
+        ]
+        for outcome in outcomes:
+            on_done(outcome)
+        return outcomes
 
-    monkeypatch.setattr(module, "run_jobs", with_one_failure)
+    monkeypatch.setattr(module, "run_jobs", here)
     with pytest.warns(UserWarning, match="mlp: sweep of beta, seed 3, failed: OSError: disk full"):
-        (done,) = ClusterRunner(workers, DATA).run([job])
+        (done,) = ClusterRunner(None, DATA).run([job])
     assert np.isnan(done.result.distortion[0]).all()
     np.testing.assert_allclose(done.result.distortion[1], job.run(DATA).distortion[1], rtol=1e-6)
-
-
-def _first_fails(part: module._Part, arrays: tuple):
-    if part.job.seeds == (3,):
-        raise OSError("disk full")
-    return module._run_part(part, arrays)
+    assert done.seconds == 0.5
+    with pytest.warns(UserWarning), pytest.raises(OSError, match="disk full"):
+        ClusterRunner(None, DATA).run([replace(job, seeds=(3,))])
 
 
 def test_without_workers_a_run_gives_up(empty_scheduler):

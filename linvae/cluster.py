@@ -154,7 +154,7 @@ class Shared(Generic[V]):
 
     def on(self, worker: str) -> Future:
         """The value on `worker`; OSError or ValueError where that worker is gone."""
-        if worker not in self._sent:
+        if worker not in self._sent or self._sent[worker].status != "finished":
             # a key of its own on each worker: it is lost with that worker, and then sent again
             (self._sent[worker],) = self._client.scatter(
                 [self._value], workers=[worker], hash=False, timeout=FETCH

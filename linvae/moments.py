@@ -19,7 +19,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -310,13 +311,13 @@ def _whole_rows(name: str, values: Any) -> Any:
 
 
 def _sum_of_blocks(joint: Any, condition_dim: int) -> _Partial:
-    """Partial sums of every block, added in pairs: a tree, so that few are alive at a time."""
+    """Partial sums of every block, in parallel, added one after the other as they come.
+
+    A tree of sums would keep log2(blocks) matrices waiting; this keeps one.
+    """
     sums = joint.map_blocks(_block_sums, condition_dim, dtype=np.float64, meta=np.empty((0, 0)))
-    level = sums.to_delayed().ravel().tolist()
-    while len(level) > 1:  # `+` of two delayed values is a task that calls _Partial.__add__
-        odd = level[len(level) // 2 * 2 :]
-        level = [a + b for a, b in zip(level[::2], level[1::2], strict=False)] + odd
-    total: _Partial = level[0].compute()
+    # `+` of two delayed values is a task that calls _Partial.__add__
+    total: _Partial = reduce(add, sums.to_delayed().ravel().tolist()).compute()
     return total
 
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+import tracemalloc
 import weakref
 
 import numpy as np
@@ -115,6 +116,29 @@ def test_blocks_are_let_go():
     with dask.config.set(scheduler="threads", num_workers=2):
         assert Moments.from_data(lazy).n_samples == 4000
     assert most <= 4
+
+
+def test_memory_does_not_grow_with_the_number_of_blocks():
+    """One block (a sixth of a matrix), one sum and the parts of the next: measured 3.2 matrices.
+
+    A tree of sums needs one more with every doubling of the blocks: 8 for these.
+    """
+    import dask
+
+    d, n = 300, 64
+
+    def block(block_info=None):
+        index = block_info[None]["chunk-location"][0]
+        return np.random.default_rng(index).normal(size=(50, d))
+
+    lazy = da.map_blocks(block, chunks=((50,) * n, (d,)), dtype=float)
+    with dask.config.set(scheduler="synchronous"):
+        Moments.from_data(lazy[:100])  # imports and caches of the first call
+        tracemalloc.start()
+        Moments.from_data(lazy)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 4.5 * d * d * 8
 
 
 def _with_nan(row: int, column: int) -> np.ndarray:

@@ -10,25 +10,29 @@
 `covariance = 1/n sum (v - mean)(v - mean)^T`, with 1/n (maximum likelihood), never 1/(n-1).
 With `centered=False` it is the second moment `1/n sum v v^T`: the model without biases, as in
 some published experiments. Accumulated in float64, batch by batch: memory is one batch plus
-three d x d matrices of doubles.
+three d x d matrices of doubles. Sums of disjoint parts, about their own means, combine to those of
+the whole (`_Partial`), so the blocks of a dask array are summed wherever they lie and never meet.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import add
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg.blas import dsyrk
+from scipy.linalg.blas import dsyr, dsyrk
 
 __all__ = ["Moments"]
 
 Array = npt.NDArray[np.float64]
 Batch = npt.ArrayLike | tuple[npt.ArrayLike, npt.ArrayLike]
 BATCH_ROWS = 512  # rows converted to float64 at a time: 3 MB at 784 columns stay in cache
+STRIP_BYTES = 2**30  # of a dask array, all its columns put together for one block
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +61,15 @@ class Moments:
     ) -> Moments:
         """Moments of arrays: `target` (n, d), `condition` (n, dx) or None.
 
+        Dask arrays stay out of core: each block is read once, by whatever scheduler is active, and
+        a worker holds one block and a few d x d matrices at a time.
         Raises ValueError for NaN or infinite entries, fewer than 2 samples, no variance at all,
-        or different lengths of the two.
+        or different lengths of the two; for dask arrays of unknown lengths, and with columns in
+        several chunks whose rows, put together, exceed `STRIP_BYTES`.
         """
+        if _is_lazy(target) or _is_lazy(condition):
+            joint, condition_dim = _lazy_joint(target, condition)
+            return _sum_of_blocks(joint, condition_dim).moments(centered)
         y = _matrix("target", target)
         if condition is None:
             return cls.from_batches(_rows(y), centered=centered)
@@ -78,10 +88,9 @@ class Moments:
             if total is None:
                 total = _Accumulator(v.mean(axis=0, dtype=np.float64), condition_dim)
             total.add(v, condition_dim)
-        if total is None or total.n < 2:
-            n = 0 if total is None else total.n
-            raise ValueError(f"target has {n} samples but moments need at least 2")
-        return total.finish(centered)
+        if total is None:
+            raise ValueError("target has 0 samples but moments need at least 2")
+        return total.partial().moments(centered)
 
     @classmethod
     def from_covariance(
@@ -197,20 +206,12 @@ class _Accumulator:
         self.scatter = dsyrk(1.0, shifted.T, beta=1.0, c=self.scatter, overwrite_c=1)
         self.n += len(v)
 
-    def finish(self, centered: bool) -> Moments:
-        """The moments of everything added so far."""
+    def partial(self) -> _Partial:
+        """The sums of everything added so far, in place: nothing can be added afterwards."""
         self._check_finite()
         offset = self.total / self.n
-        covariance = self.scatter  # turned into the covariance in place: d^2 doubles fewer
-        for i in range(len(covariance)):
-            covariance[i + 1 :, i] = covariance[i, i + 1 :]
-        covariance /= self.n
-        covariance -= np.outer(offset, offset)
-        mean = self.shift + offset
-        if not centered:
-            covariance += np.outer(mean, mean)
-        _check_variance(covariance, self.condition_dim)
-        return Moments(mean, covariance, self.condition_dim, self.n, centered)
+        centred = dsyr(-self.n, offset, a=self.scatter, overwrite_a=1)
+        return _Partial(self.n, self.condition_dim, self.shift, offset, centred)
 
     def _check_finite(self) -> None:
         bad = np.flatnonzero(~np.isfinite(self.total))
@@ -227,16 +228,125 @@ class _Accumulator:
             )
 
 
+@dataclass(frozen=True, eq=False)
+class _Partial:
+    """Sums of part of the data: n rows of mean `shift + offset`, and their scatter about it.
+
+    The mean is kept in two parts, or far means would cost the difference of two means its digits.
+    Only the upper triangle of `scatter` counts.
+    """
+
+    n: int
+    condition_dim: int
+    shift: Array
+    offset: Array
+    scatter: Array
+
+    def __add__(self, other: _Partial) -> _Partial:
+        """Of both parts: S = S_a + S_b + n_a n_b / n delta delta^T, delta the means' difference.
+
+        Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
+        variances", 1979: nothing cancels, whatever the order of the parts.
+        """
+        if self.n == 0 or other.n == 0:
+            return self if other.n == 0 else other
+        n = self.n + other.n
+        delta = (other.shift - self.shift) + (other.offset - self.offset)
+        scatter = dsyr(self.n / n * other.n, delta, a=self.scatter + other.scatter, overwrite_a=1)
+        offset = self.offset + other.n / n * delta
+        return _Partial(n, self.condition_dim, self.shift, offset, scatter)
+
+    def moments(self, centered: bool) -> Moments:
+        """The moments of this part, in the memory of `scatter`."""
+        if self.n < 2:
+            raise ValueError(f"target has {self.n} samples but moments need at least 2")
+        # turned into the covariance in place: d^2 doubles fewer; what came by wire may be read-only
+        covariance: Array = np.require(self.scatter, requirements="W")
+        for i in range(len(covariance)):
+            covariance[i + 1 :, i] = covariance[i, i + 1 :]
+        covariance /= self.n
+        mean = self.shift + self.offset
+        if not centered:
+            covariance += np.outer(mean, mean)
+        _check_variance(covariance, self.condition_dim)
+        return Moments(mean, covariance, self.condition_dim, self.n, centered)
+
+
+def _is_lazy(values: object) -> bool:
+    """True for a dask array, known by its protocol: dask is not imported here."""
+    return hasattr(values, "__dask_graph__") and hasattr(values, "map_blocks")
+
+
+def _lazy_joint(target: Any, condition: Any) -> tuple[Any, int]:
+    """(condition, target) side by side as one dask array in blocks of whole rows, and dx."""
+    parts = {"target": target} if condition is None else {"condition": condition, "target": target}
+    arrays = {name: v if _is_lazy(v) else np.asarray(v) for name, v in parts.items()}
+    for name, values in arrays.items():
+        _check_matrix(name, values)
+        if any(math.isnan(n) for n in values.shape):
+            raise ValueError(
+                f"{name} has chunks of unknown length, shape {values.shape}: call its "
+                "compute_chunk_sizes() first"
+            )
+    if condition is None:
+        return _whole_rows("target", arrays["target"]), 0
+    _check_lengths(arrays["condition"], arrays["target"])
+    rows = [_whole_rows(name, v) if _is_lazy(v) else v for name, v in arrays.items()]
+    # numpy hands this to dask, which splits rows where either of the two does
+    joint: Any = np.concatenate(rows, axis=1)
+    return joint.rechunk({1: -1}), rows[0].shape[1]
+
+
+def _whole_rows(name: str, values: Any) -> Any:
+    """The dask array with all columns in one chunk; refused where that would fill the memory."""
+    strip = max(values.chunks[0]) * values.shape[1] * values.dtype.itemsize
+    if values.numblocks[1] > 1 and strip > STRIP_BYTES:
+        raise ValueError(
+            f"{name} has its {values.shape[1]} columns in {values.numblocks[1]} chunks of up to "
+            f"{max(values.chunks[0])} rows: whole rows of one chunk would take "
+            f"{strip / 2**30:.1f} GiB (limit {STRIP_BYTES / 2**30:.0f}); store it in chunks of "
+            "fewer rows and all columns"
+        )
+    return values.rechunk({1: -1})
+
+
+def _sum_of_blocks(joint: Any, condition_dim: int) -> _Partial:
+    """Partial sums of every block, in parallel, added one after the other as they come.
+
+    A tree of sums would keep log2(blocks) matrices waiting; this keeps one.
+    """
+    sums = joint.map_blocks(_block_sums, condition_dim, dtype=np.float64, meta=np.empty((0, 0)))
+    # `+` of two delayed values is a task that calls _Partial.__add__
+    total: _Partial = reduce(add, sums.to_delayed().ravel().tolist()).compute()
+    return total
+
+
+def _block_sums(block: npt.NDArray[Any], condition_dim: int) -> _Partial:
+    """Partial sums of one block (rows, dx + d), about its own mean."""
+    dim = block.shape[1]
+    if len(block) == 0:
+        empty = np.zeros(dim)
+        return _Partial(0, condition_dim, empty, empty, np.zeros((dim, dim), order="F"))
+    sums = _Accumulator(block.mean(axis=0, dtype=np.float64), condition_dim)
+    for rows in _rows(block):
+        sums.add(rows, condition_dim)
+    return sums.partial()
+
+
 def _matrix(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
     array = np.asarray(values)
+    _check_matrix(name, array)
+    return array
+
+
+def _check_matrix(name: str, array: Any) -> None:
     if array.ndim != 2 or array.shape[1] == 0:
         raise ValueError(f"{name} has shape {array.shape} but must be 2-D, (samples, dimensions)")
     if array.dtype.kind not in "fiub":
         raise ValueError(f"{name} has dtype {array.dtype} but must be numeric")
-    return array
 
 
-def _check_lengths(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> None:
+def _check_lengths(x: Any, y: Any) -> None:
     if len(x) != len(y):
         raise ValueError(
             f"condition has {len(x)} samples but target has {len(y)}: "

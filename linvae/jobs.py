@@ -1,0 +1,217 @@
+"""The training of a comparison in independent jobs, and what runs them: here, or on a cluster.
+
+Members of a stack never interact and each seed has its own streams of order and noise
+(`linvae.train`), so a job of many seeds may be cut into jobs of one seed each: their results,
+joined along the axis of seeds, are those of the whole up to the rounding of batched products.
+
+A job is a frozen record of plain values: it can be sent to another machine, and be the key of its
+result.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+
+from linvae.metrics import (
+    SET_POINTS,
+    Observation,
+    ThresholdEstimate,
+    estimate_threshold,
+    observe,
+)
+from linvae.models import Architecture, build_model
+from linvae.spec import LinearSpec
+from linvae.train import ConstantBetas, TrainConfig, TrainingData, train
+
+__all__ = [
+    "Done",
+    "Job",
+    "LocalRunner",
+    "Progress",
+    "Runner",
+    "SweepJob",
+    "ThresholdJob",
+    "merge_seeds",
+]
+
+R = TypeVar("R")
+Progress = Callable[[str, int, int], None]  # what, steps done, steps in all
+
+
+@dataclass(frozen=True)
+class Job(Generic[R]):
+    """Training of one spec and architecture for `seeds`, and what is read off it: a result R."""
+
+    spec: LinearSpec
+    architecture: Architecture
+    seeds: tuple[int, ...]
+    config: TrainConfig
+
+    @property
+    def name(self) -> str:
+        """What the job is, in words."""
+        raise NotImplementedError
+
+    def run(self, data: TrainingData, progress: Callable[[int], None] | None = None) -> R:
+        """Do it on the device of `data`; `progress` is called with the number of steps done."""
+        raise NotImplementedError
+
+    def per_seed(self) -> list[Job[R]]:
+        """The same in jobs of one seed each."""
+        return [replace(self, seeds=(seed,)) for seed in self.seeds]
+
+
+@dataclass(frozen=True)
+class ThresholdJob(Job[ThresholdEstimate]):
+    """`linvae.metrics.estimate_threshold` of `level`."""
+
+    level: int = 1
+    set_points: tuple[float, ...] = SET_POINTS
+
+    @property
+    def name(self) -> str:
+        """Architecture and level."""
+        return f"{self.architecture.name}: threshold of level {self.level}"
+
+    def run(
+        self, data: TrainingData, progress: Callable[[int], None] | None = None
+    ) -> ThresholdEstimate:
+        """Control runs of all seeds and set-points, and the line through them."""
+        return estimate_threshold(
+            self.spec,
+            data,
+            architecture=self.architecture,
+            level=self.level,
+            seeds=self.seeds,
+            set_points=self.set_points,
+            config=self.config,
+            progress=progress,
+        )
+
+
+@dataclass(frozen=True)
+class SweepJob(Job[Observation]):
+    """Training at `factors` times all betas; the other fields are those of `observe`."""
+
+    factors: tuple[float, ...] = (1.0,)
+    threshold: float = 0.01
+    epsilon: float = 0.01
+    delta: float = 0.01
+
+    @property
+    def name(self) -> str:
+        """Architecture."""
+        return f"{self.architecture.name}: sweep of beta"
+
+    def run(self, data: TrainingData, progress: Callable[[int], None] | None = None) -> Observation:
+        """Train all factors and seeds at once and observe every member."""
+        model = build_model(
+            self.spec,
+            data.target,
+            data.condition,
+            architecture=self.architecture,
+            seeds=self.seeds,
+            n_points=len(self.factors),
+        )
+        betas = ConstantBetas(self.factors, self.spec.betas, data.target.device)
+        train(model, data, betas, self.config, progress)
+        return observe(
+            model, data, threshold=self.threshold, epsilon=self.epsilon, delta=self.delta
+        )
+
+
+@dataclass(frozen=True)
+class Done(Generic[R]):
+    """A job's result and the seconds that its parts took, added up."""
+
+    result: R
+    seconds: float
+
+
+class Runner(Protocol):
+    """Whatever runs jobs on the data that it was made with."""
+
+    def run(self, jobs: Sequence[Job[R]], progress: Progress | None = None) -> list[Done[R]]:
+        """Results in the order of `jobs`; `progress` gets the name of a job, steps done, steps."""
+
+
+@dataclass(frozen=True)
+class LocalRunner:
+    """One job after another in this process, all seeds of a job at once."""
+
+    data: TrainingData
+
+    def run(self, jobs: Sequence[Job[R]], progress: Progress | None = None) -> list[Done[R]]:
+        """See `Runner`; raises DivergedError where all members of a job diverge."""
+        return [self._run(job, progress) for job in jobs]
+
+    def _run(self, job: Job[R], progress: Progress | None) -> Done[R]:
+        start = time.perf_counter()
+        steps = job.config.steps
+        tell = None if progress is None else lambda done: progress(job.name, done, steps)
+        return Done(job.run(self.data, tell), time.perf_counter() - start)
+
+
+def merge_seeds(seeds: Sequence[int], parts: Sequence[R | BaseException]) -> R:
+    """One result for `seeds` from the results of each, whatever record of arrays it is.
+
+    Arrays are joined along their first axis, seconds added; everything else must agree. A seed that
+    ended in an error, as where all its members diverged, has NaN, and 0 in counts: as in a stack.
+    Raises the first error where no seed is left, ValueError where parts do not belong together.
+    """
+    found = [part for part in parts if not isinstance(part, BaseException)]
+    if not found:
+        raise next(part for part in parts if isinstance(part, BaseException))
+    results = [
+        _lost(found[0], seed) if isinstance(part, BaseException) else part
+        for seed, part in zip(seeds, parts, strict=True)
+    ]
+    merged: R = _by_field(_joined, results)
+    return merged
+
+
+def _by_field(function: Callable[[str, list[Any]], Any], records: Sequence[Any]) -> Any:
+    """A record whose fields are `function(name, that field of all records)`."""
+    names = [field.name for field in fields(records[0])]
+    new = {name: function(name, [getattr(r, name) for r in records]) for name in names}
+    return replace(records[0], **new)
+
+
+def _joined(name: str, values: list[Any]) -> Any:
+    first = values[0]
+    if name == "seeds":
+        return tuple(seed for value in values for seed in value)
+    if name == "seconds":
+        return sum(values)
+    if isinstance(first, np.ndarray):
+        return np.concatenate(values)
+    if isinstance(first, tuple) and any(isinstance(v, np.ndarray) for v in first):
+        return tuple(np.concatenate(level) for level in zip(*values, strict=True))
+    if is_dataclass(first):
+        return _by_field(_joined, values)
+    if any(value != first for value in values):
+        raise ValueError(f"{name} differs between parts of one job: {values}")
+    return first
+
+
+def _lost(like: Any, seed: int) -> Any:
+    """The record of a seed of which nothing is left: NaN, and 0 in counts."""
+
+    def empty(name: str, values: list[Any]) -> Any:
+        value = values[0]
+        if name == "seeds":
+            return (seed,)
+        if name == "seconds":
+            return 0.0
+        if isinstance(value, np.ndarray):
+            return np.full_like(value, np.nan if value.dtype.kind == "f" else 0)
+        if isinstance(value, tuple):
+            return tuple(empty("", [v]) for v in value)
+        return _lost(value, seed) if is_dataclass(value) else value
+
+    return _by_field(empty, [like])

@@ -10,6 +10,9 @@ While a stack trains, its checkpoint lies beside the cells (`linvae.train.checkp
 removed after its last cell is written, and a stack that was stopped goes on as it was, even where
 more members are asked for than before: no kill changes a bit of any result.
 
+A damaged cell costs one member: it is named in a warning, trained again and replaced. A damaged
+checkpoint may cost hours, so it stops the call, and so does one of another version.
+
 Several processes may work on one folder without a lock, which a killed process would leave behind:
 files are whole at any moment, two that train the same cell write the same numbers, and the cost is
 time only.

@@ -66,7 +66,9 @@ class Checkpoint:
 
     Every `every_seconds`, but never so often that writing takes more than 2 % of the time; where
     `every_steps` is given, after that many steps instead. A run that ends writes its last state
-    too; training again with the same arguments then returns its result at once.
+    too; training again with the same arguments then returns its result at once. A file has three
+    times the bytes of the parameters with Adam, twice with SGD; most of the time it takes is its
+    sha256 (16 members of 784-512-32: 164 MB, 1 s of one core).
     """
 
     path: Path

@@ -19,8 +19,7 @@ from linvae.theory import (
 from linvae.theory.network_bounds import NetworkBounds, network_bounds
 from linvae.theory.stability import Stability, critical_correlation, stability
 from linvae.theory.universal import UniversalThreshold, universal_threshold
-
-__version__ = "0.1.0"
+from linvae.version import __version__
 
 __all__ = [
     "ARVAESpec",

@@ -1,6 +1,6 @@
 """Import arrows: prediction cannot read observation, observation cannot read prediction.
 
-    spec, comparison < data < moments < theory
+    version, spec, comparison < data < moments < theory
                                       | objectives < models < train < metrics
                                       | wording < verdicts < report, plots
                                       metrics < jobs < cluster
@@ -26,6 +26,7 @@ PACKAGE = Path(linvae.__file__).parent
 TOP = {"compare", "predict", "diagnose", "pipeline", "cli", "__main__"}
 BELOW_MODELS = {"spec", "comparison", "data", "moments", "objectives"}
 MAY_IMPORT: dict[str, set[str]] = {
+    "version": set(),
     "spec": set(),
     "comparison": {"spec"},
     "data": set(),
@@ -33,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "theory": {"spec", "moments"},
     "objectives": {"spec"},
     "models": BELOW_MODELS,
-    "train": BELOW_MODELS | {"models"},
+    "train": BELOW_MODELS | {"models", "version"},
     "metrics": BELOW_MODELS | {"models", "train"},
     "jobs": BELOW_MODELS | {"models", "train", "metrics"},
     "cluster": BELOW_MODELS | {"models", "train", "metrics", "jobs"},
@@ -41,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "verdicts": {"comparison", "wording"},
     "report": {"spec", "comparison", "wording", "verdicts"},
     "plots": {"spec", "comparison", "wording"},
-    "__init__": {"spec", "moments", "theory"},  # the public names
+    "__init__": {"spec", "moments", "theory", "version"},  # the public names
 }
 EVERYTHING = {*MAY_IMPORT, *TOP}
 MAY_IMPORT |= dict.fromkeys(TOP, EVERYTHING)

@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from linvae.metrics.evidence import evidence, has_evidence
-from linvae.models import Architecture, build_model
+from linvae.models import Architecture
 from linvae.spec import LinearSpec
-from linvae.train import InformationControl, TrainConfig, TrainingData, train
+from linvae.train import CellStore, InformationControl, TrainConfig, TrainingData, train_cells
 
 __all__ = [
     "CONTROL_BATCH_SIZE",
@@ -73,33 +73,43 @@ def estimate_threshold(
     set_points: Sequence[float] = SET_POINTS,
     config: TrainConfig | None = None,
     progress: Callable[[int], None] | None = None,
+    store: CellStore | None = None,
 ) -> ThresholdEstimate:
-    """Train len(seeds) x len(set_points) members at once and read the threshold of `level`."""
+    """Train len(seeds) x len(set_points) members at once and read the threshold of `level`.
+
+    With a `store` a run that was stopped goes on, and finished members are not trained again.
+    """
     if not 1 <= level <= len(spec.latent_dims):
         raise ValueError(
             f"level={level} must be between 1 and {len(spec.latent_dims)}, the levels of {spec}"
         )
     config = config or TrainConfig(batch_size=CONTROL_BATCH_SIZE)
     n_points, targets = len(set_points), [*set_points, *[0.0] * has_evidence(spec)]
-    model = build_model(
+
+    def control(points: Sequence[float], n_seeds: int) -> InformationControl:
+        return InformationControl(points, spec.betas, n_seeds, level - 1, data.target.device)
+
+    trained = train_cells(
         spec,
-        data.target,
-        data.condition,
+        data,
+        points=targets,
+        kl_weight=control,
+        config=config,
         architecture=architecture,
         seeds=seeds,
-        n_points=len(targets),
+        store=store,
+        progress=progress,
     )
-    control = InformationControl(targets, spec.betas, len(seeds), level - 1, data.target.device)
-    result = train(model, data, control, config, progress)
     information, factors = (
-        np.asarray(v.cpu(), dtype=np.float64)[:, :n_points] for v in control.result()
+        np.asarray(trained.found[name].cpu(), dtype=np.float64)[:, :n_points]
+        for name in ("information", "factor")
     )
     converged = _converged(information, np.asarray(set_points))
     fits = [fit_threshold(*row) for row in zip(information, factors, converged, strict=True)]
     critical, slopes = np.array(fits).T
     return ThresholdEstimate(
         level, tuple(seeds), information, factors, converged, critical, slopes,
-        *evidence(model, data, collapsed=-1), result.seconds,
+        *evidence(trained.model, data, collapsed=-1), trained.result.seconds,
     )  # fmt: skip
 
 

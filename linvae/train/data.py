@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,6 +80,16 @@ class BatchOrder:
             self._queues[i] = self._queues[i][self.batch_size :]
         return torch.stack(batches)
 
+    def state(self) -> dict[str, Tensor]:
+        """What is left of every seed's epoch, and the state of its generator."""
+        queues = {f"queue.{i}": queue.clone() for i, queue in enumerate(self._queues)}
+        return queues | _generator_states(self._generators)
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from `state`."""
+        self._queues = [state[f"queue.{i}"].clone() for i in range(len(self._queues))]
+        _restore_generators(self._generators, state)
+
 
 class Noise:
     """Normal noise for the latents, one stream per seed, matched in its first two moments.
@@ -101,6 +111,23 @@ class Noise:
         draw = draw / draw.square().mean(dim=1, keepdim=True).sqrt()
         pairs = torch.cat([draw, -draw], dim=1).to(self.device)
         return list(torch.split(pairs, list(self.widths), dim=-1))
+
+    def state(self) -> dict[str, Tensor]:
+        """The state of every seed's generator."""
+        return _generator_states(self._generators)
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from `state`."""
+        _restore_generators(self._generators, state)
+
+
+def _generator_states(generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
+    return {f"generator.{i}": g.get_state() for i, g in enumerate(generators)}
+
+
+def _restore_generators(generators: Sequence[torch.Generator], state: Mapping[str, Tensor]) -> None:
+    for i, generator in enumerate(generators):
+        generator.set_state(state[f"generator.{i}"])
 
 
 def pick_device(name: str = "auto") -> torch.device:

@@ -8,7 +8,7 @@ the information goes to 0 (`linvae.metrics.threshold`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -20,13 +20,29 @@ __all__ = ["ConstantBetas", "InformationControl", "KLWeight", "information", "un
 
 
 class KLWeight(Protocol):
-    """Gives the betas of a step, (n_seeds, n_points, levels), and sees what came of them."""
+    """Gives the betas of a step, (n_seeds, n_points, levels), and sees what came of them.
+
+    What changes from step to step is in `state`, so that a run can stop and go on; what never does
+    is in `setting`, so that a finished member is recognised.
+    """
 
     def betas(self) -> Tensor:
         """The KL weights of this step."""
 
     def observe(self, terms: Terms, progress: float) -> None:
         """Called after each step with its terms; `progress` runs from 0 to 1."""
+
+    def setting(self, point: int) -> dict[str, object]:
+        """What sets the KL weight of the members of `point`, in JSON's types."""
+
+    def found(self) -> dict[str, Tensor]:
+        """What a whole run found for every member, each (n_seeds, n_points), by name."""
+
+    def state(self) -> dict[str, Tensor]:
+        """All that changed since the first step."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from `state`."""
 
 
 class ConstantBetas:
@@ -44,6 +60,21 @@ class ConstantBetas:
 
     def observe(self, terms: Terms, progress: float) -> None:
         """Nothing to adapt."""
+
+    def setting(self, point: int) -> dict[str, object]:
+        """The betas themselves."""
+        return {"kind": "constant betas", "betas": self._betas[0, point].tolist()}
+
+    def found(self) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing changes."""
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Nothing to go on from."""
 
 
 class InformationControl:
@@ -72,8 +103,10 @@ class InformationControl:
         self._base = torch.tensor(betas, device=device)
         self._log_factor = torch.zeros(shape, device=device)
         self._error = torch.zeros(shape, device=device)
-        self._factors: list[Tensor] = []
-        self._pooled: list[Tensor] = []
+        # sums over the last part of the run
+        self._averaged = 0
+        self._factors = torch.zeros(shape, dtype=torch.float64, device=device)
+        self._pooled = torch.zeros((3, *shape, 1), dtype=torch.float64, device=device)
 
     def _factor(self) -> Tensor:
         push = torch.clamp(1 + self.PROPORTIONAL * self._error, 0.2, 3.0)
@@ -88,8 +121,9 @@ class InformationControl:
         q = terms.levels[self.level]
         statistics = unit_statistics(q.mean.detach(), q.log_variance.detach())
         if progress >= self.AVERAGE_FROM:
-            self._factors.append(self._factor())
-            self._pooled.append(statistics)
+            self._averaged += 1
+            self._factors = self._factors + self._factor()
+            self._pooled = self._pooled + statistics
         gain = self.GAIN if progress < 0.4 else self.GAIN / 2
         self._error = information(statistics) - self.set_points
         relative = self._error / (self.set_points + self.OFFSET)
@@ -98,10 +132,40 @@ class InformationControl:
     def result(self) -> tuple[Tensor, Tensor]:
         """Information (nats) and factor on the betas, means over the last part, (seeds, points).
 
-        The arithmetic mean of the factor, since the gradient is linear in it.
+        The arithmetic mean of the factor, since the gradient is linear in it. NaN before that part.
         """
-        pooled = torch.stack(self._pooled).double().mean(0)
-        return information(pooled), torch.stack(self._factors).double().mean(0)
+        return information(self._pooled / self._averaged), self._factors / self._averaged
+
+    def setting(self, point: int) -> dict[str, object]:
+        """Set-point (nats), level (from 0) and the betas that the factor multiplies."""
+        return {
+            "kind": "information control",
+            "set_point": float(self.set_points[0, point]),
+            "level": self.level,
+            "betas": self._base.tolist(),
+        }
+
+    def found(self) -> dict[str, Tensor]:
+        """`result` by name."""
+        return dict(zip(("information", "factor"), self.result(), strict=True))
+
+    def state(self) -> dict[str, Tensor]:
+        """Log factor, last error, and the sums of the last part."""
+        return {
+            "log_factor": self._log_factor,
+            "error": self._error,
+            "averaged": torch.tensor(self._averaged),
+            "factors": self._factors,
+            "pooled": self._pooled,
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from `state`."""
+        device = self._error.device
+        self._log_factor = state["log_factor"].to(device)
+        self._error = state["error"].to(device)
+        self._averaged = int(state["averaged"])
+        self._factors, self._pooled = state["factors"].to(device), state["pooled"].to(device)
 
 
 def unit_statistics(mean: Tensor, log_variance: Tensor) -> Tensor:

@@ -13,14 +13,32 @@ from torch import Tensor
 
 from linvae.models.chain import StackedVAE
 from linvae.objectives import Terms
+from linvae.train.checkpoint import Checkpoint, stack_identity, study_identity
 from linvae.train.data import BatchOrder, Noise, TrainingData
 from linvae.train.kl_weight import KLWeight
+from linvae.train.run import Diverged, Run, Saver
 
 __all__ = ["Diverged", "DivergedError", "TrainConfig", "TrainResult", "train"]
 
 
 class DivergedError(ArithmeticError):
-    """No member is left whose objective is finite; the message says which failed first."""
+    """No member is left whose objective is finite; the message says which failed first.
+
+    `result`: of the run up to there.
+    """
+
+    def __init__(self, result: TrainResult) -> None:
+        self.result = result
+        first = min(result.diverged, key=lambda d: d.step)
+        super().__init__(
+            f"training diverged: the objective of all {len(result.diverged)} members is not finite "
+            f"(first seed {first.seed} point {first.point}, at step {first.step}); lower the "
+            "learning rate"
+        )
+
+    def __reduce__(self) -> tuple[type[DivergedError], tuple[TrainResult]]:
+        """Made again from its result when it comes from another process."""
+        return DivergedError, (self.result,)
 
 
 @dataclass(frozen=True)
@@ -67,15 +85,6 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class Diverged:
-    """A member whose objective was found not to be finite after `step` steps."""
-
-    seed: int
-    point: int
-    step: int
-
-
-@dataclass(frozen=True)
 class TrainResult:
     """History rows (step, mean distortion, rates and betas of every member) and seconds.
 
@@ -95,6 +104,7 @@ def train(
     kl_weight: KLWeight,
     config: TrainConfig,
     progress: Callable[[int], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> TrainResult:
     """Train every member of `model` on `data`; parameters are updated in place.
 
@@ -103,16 +113,21 @@ def train(
     what else is in the stack. `progress` is called with the number of steps done.
     A member that diverges is reported in the result and stays as it is; raises DivergedError where
     all do.
+    With a `checkpoint` the run goes on from its file where there is one, and writes it as it goes
+    (`linvae.train.checkpoint`, errors there); `model` and `kl_weight` must be as if new.
     """
     device = data.target.device
     order = BatchOrder(len(data), config.batch_size, model.seeds)
     noise = Noise(model.spec.latent_dims, model.seeds, device)
     optimizer = _optimizer(model, config)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, config.learning_rate_factor)
-    history: list[dict[str, float]] = []
-    diverged: dict[tuple[int, int], Diverged] = {}
-    start = time.perf_counter()
-    for step in range(config.steps):
+    run = Run(model, optimizer, order, noise, kl_weight)
+    saver = None
+    if checkpoint is not None:
+        study = study_identity(model.spec, model.architecture, data, config)
+        saver = Saver(checkpoint, stack_identity(study, model, kl_weight), run)
+    start = time.perf_counter() - run.seconds
+    for step in range(run.step, config.steps):
+        _set_learning_rate(optimizer, config, step)
         target, condition = data.take(order.next().to(device))
         terms = model(target, condition, noise.next(target.shape[1]))
         betas = kl_weight.betas()
@@ -120,15 +135,27 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         members.sum().backward()
         optimizer.step()
-        schedule.step()
         kl_weight.observe(terms, step / config.steps)
         if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
-            _note_diverged(diverged, members, model, step + 1)
-            history += _history_rows(step + 1, model, terms, betas)
+            _note_diverged(run.diverged, members, model, step + 1)
+            run.history += _history_rows(step + 1, model, terms, betas)
             if progress:
                 progress(step + 1)
-    seconds = time.perf_counter() - start
-    return TrainResult(history, seconds, config.steps, tuple(diverged.values()))
+        run.step, run.seconds = step + 1, time.perf_counter() - start
+        if len(run.diverged) == members.numel():
+            raise DivergedError(_result(run))
+        if saver:
+            saver.after_step(last=run.step == config.steps)
+    return _result(run)
+
+
+def _result(run: Run) -> TrainResult:
+    return TrainResult(run.history, run.seconds, run.step, tuple(run.diverged.values()))
+
+
+def _set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate * config.learning_rate_factor(step)
 
 
 def _optimizer(model: StackedVAE, config: TrainConfig) -> torch.optim.Optimizer:
@@ -142,16 +169,9 @@ def _optimizer(model: StackedVAE, config: TrainConfig) -> torch.optim.Optimizer:
 def _note_diverged(
     found: dict[tuple[int, int], Diverged], members: Tensor, model: StackedVAE, step: int
 ) -> None:
-    """Add members that are no longer finite to `found`; raise where none is left."""
+    """Add members that are no longer finite to `found`."""
     for s, point in torch.nonzero(~torch.isfinite(members.detach())).tolist():
         found.setdefault((s, point), Diverged(model.seeds[s], point, step))
-    if len(found) == members.numel():
-        first = min(found.values(), key=lambda d: d.step)
-        raise DivergedError(
-            f"training diverged: the objective of all {members.numel()} members is not finite "
-            f"(first seed {first.seed} point {first.point}, at step {first.step}); lower the "
-            "learning rate"
-        )
 
 
 def _history_rows(

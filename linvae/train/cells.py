@@ -1,0 +1,341 @@
+"""Finished members are kept, so that none is trained twice.
+
+A cell is the training of one member. Members never interact, so a cell is a function of its
+identity alone: study (specification, networks, data, configuration, version), seed, and what sets
+its KL weight; not of its place in a stack, nor of the stack. Its file is named by the sha256 of
+that identity. A study of seeds x points trains the cells that are missing, in stacks that are
+again rectangular, and puts all of them together.
+
+While a stack trains, its checkpoint lies beside the cells (`linvae.train.checkpoint`). It is
+removed after its last cell is written, and a stack that was stopped goes on as it was, even where
+more members are asked for than before: no kill changes a bit of any result.
+
+A damaged cell costs one member: it is named in a warning, trained again and replaced. A damaged
+checkpoint may cost hours, so it stops the call, and so does one of another version.
+
+Several processes may work on one folder without a lock, which a killed process would leave behind:
+files are whole at any moment, two that train the same cell write the same numbers, and the cost is
+time only.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from linvae.models import Architecture, StackedVAE, build_model
+from linvae.spec import LinearSpec
+from linvae.train.checkpoint import (
+    Checkpoint,
+    Identity,
+    check_folder,
+    check_version,
+    content_key,
+    member_identity,
+    read_file,
+    read_header,
+    study_identity,
+    write_file,
+)
+from linvae.train.data import TrainingData
+from linvae.train.kl_weight import KLWeight
+from linvae.train.loop import DivergedError, TrainConfig, TrainResult, train
+from linvae.train.run import Diverged
+
+__all__ = ["Cell", "CellStore", "Trained", "train_cells"]
+
+CELL, CHECKPOINT = ".cell.safetensors", ".checkpoint.safetensors"
+VERSIONED = ("format", "linvae")  # a checkpoint of another version has the same name: it is refused
+
+MakeKLWeight = Callable[[Sequence[float], int], KLWeight]
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One finished member.
+
+    `parameters` without the axes of seeds and points; `found`: what its KL weight found; `history`:
+    its rows, without their point; `seconds`: its share of those of its stack; `diverged`: the step
+    at which it was found lost, or None.
+    """
+
+    parameters: dict[str, Tensor]
+    found: dict[str, float]
+    history: list[dict[str, float]]
+    seconds: float
+    steps: int
+    diverged: int | None
+
+
+@dataclass(frozen=True)
+class CellStore:
+    """A folder of finished cells and of checkpoints of what is not finished.
+
+    `every_seconds`, `every_steps`: how often a stack is written while it trains (`Checkpoint`).
+    Raises OSError where nothing can be written into `folder`, which is made if it is missing.
+    """
+
+    folder: Path
+    every_seconds: float = 30.0
+    every_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a folder that cannot be written before anything is trained."""
+        object.__setattr__(self, "folder", Path(self.folder))
+        check_folder(self.folder)
+
+    def path(self, key: str) -> Path:
+        """File of the cell `key`."""
+        return self.folder / (key + CELL)
+
+    def has(self, key: str) -> bool:
+        """Whether there is a file of that name; only `load` knows whether it is whole."""
+        return self.path(key).exists()
+
+    def save(self, identity: Identity, cell: Cell) -> str:
+        """Write a cell whole or not at all, and return its key."""
+        key = content_key(identity)
+        notes = {k: v for k, v in vars(cell).items() if k != "parameters"}
+        write_file(self.path(key), "cell", identity, cell.parameters, notes)
+        return key
+
+    def load(self, key: str) -> Cell | None:
+        """The cell, or None where there is none; None with a warning where its file is damaged."""
+        try:
+            tensors, header = read_file(self.path(key), "cell")
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            warnings.warn(f"{error}. It is trained again and replaced.", stacklevel=2)
+            return None
+        return Cell(tensors, **header["notes"])
+
+    def checkpoint(self, study: Identity, members: Identity) -> Checkpoint:
+        """Where the stack of these members is kept while it trains."""
+        path = self.folder / f"{_name(study)}-{_name(members)}{CHECKPOINT}"
+        return Checkpoint(path, self.every_seconds, self.every_steps)
+
+    def checkpoints(self, study: Identity) -> Iterator[tuple[Checkpoint, Identity]]:
+        """Checkpoints of the stacks of a study that are not finished, and their identities.
+
+        Raises ValueError for one that is damaged or of another version.
+        """
+        for path in sorted(self.folder.glob(f"{_name(study)}-*{CHECKPOINT}")):
+            try:
+                identity = read_header(path, "checkpoint")["identity"]
+            except FileNotFoundError:  # finished by another process
+                continue
+            check_version(path, identity, study)
+            yield Checkpoint(path, self.every_seconds, self.every_steps), identity
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained stack, its result, and what its KL weights found, each (n_seeds, n_points).
+
+    `result.seconds` is the sum over members of their share of the seconds of their stacks,
+    whenever they were trained.
+    """
+
+    model: StackedVAE
+    result: TrainResult
+    found: dict[str, Tensor]
+
+
+def train_cells(
+    spec: LinearSpec,
+    data: TrainingData,
+    *,
+    points: Sequence[float],
+    kl_weight: MakeKLWeight,
+    config: TrainConfig,
+    architecture: str | Architecture = "linear",
+    seeds: Sequence[int] = (0,),
+    store: CellStore | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Trained:
+    """Train len(seeds) x len(points) members, but for those whose cell is in `store`.
+
+    `kl_weight(points, n_seeds)` makes the KL weight of a stack of some of the points, for instance
+    `lambda points, n_seeds: ConstantBetas(points, spec.betas, device)`. `progress` is called with
+    the number of steps done of the stack at work.
+
+    The result is that of one stack of all members. It has the same bits after any number of kills
+    and calls with the same arguments; cells that other calls trained in other stacks differ by the
+    rounding of batched products (1e-5 relative, float32), and the rows of a lost one may end early.
+    Raises DivergedError where all members are lost, ValueError for a checkpoint in the store that
+    is damaged or of another version and for seeds or points given twice, OSError where the store
+    cannot be written.
+    """
+    seeds, points = tuple(seeds), tuple(points)
+    build = partial(
+        build_model, spec, data.target, data.condition, architecture=Architecture.of(architecture)
+    )
+    model = build(seeds=seeds, n_points=len(points))
+    weight = kl_weight(points, len(seeds))
+    if store is None:
+        return Trained(model, train(model, data, weight, config, progress), weight.found())
+    _check_axes(model)
+    settings = [weight.setting(point) for point in range(len(points))]
+    _check_distinct("seeds", seeds, seeds)
+    _check_distinct("points", points, [str(setting) for setting in settings])
+    identity = study_identity(spec, architecture, data, config)
+    study = _Study(
+        build, data, config, kl_weight, seeds, points, progress, store, identity, settings
+    )
+    cells = study.cells()
+    return _filled(model, [cells[seed, p] for seed in seeds for p in range(len(points))])
+
+
+@dataclass(eq=False)
+class _Study:
+    """Arguments of `train_cells`, and the cells that are `done`, by seed and index of the point."""
+
+    build: Callable[..., StackedVAE]
+    data: TrainingData
+    config: TrainConfig
+    kl_weight: MakeKLWeight
+    seeds: tuple[int, ...]
+    points: tuple[float, ...]
+    progress: Callable[[int], None] | None
+    store: CellStore
+    identity: Identity
+    settings: list[dict[str, object]]
+    done: dict[tuple[int, int], Cell] = field(default_factory=dict)
+
+    def cells(self) -> dict[tuple[int, int], Cell]:
+        """All cells, from the store or by training."""
+        self._load()
+        self._finish()
+        while missing := self._missing():
+            points = next(iter(missing.values()))  # seeds that lack the same points: one stack
+            self._train([s for s, lacks in missing.items() if lacks == points], points)
+        return self.done
+
+    def _load(self) -> None:
+        """Take what the store has."""
+        for point, setting in enumerate(self.settings):
+            for seed in self.seeds:
+                key = content_key(member_identity(self.identity, seed, setting))
+                cell = self.store.load(key)
+                if cell is not None:
+                    self.done[seed, point] = cell
+
+    def _finish(self) -> None:
+        """Stacks of these members that were stopped go on as they were."""
+        for checkpoint, identity in list(self.store.checkpoints(self.identity)):
+            seeds, stopped = identity["seeds"], identity["kl_weights"]
+            known = all(setting in self.settings for setting in stopped)
+            if not (known and set(seeds) <= set(self.seeds)):
+                continue  # other members of the study
+            points = [self.settings.index(setting) for setting in stopped]
+            if all((seed, point) in self.done for seed in seeds for point in points):
+                checkpoint.remove()  # killed after its last cell
+            else:
+                self._train(seeds, points)
+
+    def _missing(self) -> dict[int, list[int]]:
+        """Points without a cell, of the seeds that have such."""
+        every = range(len(self.points))
+        lacking = {s: [p for p in every if (s, p) not in self.done] for s in self.seeds}
+        return {seed: points for seed, points in lacking.items() if points}
+
+    def _train(self, seeds: Sequence[int], points: Sequence[int]) -> None:
+        """Train seeds x points in one stack, from its checkpoint if there is one."""
+        settings = [self.settings[p] for p in points]
+        weight = self.kl_weight([self.points[p] for p in points], len(seeds))
+        model = self.build(seeds=seeds, n_points=len(points))
+        checkpoint = self.store.checkpoint(
+            self.identity, {"seeds": list(seeds), "kl_weights": settings}
+        )
+        try:
+            result = train(model, self.data, weight, self.config, self.progress, checkpoint)
+        except DivergedError as error:
+            result = error.result
+        found = weight.found()
+        for s, seed in enumerate(seeds):
+            for i, point in enumerate(points):
+                cell = _cell(model, result, found, s, i)
+                self.store.save(member_identity(self.identity, seed, settings[i]), cell)
+                self.done[seed, point] = cell
+        checkpoint.remove()
+
+
+def _check_distinct(name: str, values: Sequence[float], identities: Sequence[object]) -> None:
+    """Two members of one seed and point would be the same cell."""
+    if len(set(identities)) < len(identities):
+        raise ValueError(f"{name}={values} must differ from each other: give each of them once")
+
+
+def _check_axes(model: StackedVAE) -> None:
+    """A cell is a slice: everything that is saved must have the axes of seeds and points."""
+    shape = (len(model.seeds), model.n_points)
+    shared = [name for name, value in model.state_dict().items() if value.shape[:2] != shape]
+    if shared:
+        raise ValueError(
+            f"{', '.join(shared)} of the stack must have shape {shape} in front, one entry per "
+            "member: register a buffer that members share with persistent=False"
+        )
+
+
+def _cell(
+    model: StackedVAE, result: TrainResult, found: dict[str, Tensor], s: int, point: int
+) -> Cell:
+    """One member of a stack that is trained."""
+    member = (model.seeds[s], point)
+    lost = [d.step for d in result.diverged if (d.seed, d.point) == member]
+    return Cell(
+        parameters={k: v[s, point].cpu().clone() for k, v in model.state_dict().items()},
+        found={name: float(values[s, point]) for name, values in found.items()},
+        history=[
+            {k: v for k, v in row.items() if k != "point"}
+            for row in result.history
+            if (row["seed"], row["point"]) == member
+        ],
+        seconds=result.seconds / (len(model.seeds) * model.n_points),
+        steps=result.steps,
+        diverged=lost[0] if lost else None,
+    )
+
+
+def _filled(model: StackedVAE, cells: Sequence[Cell]) -> Trained:
+    """A new stack with the values of its members, seed-major, and the result of training it."""
+    members = [(seed, point) for seed in model.seeds for point in range(model.n_points)]
+    result = _result(members, cells)
+    if len(result.diverged) == len(cells):
+        raise DivergedError(result)
+    shape = (len(model.seeds), model.n_points)
+    state = {
+        name: torch.stack([cell.parameters[name] for cell in cells]).view(value.shape)
+        for name, value in model.state_dict().items()
+    }
+    model.load_state_dict(state)
+    found = {
+        name: torch.tensor([cell.found[name] for cell in cells], dtype=torch.float64).view(shape)
+        for name in cells[0].found
+    }
+    return Trained(model, result, found)
+
+
+def _result(members: Sequence[tuple[int, int]], cells: Sequence[Cell]) -> TrainResult:
+    """History, seconds and losses of all members, in the order that one stack gives them."""
+    both = list(zip(members, cells, strict=True))
+    rows = [row | {"point": point} for (_, point), cell in both for row in cell.history]
+    lost = [Diverged(*member, cell.diverged) for member, cell in both if cell.diverged is not None]
+    return TrainResult(
+        sorted(rows, key=lambda row: row["step"]),
+        sum(cell.seconds for cell in cells),
+        max(cell.steps for cell in cells),
+        tuple(sorted(lost, key=lambda d: d.step)),
+    )
+
+
+def _name(identity: Identity) -> str:
+    """Sixteen digits of the key of an identity, the same for every version."""
+    return content_key({k: v for k, v in identity.items() if k not in VERSIONED})[:16]

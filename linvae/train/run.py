@@ -1,0 +1,99 @@
+"""A run between two steps: what changes while a stack trains, and who writes it down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from linvae.models.chain import StackedVAE
+from linvae.train.checkpoint import Checkpoint, Identity, optimizer_state, restore_optimizer
+from linvae.train.data import BatchOrder, Noise
+from linvae.train.kl_weight import KLWeight
+
+__all__ = ["Diverged", "Run", "Saver"]
+
+
+@dataclass(frozen=True)
+class Diverged:
+    """A member whose objective was found not to be finite after `step` steps."""
+
+    seed: int
+    point: int
+    step: int
+
+
+@dataclass
+class Run:
+    """All that changes while a stack trains: what a checkpoint holds."""
+
+    model: StackedVAE
+    optimizer: torch.optim.Optimizer
+    order: BatchOrder
+    noise: Noise
+    kl_weight: KLWeight
+    step: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    diverged: dict[tuple[int, int], Diverged] = field(default_factory=dict)
+
+    def state(self) -> dict[str, Tensor]:
+        """All tensors, their names led by the part they belong to."""
+        parts = {
+            "model": self.model.state_dict(),
+            "optimizer": optimizer_state(self.model, self.optimizer),
+            "order": self.order.state(),
+            "noise": self.noise.state(),
+            "kl_weight": self.kl_weight.state(),
+        }
+        return {f"{part}/{name}": t for part, state in parts.items() for name, t in state.items()}
+
+    def notes(self) -> dict[str, Any]:
+        """All that is no tensor, in JSON's types."""
+        diverged = [[*member, asdict(lost)] for member, lost in self.diverged.items()]
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "history": self.history,
+            "diverged": diverged,
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+        """Go on from what `state` and `notes` gave."""
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {
+                k.partition("/")[2]: v for k, v in tensors.items() if k.startswith(prefix + "/")
+            }
+
+        self.model.load_state_dict(part("model"))
+        restore_optimizer(self.model, self.optimizer, part("optimizer"))
+        self.order.restore(part("order"))
+        self.noise.restore(part("noise"))
+        self.kl_weight.restore(part("kl_weight"))
+        self.step, self.seconds = notes["step"], notes["seconds"]
+        self.history = notes["history"]
+        self.diverged = {(s, point): Diverged(**lost) for s, point, lost in notes["diverged"]}
+
+
+class Saver:
+    """Writes a run to its checkpoint in the rhythm of the latter; restores the run when made."""
+
+    def __init__(self, checkpoint: Checkpoint, identity: Identity, run: Run) -> None:
+        self.checkpoint, self.identity, self.run = checkpoint, identity, run
+        saved = checkpoint.read(identity)
+        if saved is not None:
+            run.restore(*saved)
+        self._step, self._time, self._cost = run.step, time.perf_counter(), 0.0
+
+    def after_step(self, *, last: bool) -> None:
+        """Write where it is due; the last state always."""
+        steps, seconds = self.run.step - self._step, time.perf_counter() - self._time
+        if last or self.checkpoint.due(steps, seconds, self._cost):
+            state, notes = self.run.state(), self.run.notes()
+            self._cost = self.checkpoint.write(self.identity, state, notes)
+            self._step, self._time = self.run.step, time.perf_counter()

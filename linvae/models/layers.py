@@ -84,7 +84,9 @@ class StackedLinear(nn.Module):
         if 4 * width > rows or 2 * width > dim:  # W' W would cost more than the output
             output = _product(x, weight, self.bias).mT
             draws = output.view(*output.shape[:3], -1, target.shape[2])
-            error: Tensor = draws - target.mT.contiguous()[:, :, :, None]  # (..., out, draws, batch)
+            error: Tensor = (
+                draws - target.mT.contiguous()[:, :, :, None]
+            )  # (..., out, draws, batch)
             return error.square().sum(2).flatten(2)
         h = x
         if self.bias is not None:
@@ -142,7 +144,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     wide = x.shape[1] == 1 and points > 1
     members = (seeds, points * d_out) if wide else (seeds * points, d_out)
     flat = weight.reshape(*members, d_in)
-    columns = x.flatten(0, 1).mT
+    columns = x.expand(seeds, -1, -1, -1).flatten(0, 1).mT
     y = flat @ columns if bias is None else torch.baddbmm(bias.reshape(*members, 1), flat, columns)
     return y.view(seeds, points, d_out, -1).mT
 

@@ -82,13 +82,14 @@ class StackedLinear(nn.Module):
             by_draw = output.view(seeds, points, -1, *target.shape[2:])
             error: Tensor = (by_draw - target[:, :, None]).square().sum(-1)
             return error.view(seeds, points, rows)
-        h = x
-        if self.bias is not None:
-            weight = torch.cat([weight, self.bias[..., None]], dim=-1)
-            h = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
-        product = _over_draws(target @ weight, x)
-        square = _over_draws(target.square().sum(-1, keepdim=True), x)[..., 0]
-        return square + (h * (h @ (weight.mT @ weight) - 2 * product)).sum(-1)
+        with torch.autocast(x.device.type, enabled=False):  # terms that cancel: never bfloat16
+            h = x.to(target.dtype)
+            if self.bias is not None:
+                weight = torch.cat([weight, self.bias[..., None]], dim=-1)
+                h = torch.cat([h, torch.ones_like(h[..., :1])], dim=-1)
+            product = _over_draws(target @ weight, x)
+            square = _over_draws(target.square().sum(-1, keepdim=True), x)[..., 0]
+            return square + (h * (h @ (weight.mT @ weight) - 2 * product)).sum(-1)
 
     def _parts(self, shared: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The weight of x, and what the shared inputs contribute."""

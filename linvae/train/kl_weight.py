@@ -9,14 +9,24 @@ the information goes to 0 (`linvae.metrics.threshold`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from copy import copy
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from linvae.objectives import Terms
 
-__all__ = ["ConstantBetas", "InformationControl", "KLWeight", "information", "unit_statistics"]
+__all__ = [
+    "AnnealedBetas",
+    "ConstantBetas",
+    "CyclicalBetas",
+    "DividedKLWeight",
+    "InformationControl",
+    "KLWeight",
+    "information",
+    "unit_statistics",
+]
 
 
 class KLWeight(Protocol):
@@ -27,6 +37,16 @@ class KLWeight(Protocol):
 
     def observe(self, terms: Terms, progress: float) -> None:
         """Called after each step with its terms; `progress` runs from 0 to 1."""
+
+
+class DividedKLWeight(KLWeight, Protocol):
+    """Weights of a stack that can be trained in parts (`linvae.train.parts`)."""
+
+    def part(self, seeds: slice, points: slice) -> DividedKLWeight:
+        """Those of some seeds and points, as at the beginning."""
+
+    def take_back(self, part: Any, seeds: slice, points: slice) -> None:
+        """Write the state of a trained part where it belongs in the whole."""
 
 
 class ConstantBetas:
@@ -44,6 +64,87 @@ class ConstantBetas:
 
     def observe(self, terms: Terms, progress: float) -> None:
         """Nothing to adapt."""
+
+    def part(self, seeds: slice, points: slice) -> ConstantBetas:
+        """The same for all seeds."""
+        part = copy(self)
+        part._betas = self._betas[:, points]
+        return part
+
+    def take_back(self, part: ConstantBetas, seeds: slice, points: slice) -> None:
+        """Nothing was learned."""
+
+
+class AnnealedBetas(ConstantBetas):
+    """Betas that rise linearly from `start` times their value to all of it over `warmup_steps`.
+
+    Source: Bowman et al. 2016, Generating sentences from a continuous space (KL annealing).
+    """
+
+    def __init__(
+        self,
+        factors: Sequence[float],
+        betas: Sequence[float],
+        device: torch.device,
+        *,
+        warmup_steps: int,
+        start: float = 0.0,
+    ) -> None:
+        super().__init__(factors, betas, device)
+        _check_count("warmup_steps", warmup_steps, "AnnealedBetas")
+        _check_share("start", start, "AnnealedBetas")
+        self.warmup_steps, self.start, self.step = warmup_steps, start, 0
+
+    def share(self) -> float:
+        """start + (1 - start) min(1, step/warmup_steps)."""
+        return self.start + (1 - self.start) * min(1.0, self.step / self.warmup_steps)
+
+    def betas(self) -> Tensor:
+        """The share of this step times the final betas."""
+        return self.share() * self._betas
+
+    def observe(self, terms: Terms, progress: float) -> None:
+        """Count the step."""
+        self.step += 1
+
+
+class CyclicalBetas(ConstantBetas):
+    """`cycles` times over: betas rise linearly from 0 during `ramp` of the cycle, then stay.
+
+    A cycle has `steps`/`cycles` steps; after the last one the betas stay at their value.
+    Source: Fu et al. 2019, Cyclical annealing schedule, equations 6 and 7.
+    """
+
+    def __init__(
+        self,
+        factors: Sequence[float],
+        betas: Sequence[float],
+        device: torch.device,
+        *,
+        steps: int,
+        cycles: int = 4,
+        ramp: float = 0.5,
+    ) -> None:
+        super().__init__(factors, betas, device)
+        _check_count("steps", steps, "CyclicalBetas")
+        _check_count("cycles", cycles, "CyclicalBetas")
+        _check_share("ramp", ramp, "CyclicalBetas")
+        self.steps, self.cycles, self.ramp, self.step = steps, cycles, ramp, 0
+
+    def share(self) -> float:
+        """min(1, position in the cycle/ramp), the position from 0 to 1; 1 with ramp=0."""
+        if self.step >= self.steps:
+            return 1.0
+        position = (self.step * self.cycles) % self.steps / self.steps
+        return 1.0 if position >= self.ramp else position / self.ramp
+
+    def betas(self) -> Tensor:
+        """The share of this step times the final betas."""
+        return self.share() * self._betas
+
+    def observe(self, terms: Terms, progress: float) -> None:
+        """Count the step."""
+        self.step += 1
 
 
 class InformationControl:
@@ -75,6 +176,27 @@ class InformationControl:
         self._factors: list[Tensor] = []
         self._pooled: list[Tensor] = []
 
+    def part(self, seeds: slice, points: slice) -> InformationControl:
+        """Control of some members, with nothing averaged yet."""
+        part = copy(self)
+        for name in ("set_points", "_log_factor", "_error"):
+            setattr(part, name, getattr(self, name)[seeds, points])
+        part._factors, part._pooled = [], []
+        return part
+
+    def take_back(self, part: InformationControl, seeds: slice, points: slice) -> None:
+        """Every step's factors and statistics, and the state at the end, at their places."""
+        if not self._factors:
+            shape = self.set_points.shape
+            self._factors = [v.new_full(shape, torch.nan) for v in part._factors]
+            self._pooled = [v.new_full((3, *shape, v.shape[-1]), torch.nan) for v in part._pooled]
+        for whole, values in zip(self._factors, part._factors, strict=False):
+            whole[seeds, points] = values
+        for whole, values in zip(self._pooled, part._pooled, strict=False):
+            whole[:, seeds, points] = values
+        for name in ("_log_factor", "_error"):
+            getattr(self, name)[seeds, points] = getattr(part, name)
+
     def _factor(self) -> Tensor:
         push = torch.clamp(1 + self.PROPORTIONAL * self._error, 0.2, 3.0)
         return torch.exp(self._log_factor) * push
@@ -102,6 +224,16 @@ class InformationControl:
         """
         pooled = torch.stack(self._pooled).double().mean(0)
         return information(pooled), torch.stack(self._factors).double().mean(0)
+
+
+def _check_count(name: str, value: int, where: str) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}={value!r} must be an integer >= 1 in {where}")
+
+
+def _check_share(name: str, value: float, where: str) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}={value!r} must be between 0 and 1 in {where}")
 
 
 def unit_statistics(mean: Tensor, log_variance: Tensor) -> Tensor:

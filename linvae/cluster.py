@@ -351,7 +351,7 @@ class ClusterRunner:
     def __init__(self, client: Client, data: TrainingData) -> None:
         self.client = client
         arrays = (data.target, data.condition)
-        self._shared = Shared(client, tuple(v if v is None else v.cpu().numpy() for v in arrays))
+        self._shared = Shared(client, tuple(v if v is None else v[:].cpu().numpy() for v in arrays))
 
     def run(self, jobs: Sequence[Job[R]], progress: Progress | None = None) -> list[Done[R]]:
         """See `Runner`: all parts of all jobs at once, as many as there are workers."""

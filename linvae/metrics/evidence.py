@@ -45,6 +45,7 @@ import torch
 
 from linvae.metrics.observe import parts
 from linvae.models import StackedVAE
+from linvae.models.chain import mean_square
 from linvae.objectives import GaussianLevel, gaussian_distortion, gaussian_rate_per_unit
 from linvae.spec import HVAESpec, LinearSpec
 from linvae.train.data import Noise, TrainingData
@@ -158,9 +159,8 @@ def local_thresholds(model: StackedVAE, data: TrainingData, point: int) -> Array
 def _local_threshold(model: StackedVAE, data: TrainingData, seed: int, point: int) -> float:
     eta2, fixed = model.spec.prior_variances[0], model.spec.encoder_variances[0]
     sigma2 = eta2 if fixed is None else float(np.min(fixed))
-    phi, psi, z, residual = model.last_layers(
-        data.target, data.condition, seed, point, LATENT_POINTS
-    )
+    whole = data.take(torch.arange(len(data)))
+    phi, psi, z, residual = model.last_layers(*whole, seed, point, LATENT_POINTS)
     explained = _explained(residual, phi)
     variance = float(np.linalg.eigvalsh(explained.T @ explained / len(explained))[-1])
     share = float(np.mean(_explained(z, psi) ** 2) / np.mean(z**2))
@@ -186,7 +186,7 @@ def _check_one_level(model: StackedVAE, where: str) -> None:
 
 def _best_constant(model: StackedVAE, data: TrainingData) -> float:
     s = torch.tensor(float(model.spec.decoder_variance), dtype=torch.float64)
-    square = data.target.double().square().sum(1).mean().cpu()
+    square = torch.tensor(mean_square(data.target), dtype=torch.float64)
     return float(gaussian_distortion(square, data.target.shape[1], s))
 
 

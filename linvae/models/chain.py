@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +27,29 @@ from linvae.models.layers import StackedLinear, StackedMLP, StackShape
 from linvae.objectives import GaussianLevel, Terms, gaussian_distortion, gaussian_rate_per_unit
 from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LinearSpec, VAESpec
 
-__all__ = ["StackedVAE", "build_model"]
+__all__ = ["Rows", "StackedVAE", "build_model", "mean_square"]
 
 Array = npt.NDArray[np.float64]
+CHUNK = 512  # rows at a time in sums over all samples: no float64 copy of the data
 INITIAL_STD = 0.1  # of the latent mean and of the reconstruction, in units of the scaled data
+
+
+class Rows(Protocol):
+    """What is read of training data: a tensor (n, d), or rows that are fetched when asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, d)."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are when taken."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+
+    def __getitem__(self, index: slice) -> Tensor:
+        """Some rows."""
 
 
 class StackedVAE(nn.Module):
@@ -89,7 +108,7 @@ class StackedVAE(nn.Module):
 
     def encode(self, level: int, below: Tensor) -> GaussianLevel:
         """q(z_l | what is below)."""
-        out = self.encoders[level](below)
+        out = self.encoders[level](below).to(below.dtype)  # where the products are bfloat16
         fixed = self.spec.encoder_variances[level]
         if fixed is not None:
             variance = torch.as_tensor(fixed, dtype=out.dtype, device=out.device)
@@ -228,8 +247,8 @@ class StackedVAE(nn.Module):
 
 def build_model(
     spec: LinearSpec,
-    target: Tensor,
-    condition: Tensor | None = None,
+    target: Rows,
+    condition: Rows | None = None,
     *,
     architecture: str | Architecture = "linear",
     seeds: Sequence[int] = (0,),
@@ -278,8 +297,14 @@ def _member(values: Any, seed_index: int, point: int) -> npt.NDArray[np.float64]
     return np.asarray(values[seed_index, point].detach().cpu(), dtype=np.float64)
 
 
-def _root_total_variance(data: Tensor) -> float:
-    total = float(data.double().square().sum(1).mean())
+def mean_square(data: Rows) -> float:
+    """Mean over the rows of their squared norm, in float64."""
+    parts = (data[i : i + CHUNK].double() for i in range(0, len(data), CHUNK))
+    return sum(float(part.square().sum()) for part in parts) / len(data)
+
+
+def _root_total_variance(data: Rows) -> float:
+    total = mean_square(data)
     return math.sqrt(total) if total > 0 else 1.0
 
 

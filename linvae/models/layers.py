@@ -84,17 +84,16 @@ class StackedLinear(nn.Module):
         if 4 * width > rows or 2 * width > dim:  # W' W would cost more than the output
             output = _product(x, weight, self.bias).mT
             draws = output.view(*output.shape[:3], -1, target.shape[2])
-            error: Tensor = (
-                draws - target.mT.contiguous()[:, :, :, None]
-            )  # (..., out, draws, batch)
+            error: Tensor = draws - target.mT.contiguous()[:, :, :, None]  # draws, batch last
             return error.square().sum(2).flatten(2)
-        h = x
-        if self.bias is not None:
-            weight = torch.cat([weight, self.bias[..., None]], dim=-1)
-            h = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
-        product = _over_draws(target @ weight, x)
-        square = _over_draws(target.square().sum(-1, keepdim=True), x)[..., 0]
-        return square + (h * (h @ (weight.mT @ weight) - 2 * product)).sum(-1)
+        with torch.autocast(x.device.type, enabled=False):  # terms that cancel: never bfloat16
+            h = x.to(target.dtype)
+            if self.bias is not None:
+                weight = torch.cat([weight, self.bias[..., None]], dim=-1)
+                h = torch.cat([h, torch.ones_like(h[..., :1])], dim=-1)
+            product = _over_draws(target @ weight, x)
+            square = _over_draws(target.square().sum(-1, keepdim=True), x)[..., 0]
+            return square + (h * (h @ (weight.mT @ weight) - 2 * product)).sum(-1)
 
     def _parts(self, shared: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The weight of x, and what the shared inputs contribute."""

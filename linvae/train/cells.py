@@ -13,6 +13,9 @@ more members are asked for than before: no kill changes a bit of any result.
 A damaged cell costs one member: it is named in a warning, trained again and replaced. A damaged
 checkpoint may cost hours, so it stops the call, and so does one of another version.
 
+Where memory is short the stacks are smaller (`linvae.train.parts`): the same cells, one after
+another, also without a folder to keep them in.
+
 Several processes may work on one folder without a lock, which a killed process would leave behind:
 files are whole at any moment, two that train the same cell write the same numbers, and the cost is
 time only.
@@ -46,7 +49,8 @@ from linvae.train.checkpoint import (
 from linvae.train.data import TrainingData
 from linvae.train.kl_weight import KLWeight
 from linvae.train.loop import DivergedError, TrainConfig, TrainResult, train
-from linvae.train.run import Diverged
+from linvae.train.parts import Size, out_of_memory, size_that_fits, smaller
+from linvae.train.run import Diverged, Stopped
 
 __all__ = ["Cell", "CellStore", "Trained", "train_cells"]
 
@@ -61,8 +65,8 @@ class Cell:
     """One finished member.
 
     `parameters` without the axes of seeds and points; `found`: what its KL weight found; `history`:
-    its rows, without their point; `seconds`: its share of those of its stack; `diverged`: the step
-    at which it was found lost, or None.
+    its rows, without their point; `seconds`: its share of those of its stack; `diverged` and
+    `stopped`: the step at which it was found lost, or stopped early, or None.
     """
 
     parameters: dict[str, Tensor]
@@ -71,6 +75,7 @@ class Cell:
     seconds: float
     steps: int
     diverged: int | None
+    stopped: int | None = None
 
 
 @dataclass(frozen=True)
@@ -159,19 +164,20 @@ def train_cells(
     seeds: Sequence[int] = (0,),
     store: CellStore | None = None,
     progress: Callable[[int], None] | None = None,
+    memory_limit_bytes: int | None = None,
 ) -> Trained:
     """Train len(seeds) x len(points) members, but for those whose cell is in `store`.
 
     `kl_weight(points, n_seeds)` makes the KL weight of a stack of some of the points, for instance
     `lambda points, n_seeds: ConstantBetas(points, spec.betas, device)`. `progress` is called with
-    the number of steps done of the stack at work.
+    the number of steps done of the stack at work. `memory_limit_bytes`: None is what is free.
 
     The result is that of one stack of all members. It has the same bits after any number of kills
     and calls with the same arguments; cells that other calls trained in other stacks differ by the
     rounding of batched products (1e-5 relative, float32), and the rows of a lost one may end early.
-    Raises DivergedError where all members are lost, ValueError for a checkpoint in the store that
-    is damaged or of another version and for seeds or points given twice, OSError where the store
-    cannot be written.
+    Raises DivergedError where all members are lost, MemoryError where one alone does not fit,
+    ValueError for a checkpoint in the store that is damaged or of another version and for seeds or
+    points given twice, OSError where the store cannot be written.
     """
     seeds, points = tuple(seeds), tuple(points)
     build = partial(
@@ -179,18 +185,25 @@ def train_cells(
     )
     model = build(seeds=seeds, n_points=len(points))
     weight = kl_weight(points, len(seeds))
-    if store is None:
-        return Trained(model, train(model, data, weight, config, progress), weight.found())
+    size = size_that_fits(model, data, config, memory_limit_bytes)
+    if store is None and size == (len(seeds), len(points)):
+        try:
+            return Trained(model, train(model, data, weight, config, progress), weight.found())
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            size = smaller(size, model, data, config)
     _check_axes(model)
     settings = [weight.setting(point) for point in range(len(points))]
     _check_distinct("seeds", seeds, seeds)
     _check_distinct("points", points, [str(setting) for setting in settings])
-    identity = study_identity(spec, architecture, data, config)
+    identity = study_identity(spec, architecture, data, config) if store else {}
     study = _Study(
-        build, data, config, kl_weight, seeds, points, progress, store, identity, settings
+        build, data, config, kl_weight, seeds, points, progress, store, identity, settings, size
     )
     cells = study.cells()
-    return _filled(model, [cells[seed, p] for seed in seeds for p in range(len(points))])
+    every = [cells[seed, p] for seed in seeds for p in range(len(points))]
+    return _filled(model, every, study.stacks)
 
 
 @dataclass(eq=False)
@@ -204,32 +217,36 @@ class _Study:
     seeds: tuple[int, ...]
     points: tuple[float, ...]
     progress: Callable[[int], None] | None
-    store: CellStore
+    store: CellStore | None
     identity: Identity
     settings: list[dict[str, object]]
+    size: Size
+    stacks: int = 0
     done: dict[tuple[int, int], Cell] = field(default_factory=dict)
 
     def cells(self) -> dict[tuple[int, int], Cell]:
         """All cells, from the store or by training."""
-        self._load()
-        self._finish()
+        if self.store is not None:
+            self._load(self.store)
+            self._finish(self.store)
         while missing := self._missing():
             points = next(iter(missing.values()))  # seeds that lack the same points: one stack
-            self._train([s for s, lacks in missing.items() if lacks == points], points)
+            seeds = [s for s, lacks in missing.items() if lacks == points]
+            self._train(seeds[: self.size[0]], points[: self.size[1]])
         return self.done
 
-    def _load(self) -> None:
+    def _load(self, store: CellStore) -> None:
         """Take what the store has."""
         for point, setting in enumerate(self.settings):
             for seed in self.seeds:
                 key = content_key(member_identity(self.identity, seed, setting))
-                cell = self.store.load(key)
+                cell = store.load(key)
                 if cell is not None:
                     self.done[seed, point] = cell
 
-    def _finish(self) -> None:
+    def _finish(self, store: CellStore) -> None:
         """Stacks of these members that were stopped go on as they were."""
-        for checkpoint, identity in list(self.store.checkpoints(self.identity)):
+        for checkpoint, identity in list(store.checkpoints(self.identity)):
             seeds, stopped = identity["seeds"], identity["kl_weights"]
             known = all(setting in self.settings for setting in stopped)
             if not (known and set(seeds) <= set(self.seeds)):
@@ -251,20 +268,27 @@ class _Study:
         settings = [self.settings[p] for p in points]
         weight = self.kl_weight([self.points[p] for p in points], len(seeds))
         model = self.build(seeds=seeds, n_points=len(points))
-        checkpoint = self.store.checkpoint(
-            self.identity, {"seeds": list(seeds), "kl_weights": settings}
-        )
+        members = {"seeds": list(seeds), "kl_weights": settings}
+        checkpoint = self.store.checkpoint(self.identity, members) if self.store else None
         try:
             result = train(model, self.data, weight, self.config, self.progress, checkpoint)
         except DivergedError as error:
             result = error.result
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            self.size = smaller((len(seeds), len(points)), model, self.data, self.config)
+            return
+        self.stacks += 1
         found = weight.found()
         for s, seed in enumerate(seeds):
             for i, point in enumerate(points):
                 cell = _cell(model, result, found, s, i)
-                self.store.save(member_identity(self.identity, seed, settings[i]), cell)
+                if self.store:
+                    self.store.save(member_identity(self.identity, seed, settings[i]), cell)
                 self.done[seed, point] = cell
-        checkpoint.remove()
+        if checkpoint:
+            checkpoint.remove()
 
 
 def _check_distinct(name: str, values: Sequence[float], identities: Sequence[object]) -> None:
@@ -290,6 +314,7 @@ def _cell(
     """One member of a stack that is trained."""
     member = (model.seeds[s], point)
     lost = [d.step for d in result.diverged if (d.seed, d.point) == member]
+    stopped = [d.step for d in result.stopped if (d.seed, d.point) == member]
     return Cell(
         parameters={k: v[s, point].cpu().clone() for k, v in model.state_dict().items()},
         found={name: float(values[s, point]) for name, values in found.items()},
@@ -301,13 +326,14 @@ def _cell(
         seconds=result.seconds / (len(model.seeds) * model.n_points),
         steps=result.steps,
         diverged=lost[0] if lost else None,
+        stopped=stopped[0] if stopped else None,
     )
 
 
-def _filled(model: StackedVAE, cells: Sequence[Cell]) -> Trained:
+def _filled(model: StackedVAE, cells: Sequence[Cell], stacks: int) -> Trained:
     """A new stack with the values of its members, seed-major, and the result of training it."""
     members = [(seed, point) for seed in model.seeds for point in range(model.n_points)]
-    result = _result(members, cells)
+    result = _result(members, cells, stacks)
     if len(result.diverged) == len(cells):
         raise DivergedError(result)
     shape = (len(model.seeds), model.n_points)
@@ -323,16 +349,19 @@ def _filled(model: StackedVAE, cells: Sequence[Cell]) -> Trained:
     return Trained(model, result, found)
 
 
-def _result(members: Sequence[tuple[int, int]], cells: Sequence[Cell]) -> TrainResult:
+def _result(members: Sequence[tuple[int, int]], cells: Sequence[Cell], stacks: int) -> TrainResult:
     """History, seconds and losses of all members, in the order that one stack gives them."""
     both = list(zip(members, cells, strict=True))
     rows = [row | {"point": point} for (_, point), cell in both for row in cell.history]
     lost = [Diverged(*member, cell.diverged) for member, cell in both if cell.diverged is not None]
+    stopped = [Stopped(*member, cell.stopped) for member, cell in both if cell.stopped is not None]
     return TrainResult(
         sorted(rows, key=lambda row: row["step"]),
         sum(cell.seconds for cell in cells),
         max(cell.steps for cell in cells),
         tuple(sorted(lost, key=lambda d: d.step)),
+        tuple(stopped),
+        stacks,
     )
 
 

@@ -1,24 +1,61 @@
-"""Centred training data on the device, and the order in which members see it."""
+"""Centred training data, on the device or streamed to it, and the order in which members see it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["BatchOrder", "Noise", "TrainingData", "pick_device"]
+__all__ = ["BatchOrder", "HostRows", "Noise", "TrainingData", "free_bytes", "pick_device"]
+
+RESIDENT_SHARE = 0.5  # of the free memory that the data may fill; the rest is for the training
+
+
+@dataclass(frozen=True, eq=False)
+class HostRows:
+    """An array that stays where it is (a np.memmap on its disk); its rows are centred when taken.
+
+    It offers what is needed of a tensor (n, d) on `device`: shape, length, and rows by index.
+    """
+
+    values: npt.NDArray[np.floating]
+    mean: npt.NDArray[np.float64] | float
+    device: torch.device
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, d)."""
+        return self.values.shape
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.values)
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        """Rows, float32 on the device, with the shape of `index` in front."""
+        chosen = index.cpu().numpy() if isinstance(index, Tensor) else index
+        rows = torch.from_numpy(_centred(self.values[chosen], self.mean))
+        if self.device.type != "cuda":
+            return rows.to(self.device)
+        return rows.pin_memory().to(self.device, non_blocking=True)
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Target (n, d) and condition (n, dx) or None, float32, centred by their means."""
+    """Target (n, d) and condition (n, dx) or None, float32, centred by their means.
 
-    target: Tensor
-    condition: Tensor | None
+    Tensors where the data are resident on the device, `HostRows` where they are streamed; batches
+    are the same bit for bit.
+    """
+
+    target: Tensor | HostRows
+    condition: Tensor | HostRows | None
 
     @classmethod
     def from_arrays(
@@ -28,24 +65,46 @@ class TrainingData:
         *,
         centered: bool = True,
         device: str | torch.device = "cpu",
+        resident: bool | Literal["auto"] = True,
     ) -> TrainingData:
-        """Centre (unless told not to) and move to the device."""
+        """Centre (unless told not to) and move to the device, or leave on the host.
 
-        def tensor(values: npt.NDArray[np.floating]) -> Tensor:
+        `resident="auto"`: on the device where all of it takes at most half of what is free there.
+        """
+        device = torch.device(device)
+        if resident == "auto":
+            entries = target.size + (0 if condition is None else condition.size)
+            resident = 4 * entries <= RESIDENT_SHARE * free_bytes(device)
+
+        def rows(values: npt.NDArray[np.floating]) -> Tensor | HostRows:
             mean = values.mean(axis=0, dtype=np.float64) if centered else 0.0
-            centred = np.empty(values.shape, dtype=np.float32)
-            np.subtract(values, mean, out=centred, casting="same_kind")
-            return torch.as_tensor(centred, device=device)
+            if not resident:
+                return HostRows(values, mean, device)
+            return torch.as_tensor(_centred(values, mean), device=device)
 
-        return cls(tensor(target), None if condition is None else tensor(condition))
+        return cls(rows(target), None if condition is None else rows(condition))
 
     def __len__(self) -> int:
         """Number of samples."""
         return len(self.target)
 
+    @property
+    def resident(self) -> bool:
+        """True where the data lie on the device as a whole."""
+        return isinstance(self.target, Tensor)
+
     def take(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """Rows `index` of both, with the shape of `index` in front."""
         return self.target[index], None if self.condition is None else self.condition[index]
+
+
+def _centred(
+    values: npt.NDArray[np.floating], mean: npt.NDArray[np.float64] | float
+) -> npt.NDArray[np.float32]:
+    """values - mean, rounded to float32 once."""
+    centred = np.empty(values.shape, dtype=np.float32)
+    np.subtract(values, mean, out=centred, casting="same_kind")
+    return centred
 
 
 def stream(purpose: str, seed: int) -> torch.Generator:
@@ -92,25 +151,35 @@ class BatchOrder:
 
 
 class Noise:
-    """Normal noise for the latents, one stream per seed, matched in its first two moments.
+    """Normal noise for the latents, one stream per seed, matched in its moments.
 
-    Every sample gets two draws of opposite sign, and each unit's noise is scaled to unit second
+    Every sample gets two `draws` of opposite sign, and each unit's noise is scaled to unit second
     moment in every batch. A linear decoder sees the noise of one unit through these moments only;
     their error was the largest of an observed threshold. The price: a unit's noise is uniform on a
     sphere, with fourth moment 3 b/(b + 2) in a batch of b instead of 3 (2.8 for 32, 2.95 for 128).
+
+    One draw is the first of the two. Both signs are equally likely, so its gradient has the same
+    expectation and more variance: the first moment is 0 on average only.
     """
 
-    def __init__(self, widths: Sequence[int], seeds: Sequence[int], device: torch.device) -> None:
-        self.widths, self.device = tuple(widths), device
+    def __init__(
+        self,
+        widths: Sequence[int],
+        seeds: Sequence[int],
+        device: torch.device,
+        draws: Literal[1, 2] = 2,
+    ) -> None:
+        self.widths, self.device, self.draws = tuple(widths), device, draws
         self._generators = [stream("noise", seed) for seed in seeds]
 
     def next(self, batch: int) -> list[Tensor]:
-        """One (n_seeds, 2 batch, k_l) tensor per level; the second half is minus the first."""
+        """One (n_seeds, draws * batch, k_l) tensor per level; second half = minus the first."""
         total = sum(self.widths)
         draw = torch.stack([torch.randn(batch, total, generator=g) for g in self._generators])
         draw = draw / draw.square().mean(dim=1, keepdim=True).sqrt()
-        pairs = torch.cat([draw, -draw], dim=1).to(self.device)
-        return list(torch.split(pairs, list(self.widths), dim=-1))
+        if self.draws == 2:
+            draw = torch.cat([draw, -draw], dim=1)
+        return list(torch.split(draw.to(self.device), list(self.widths), dim=-1))
 
     def state(self) -> dict[str, Tensor]:
         """The state of every seed's generator."""
@@ -143,3 +212,20 @@ def pick_device(name: str = "auto") -> torch.device:
             ) from error
         return device
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can still be taken on the device; on Linux hosts what the kernel calls available.
+
+    On CUDA this includes what torch holds in its cache without using it. A host that does not say
+    (no /proc/meminfo) counts as one without a limit.
+    """
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0] + cached)
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 2**62
+    found = dict(line.split(":", 1) for line in lines)
+    return 1024 * int(found["MemAvailable"].split()[0])

@@ -16,7 +16,15 @@ from torch import Tensor
 
 from linvae.objectives import Terms
 
-__all__ = ["ConstantBetas", "InformationControl", "KLWeight", "information", "unit_statistics"]
+__all__ = [
+    "AnnealedBetas",
+    "ConstantBetas",
+    "CyclicalBetas",
+    "InformationControl",
+    "KLWeight",
+    "information",
+    "unit_statistics",
+]
 
 
 class KLWeight(Protocol):
@@ -75,6 +83,111 @@ class ConstantBetas:
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Nothing to go on from."""
+
+
+class AnnealedBetas(ConstantBetas):
+    """Betas that rise linearly from `start` times their value to all of it over `warmup_steps`.
+
+    Source: Bowman et al. 2016, Generating sentences from a continuous space (KL annealing).
+    """
+
+    def __init__(
+        self,
+        factors: Sequence[float],
+        betas: Sequence[float],
+        device: torch.device,
+        *,
+        warmup_steps: int,
+        start: float = 0.0,
+    ) -> None:
+        super().__init__(factors, betas, device)
+        _check_count("warmup_steps", warmup_steps, "AnnealedBetas")
+        _check_share("start", start, "AnnealedBetas")
+        self.warmup_steps, self.start, self.step = warmup_steps, start, 0
+
+    def share(self) -> float:
+        """start + (1 - start) min(1, step/warmup_steps)."""
+        return self.start + (1 - self.start) * min(1.0, self.step / self.warmup_steps)
+
+    def betas(self) -> Tensor:
+        """The share of this step times the final betas."""
+        return self.share() * self._betas
+
+    def observe(self, terms: Terms, progress: float) -> None:
+        """Count the step."""
+        self.step += 1
+
+    def setting(self, point: int) -> dict[str, object]:
+        """The final betas and the schedule."""
+        return super().setting(point) | {
+            "kind": "annealed betas",
+            "warmup_steps": self.warmup_steps,
+            "start": self.start,
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """The step."""
+        return {"step": torch.tensor(self.step)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from `state`."""
+        self.step = int(state["step"])
+
+
+class CyclicalBetas(ConstantBetas):
+    """`cycles` times over: betas rise linearly from 0 during `ramp` of the cycle, then stay.
+
+    A cycle has `steps`/`cycles` steps; after the last one the betas stay at their value.
+    Source: Fu et al. 2019, Cyclical annealing schedule, equations 6 and 7.
+    """
+
+    def __init__(
+        self,
+        factors: Sequence[float],
+        betas: Sequence[float],
+        device: torch.device,
+        *,
+        steps: int,
+        cycles: int = 4,
+        ramp: float = 0.5,
+    ) -> None:
+        super().__init__(factors, betas, device)
+        _check_count("steps", steps, "CyclicalBetas")
+        _check_count("cycles", cycles, "CyclicalBetas")
+        _check_share("ramp", ramp, "CyclicalBetas")
+        self.steps, self.cycles, self.ramp, self.step = steps, cycles, ramp, 0
+
+    def share(self) -> float:
+        """min(1, position in the cycle/ramp), the position from 0 to 1; 1 with ramp=0."""
+        if self.step >= self.steps:
+            return 1.0
+        position = (self.step * self.cycles) % self.steps / self.steps
+        return 1.0 if position >= self.ramp else position / self.ramp
+
+    def betas(self) -> Tensor:
+        """The share of this step times the final betas."""
+        return self.share() * self._betas
+
+    def observe(self, terms: Terms, progress: float) -> None:
+        """Count the step."""
+        self.step += 1
+
+    def setting(self, point: int) -> dict[str, object]:
+        """The final betas and the schedule."""
+        return super().setting(point) | {
+            "kind": "cyclical betas",
+            "steps": self.steps,
+            "cycles": self.cycles,
+            "ramp": self.ramp,
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """The step."""
+        return {"step": torch.tensor(self.step)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from `state`."""
+        self.step = int(state["step"])
 
 
 class InformationControl:
@@ -166,6 +279,16 @@ class InformationControl:
         self._error = state["error"].to(device)
         self._averaged = int(state["averaged"])
         self._factors, self._pooled = state["factors"].to(device), state["pooled"].to(device)
+
+
+def _check_count(name: str, value: int, where: str) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}={value!r} must be an integer >= 1 in {where}")
+
+
+def _check_share(name: str, value: float, where: str) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}={value!r} must be between 0 and 1 in {where}")
 
 
 def unit_statistics(mean: Tensor, log_variance: Tensor) -> Tensor:

@@ -13,14 +13,24 @@ from torch import Tensor
 from linvae.models.chain import StackedVAE
 from linvae.train.checkpoint import Checkpoint, Identity, optimizer_state, restore_optimizer
 from linvae.train.data import BatchOrder, Noise
+from linvae.train.early_stop import EarlyStop
 from linvae.train.kl_weight import KLWeight
 
-__all__ = ["Diverged", "Run", "Saver"]
+__all__ = ["Diverged", "Run", "Saver", "Stopped"]
 
 
 @dataclass(frozen=True)
 class Diverged:
     """A member whose objective was found not to be finite after `step` steps."""
+
+    seed: int
+    point: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A member that met the criterion of `stop_tolerance` after `step` steps."""
 
     seed: int
     point: int
@@ -36,10 +46,15 @@ class Run:
     order: BatchOrder
     noise: Noise
     kl_weight: KLWeight
+    stop: EarlyStop | None = None
     step: int = 0
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     diverged: dict[tuple[int, int], Diverged] = field(default_factory=dict)
+
+    def ended(self, steps: int) -> bool:
+        """After `steps` steps, or where early stop has ended every member."""
+        return self.step >= steps or (self.stop is not None and bool(self.stop.ended.all()))
 
     def state(self) -> dict[str, Tensor]:
         """All tensors, their names led by the part they belong to."""
@@ -49,6 +64,7 @@ class Run:
             "order": self.order.state(),
             "noise": self.noise.state(),
             "kl_weight": self.kl_weight.state(),
+            "stop": {} if self.stop is None else self.stop.state(),
         }
         return {f"{part}/{name}": t for part, state in parts.items() for name, t in state.items()}
 
@@ -75,6 +91,8 @@ class Run:
         self.order.restore(part("order"))
         self.noise.restore(part("noise"))
         self.kl_weight.restore(part("kl_weight"))
+        if self.stop is not None:
+            self.stop.restore(part("stop"))
         self.step, self.seconds = notes["step"], notes["seconds"]
         self.history = notes["history"]
         self.diverged = {(s, point): Diverged(**lost) for s, point, lost in notes["diverged"]}

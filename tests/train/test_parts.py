@@ -1,0 +1,150 @@
+"""A stack too large for the memory is trained in smaller ones: the same members."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from linvae.data import gaussian
+from linvae.models import Architecture, build_model
+from linvae.spec import VAESpec
+from linvae.train import (
+    ConstantBetas,
+    InformationControl,
+    TrainConfig,
+    TrainingData,
+    cells,
+    predict_memory,
+    train,
+    train_cells,
+)
+from linvae.train.parts import like, size_that_fits
+
+CPU = torch.device("cpu")
+SPEC = VAESpec(1, decoder_variance=0.5)
+POINTS = (0.3, 0.6, 1.0, 2.0, 3.0)
+SEEDS = (4, 0)
+CONFIG = TrainConfig(steps=40, batch_size=32, log_every=20)
+DATA = TrainingData.from_arrays(gaussian((4.0, 2.0, 1.0, 0.5), 100, seed=2).target)
+NETWORK = Architecture("mlp", hidden=8)
+KINDS = {
+    "constant": lambda points, n: ConstantBetas(points, SPEC.betas, CPU),
+    "control": lambda points, n: InformationControl(points, SPEC.betas, n, 0, CPU),
+}
+
+
+def run(kind="constant", limit=None, **options):
+    return train_cells(
+        SPEC, DATA, points=POINTS, kl_weight=KINDS[kind], config=CONFIG, architecture=NETWORK,
+        seeds=SEEDS, memory_limit_bytes=limit, **options,
+    )  # fmt: skip
+
+
+def whole_stack():
+    return build_model(SPEC, DATA.target, architecture=NETWORK, seeds=SEEDS, n_points=len(POINTS))
+
+
+def needed(n_seeds, n_points):
+    model = whole_stack()
+    found = predict_memory(lambda: like(model, n_seeds, n_points), CONFIG, n_samples=len(DATA))
+    return found.total - found.data
+
+
+def same(found, expected):
+    """Members do not interact: only the order of sums in a batched product may differ (1e-5)."""
+    pairs = zip(found.model.named_parameters(), expected.model.parameters(), strict=True)
+    for (name, one), other in pairs:
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6, msg=name)
+    for name, values in expected.found.items():
+        torch.testing.assert_close(found.found[name], values, rtol=1e-4, atol=1e-6)
+    assert len(found.result.history) == len(expected.result.history)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_smaller_stacks_give_what_one_stack_gives(kind):
+    expected = run(kind)
+    message = r"training 2 seeds x 5 points at once needs .* in stacks of 2 seeds x 2 points"
+    with pytest.warns(UserWarning, match=message):
+        found = run(kind, limit=needed(2, 2))
+    assert (expected.result.stacks, found.result.stacks) == (1, 3)
+    same(found, expected)
+
+
+def test_seeds_are_divided_where_one_point_is_too_large():
+    with pytest.warns(UserWarning, match="in stacks of 1 seeds x 1 points"):
+        found = run(limit=needed(1, 1))
+    assert found.result.stacks == 10
+    same(found, run())
+
+
+def test_enough_memory_is_one_stack_without_a_word(recwarn):
+    assert run(limit=2**40).result.stacks == 1
+    assert not [w for w in recwarn if "stack" in str(w.message)]
+
+
+def test_member_that_does_not_fit_names_the_ways_out():
+    message = re.escape("batch_size=32, 100 resident samples; take a smaller batch_size or smaller")
+    with pytest.raises(MemoryError, match=message):
+        run(limit=1000)
+
+
+ERRORS = {
+    "python": MemoryError(),
+    "cuda": torch.cuda.OutOfMemoryError("CUDA out of memory"),
+    "host": RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 bytes"),
+}
+
+
+@pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
+def test_out_of_memory_divides_again(monkeypatch, error):
+    """The prediction says that all fits; stacks of more than two points do not."""
+    expected = run("control")
+
+    def small_only(model, *arguments):
+        if model.n_points > 2:
+            raise error
+        return train(model, *arguments)
+
+    monkeypatch.setattr(cells, "train", small_only)
+    with pytest.warns(UserWarning) as warned:
+        found = run("control")
+    said = [str(w.message) for w in warned]
+    assert any(
+        "2 seeds x 5 points in one stack: trained in stacks of 2 seeds x 3" in s for s in said
+    )
+    assert found.result.stacks == 3
+    same(found, expected)
+
+
+def test_no_memory_at_all_is_an_error(monkeypatch):
+    def never(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(cells, "train", never)
+    with (
+        pytest.raises(MemoryError, match="one member alone needs more than there was"),
+        pytest.warns(UserWarning, match="out of memory"),
+    ):
+        run()
+
+
+def test_other_errors_pass(monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(cells, "train", broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        run()
+
+
+def test_counting_is_left_out_only_where_memory_is_plenty():
+    """The rough bound is above the count, so that what is not counted would have fitted."""
+    from linvae.train.parts import _rough_bytes
+
+    for network in (Architecture("linear"), NETWORK, Architecture("mlp", hidden=256)):
+        model = build_model(SPEC, DATA.target, architecture=network, n_points=3)
+        found = predict_memory(lambda m=model: like(m, 1, 3), CONFIG, n_samples=len(DATA))
+        assert found.in_use - found.data <= _rough_bytes(model, CONFIG), network
+    assert size_that_fits(model, DATA, CONFIG) == (1, 3)

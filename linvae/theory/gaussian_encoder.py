@@ -184,8 +184,8 @@ def alive_branch(
     problem = _Problem.of(target, weights)
     s = float(checked_numbers("decoder_variance", decoder_variance, "alive_branch"))
     nats = np.sort(np.atleast_1d(checked_numbers("information", information, "alive_branch")))
-    top = last = _best(problem, problem.log_ratio, problem.starts())
-    points = []
+    top = _best(problem, problem.log_ratio, problem.starts())
+    last, points = _best(problem, problem.held_at(nats[-1]), [top, *problem.starts()]), []
     for held in nats[::-1]:
         last = _best(problem, problem.held_at(held), [last, top])
         rate, ratio = problem.terms(last).rate, problem.ratio(last)

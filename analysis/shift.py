@@ -49,8 +49,8 @@ BRANCH_NATS = (0.003, 0.006, 0.012, 0.025, 0.05, 0.1, 0.2)
 DATASETS = ("digits", "omniglot", "mnist", "fashion-mnist", "celeba", "ffhq")
 COMPONENTS = 20  # leading ones: what is left out makes the Gaussian shift a lower bound
 LINE_NATS = (0.05, 0.15, 0.3)  # three of the set-points of fixed-information control
-NETWORK_PROBABILITIES = (0.5, 0.25, 0.1, 0.05)
-NETWORK_SAMPLES, NETWORK_DIM, NETWORK_SEEDS = 2000, 10, (0, 1)
+NETWORK_PROBABILITIES = (0.1, 0.25, 0.05, 0.5)
+NETWORK_SAMPLES, NETWORK_DIM, NETWORK_SEEDS = 1000, 10, (0, 1)
 
 
 def predictions(y: Array) -> Row:

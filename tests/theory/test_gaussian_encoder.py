@@ -61,7 +61,10 @@ def test_gaussian_data_have_no_gap():
 
 
 def test_gaussian_data_follow_the_rate_distortion_function():
-    """The optimum is linear: v = exp(-2 R), V = 1 - v. betas, off by 1e-6 here, are good to the root of the ratio's error."""
+    """The optimum is linear: v = exp(-2 R), V = 1 - v.
+
+    What is left of the ratio is of second order in what is left of betas.
+    """
     z, w = gaussian_nodes()
     branch = alive_branch(z, [0.3, 0.02, 0.1], decoder_variance=0.5, weights=w)
     R = branch.information
@@ -169,10 +172,11 @@ def test_both_halves_alike():
 
 
 def test_the_standard_error_is_the_scatter():
-    """30 samples; a standard deviation of 30 is good to 13 %, three of them 39 %."""
-    draws = [np.random.default_rng(i).exponential(size=100) ** 0.7 for i in range(30)]
+    """12 samples; a standard deviation of 12 is good to 20 %, three of them 60 %."""
+    rngs = [np.random.default_rng(i) for i in range(12)]
+    draws = [(rng.random(200) < 0.25) + 0.1 * rng.normal(size=200) for rng in rngs]
     shifts, errors = np.array([held_out_shift(y) for y in draws]).T
-    assert np.mean(errors) == pytest.approx(float(np.std(shifts)), rel=0.39)
+    assert np.mean(errors) == pytest.approx(float(np.std(shifts)), rel=0.6)
 
 
 def test_memorised_samples_do_not_pass():

@@ -1,0 +1,124 @@
+"""The law of small skewness: the numerical threshold tends to it; moments are those of data."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from linvae.theory.gaussian_encoder import gaussian_encoder_threshold
+from linvae.theory.skewness_shift import skewness_shift, skewness_shift_of
+
+
+def rare_event(p: float, noise: float) -> tuple[np.ndarray, np.ndarray]:
+    """0 or 1 with probability p, and noise of that share of the variance: nodes and weights."""
+    z, w = np.polynomial.hermite_e.hermegauss(12)
+    z, w = math.sqrt(noise * p * (1 - p)) * z, w / w.sum()
+    y, w = np.concatenate([z, 1 + z]), np.concatenate([(1 - p) * w, p * w])
+    t = y - w @ y
+    return t / math.sqrt(w @ t**2), w
+
+
+def on_a_curve(t: np.ndarray, w: np.ndarray, share: float, ratio: float) -> tuple:
+    """(t, e): e has variance `ratio`, that share of it along t^2; the rest a fair coin."""
+    skew = w @ t**3
+    bend = t**2 - 1 - skew * t
+    bend /= math.sqrt(w @ bend**2)
+    bend, t, w = np.repeat(bend, 2), np.repeat(t, 2), np.repeat(w, 2) / 2
+    coin = np.tile([1.0, -1.0], len(t) // 2)
+    e = math.sqrt(share) * bend + math.sqrt(1 - share) * coin
+    return np.stack([t, math.sqrt(ratio) * e], axis=1), w, float(w @ (t**2 * e))
+
+
+# --- against the numerical threshold -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("p", "noise"), [(0.45, 0.1), (0.4, 1.0), (0.3, 3.0)], ids=["kurt-1.4", "kurt-2.5", "kurt-2.9"]
+)
+def test_the_threshold_tends_to_the_law(p, noise):
+    """The relative error is of order skewness^2; its factor is 0.26 to 0.4 on these laws."""
+    t, w = rare_event(p, noise)
+    skew = float(w @ t**3)
+    law = skewness_shift(skew, float(w @ t**4))
+    found = gaussian_encoder_threshold(t, weights=w)
+    assert 0 < law.shift - found.shift < 0.5 * skew**2 * law.shift
+    assert law.information == pytest.approx(found.information, rel=2 * skew**2)
+
+
+@pytest.mark.parametrize(("share", "ratio"), [(0.2, 0.3), (0.3, 0.5)])
+def test_other_components_that_bend_along(share, ratio):
+    """Without them the law is off by 7 and 26 %, with them by 0.7 and 1 %."""
+    t, w = rare_event(0.45, 0.3)
+    y, w, coupling = on_a_curve(t, w, share, ratio)
+    moments = float(w @ y[:, 0] ** 3), float(w @ y[:, 0] ** 4)
+    found = gaussian_encoder_threshold(y, weights=w).shift
+    assert skewness_shift(*moments).shift < 0.95 * found
+    assert skewness_shift(*moments, [ratio], [coupling]).shift == pytest.approx(found, rel=0.012)
+
+
+@pytest.mark.parametrize(("kurtosis", "gap"), [(4.6, False), (5.4, True)])
+def test_kurtosis_alone_opens_a_gap_above_five(kurtosis, gap):
+    """0, or +-1, as rarely as the kurtosis says."""
+    y, w = np.array([0.0, 1.0, -1.0]), np.array([1 - 1 / kurtosis, *[0.5 / kurtosis] * 2])
+    found = gaussian_encoder_threshold(y, weights=w)
+    assert (found.shift > 1e-3) == gap
+    law = skewness_shift(0.0, kurtosis)
+    assert math.isnan(law.shift) == gap
+
+
+# --- closed form ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kurtosis", [3.0, 3.5, 4.8])
+def test_closed_form_of_one_component(kurtosis):
+    law = skewness_shift(0.6, kurtosis)
+    assert law.shift == pytest.approx(2 / 9 * 0.36 / (5 - kurtosis), rel=1e-12)
+    assert law.information == pytest.approx(0.36 / (9 * (5 - kurtosis) ** 2), rel=1e-12)
+
+
+def test_the_closed_form_is_close_below_kurtosis_three():
+    ratios = [skewness_shift(0.1, k).shift / (2 / 900 / (5 - k)) for k in (1.1, 1.5, 2.0, 2.5)]
+    assert 1 <= min(ratios) <= max(ratios) < 1.01
+
+
+def test_samples_give_their_moments():
+    rng = np.random.default_rng(0)
+    y = rng.gamma(20.0, size=(500, 3)) * [2.0, 1.0, 0.5]
+    y = y @ np.linalg.qr(rng.normal(size=(3, 3)))[0] + 7
+    law = skewness_shift_of(y)
+    left, values, _ = np.linalg.svd(y - y.mean(axis=0), full_matrices=False)
+    scores = left * math.sqrt(500)
+    sign = np.sign(np.mean(scores[:, 0] ** 3)) * np.sign(law.skewness)
+    assert law.skewness == pytest.approx(sign * np.mean(scores[:, 0] ** 3), rel=1e-9)
+    assert law.kurtosis == pytest.approx(np.mean(scores[:, 0] ** 4), rel=1e-9)
+    assert law.variance_ratios == pytest.approx((values[1:] / values[0]) ** 2, rel=1e-9)
+    couplings = scores[:, 1:].T @ scores[:, 0] ** 2 / 500
+    assert np.abs(law.couplings) == pytest.approx(np.abs(couplings), rel=1e-6)
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((1.0, 1.5), r"kurtosis=1\.5 with skewness=1\.0: no law has one below"),
+        ((0.0, -0.2), "not the excess"),
+        ((0.0, 3.0, [0.5], [0.1, 0.2]), r"shape \(1,\) but couplings \(2,\)"),
+        ((0.0, 3.0, [1.0], [0.1]), "two equal leading eigenvalues"),
+    ],
+)
+def test_impossible_moments(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        skewness_shift(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [(np.zeros(3), "zero variance"), ([np.nan, 1.0], "finite"), (np.ones((2, 2, 2)), "shape")],
+)
+def test_impossible_samples(target, words):
+    with pytest.raises(ValueError, match=words):
+        skewness_shift_of(target)

@@ -10,15 +10,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from linvae.data import ImageLayout
+
 __all__ = ["BatchOrder", "Noise", "TrainingData", "pick_device"]
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Target (n, d) and condition (n, dx) or None, float32, centred by their means."""
+    """Target (n, d) and condition (n, dx) or None, float32, centred by their means.
+
+    `image`: where their coordinates lie in an image, None where they are no pixels.
+    """
 
     target: Tensor
     condition: Tensor | None
+    image: ImageLayout | None = None
 
     @classmethod
     def from_arrays(
@@ -28,8 +34,14 @@ class TrainingData:
         *,
         centered: bool = True,
         device: str | torch.device = "cpu",
+        image: ImageLayout | None = None,
     ) -> TrainingData:
-        """Centre (unless told not to) and move to the device."""
+        """Centre (unless told not to) and move to the device.
+
+        `image` comes from `Dataset.image_layout`; ValueError where it is of other data.
+        """
+        if image is not None:
+            image.check(target.shape[1], 0 if condition is None else condition.shape[1])
 
         def tensor(values: npt.NDArray[np.floating]) -> Tensor:
             mean = values.mean(axis=0, dtype=np.float64) if centered else 0.0
@@ -37,7 +49,7 @@ class TrainingData:
             np.subtract(values, mean, out=centred, casting="same_kind")
             return torch.as_tensor(centred, device=device)
 
-        return cls(tensor(target), None if condition is None else tensor(condition))
+        return cls(tensor(target), None if condition is None else tensor(condition), image)
 
     def __len__(self) -> int:
         """Number of samples."""

@@ -43,10 +43,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from linvae.metrics.observe import parts
+from linvae.metrics.observe import evaluating, parts
 from linvae.models import StackedVAE
 from linvae.objectives import GaussianLevel, gaussian_distortion, gaussian_rate_per_unit
-from linvae.spec import HVAESpec, LinearSpec
+from linvae.spec import LinearSpec, VAESpec
 from linvae.train.data import Noise, TrainingData
 
 __all__ = [
@@ -89,14 +89,18 @@ class ExchangeRatios:
 
 
 def has_evidence(spec: LinearSpec) -> bool:
-    """True where both are defined: one level, a fixed decoder variance."""
-    return not isinstance(spec, HVAESpec) and spec.decoder_variance != "learned"
+    """True where both are defined: one level, Gaussian, a fixed decoder variance."""
+    return (
+        isinstance(spec, VAESpec)
+        and spec.likelihood == "gaussian"
+        and spec.decoder_variance != "learned"
+    )
 
 
 def evidence(model: StackedVAE, data: TrainingData, collapsed: int) -> tuple[Array, Array, Array]:
     """Certified factors, their errors and local factors, (seeds,); the member `collapsed` is D_0.
 
-    Without a condition D_0 is the best constant. NaN where neither is defined.
+    Without a condition D_0 is the best constant. NaN where they are not defined.
     """
     if not has_evidence(model.spec):
         nothing = np.full(len(model.seeds), np.nan)
@@ -106,6 +110,8 @@ def evidence(model: StackedVAE, data: TrainingData, collapsed: int) -> tuple[Arr
         ratios = _ratios(model, distortions, rates, _best_constant(model, data))
     else:
         ratios = _ratios(model, distortions, rates, distortions[..., collapsed].mean(axis=0))
+    if _sharing(model):
+        return *ratios.best(), np.full(len(model.seeds), np.nan)
     return *ratios.best(), local_thresholds(model, data, collapsed)
 
 
@@ -142,9 +148,15 @@ def _ratios(
 def local_thresholds(model: StackedVAE, data: TrainingData, point: int) -> Array:
     """f_loc of the member `point` of every seed, which should be collapsed, (n_seeds,).
 
-    Raises ValueError as `exchange_ratios`, and for more than one latent unit.
+    Raises ValueError as `exchange_ratios`, for more than one latent unit, and for decoders of
+    images, whose last layer is shared by all positions.
     """
     _check_one_level(model, "local_thresholds")
+    if _sharing(model):
+        raise ValueError(
+            f"decoder={model.architecture.decoder!r} has a last layer that all positions share, "
+            "and local_thresholds needs one of its own for each coordinate: use decoder='mlp'"
+        )
     if model.spec.latent_dims != (1,):
         raise ValueError(
             f"latent_dims={model.spec.latent_dims} must be (1,) in local_thresholds: with more "
@@ -158,9 +170,10 @@ def local_thresholds(model: StackedVAE, data: TrainingData, point: int) -> Array
 def _local_threshold(model: StackedVAE, data: TrainingData, seed: int, point: int) -> float:
     eta2, fixed = model.spec.prior_variances[0], model.spec.encoder_variances[0]
     sigma2 = eta2 if fixed is None else float(np.min(fixed))
-    phi, psi, z, residual = model.last_layers(
-        data.target, data.condition, seed, point, LATENT_POINTS
-    )
+    with evaluating(model):
+        phi, psi, z, residual = model.last_layers(
+            data.target, data.condition, seed, point, LATENT_POINTS
+        )
     explained = _explained(residual, phi)
     variance = float(np.linalg.eigvalsh(explained.T @ explained / len(explained))[-1])
     share = float(np.mean(_explained(z, psi) ** 2) / np.mean(z**2))
@@ -177,10 +190,16 @@ def _explained(values: Array, features: Array) -> Array:
     return fitted
 
 
+def _sharing(model: StackedVAE) -> bool:
+    """True where the decoder's last layer has weights that positions share."""
+    return model.architecture.decoder in ("conv", "pixelcnn")
+
+
 def _check_one_level(model: StackedVAE, where: str) -> None:
     if not has_evidence(model.spec):
         raise ValueError(
-            f"spec={model.spec!r} must have one level and a fixed decoder variance in {where}"
+            f"spec={model.spec!r} must have one level, a Gaussian likelihood and a fixed decoder "
+            f"variance in {where}"
         )
 
 
@@ -208,7 +227,8 @@ def _terms(model: StackedVAE, data: TrainingData) -> tuple[Array, Array]:
         noise = Noise(model.spec.latent_dims, [draw], data.target.device)
         found = []
         for index in parts(data):
-            terms = model(*data.take(index[None]), noise.next(len(index)))
+            with evaluating(model):
+                terms = model(*data.take(index[None]), noise.next(len(index)))
             share = len(index) / len(data)
             found.append(share * torch.stack([terms.distortion, terms.rates[..., 0]]).double())
         distortion, rate = np.asarray(torch.stack(found).sum(0).cpu(), dtype=np.float64)

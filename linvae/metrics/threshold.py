@@ -86,6 +86,7 @@ def estimate_threshold(
         data.target,
         data.condition,
         architecture=architecture,
+        image=data.image,
         seeds=seeds,
         n_points=len(targets),
     )

@@ -2,5 +2,6 @@
 
 from linvae.models.architecture import ARCHITECTURES, Architecture
 from linvae.models.chain import StackedVAE, build_model
+from linvae.models.presets import PRESETS, Preset
 
-__all__ = ["ARCHITECTURES", "Architecture", "StackedVAE", "build_model"]
+__all__ = ["ARCHITECTURES", "PRESETS", "Architecture", "Preset", "StackedVAE", "build_model"]

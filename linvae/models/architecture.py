@@ -93,6 +93,8 @@ class Architecture:
                 f"depth={self.depth} with hidden={self.hidden} in Architecture: leave depth out, "
                 "or give hidden as one number"
             )
+        if () in (self.hidden, self.decoder_hidden):
+            raise ValueError("hidden=() must have at least one layer in Architecture")
         if not self.channels:
             raise ValueError("channels=() must have at least one level in Architecture")
         if not self.kernels or any(size % 2 == 0 for size in self.kernels):

@@ -202,6 +202,7 @@ def image_encoder(
     d_out: int,
     *,
     output_std: float = HEAD_STD,
+    output_bias: bool = True,
 ) -> Network:
     """(rows, C, H, W) -> maps -> hidden layers -> (rows, d_out), pixels of unit variance."""
     maps = _residual_maps if architecture.encoder == "resnet" else _strided_maps
@@ -210,7 +211,8 @@ def image_encoder(
     widths = (architecture.channels[-1] * height * width, *architecture.encoder_widths)
     layers += [nn.Flatten(), *_dense_layers(generator, architecture, widths)]
     moment = ACTIVATIONS[architecture.activation].second_moment
-    head = dense(generator, widths[-1], d_out, std=output_std / math.sqrt(widths[-1] * moment))
+    std = output_std / math.sqrt(widths[-1] * moment)
+    head = dense(generator, widths[-1], d_out, std=std, bias=output_bias)
     return Network(nn.Sequential(*layers), nn.Identity(), head)
 
 
@@ -234,7 +236,9 @@ def conv_decoder(
     first = dense(generator, latent_dim, widths[0], std=gain / math.sqrt(latent_dim), bias=bias)
     condition = None
     if sees_condition:
-        condition = image_encoder(generator, architecture, shape, widths[0], output_std=gain)
+        condition = image_encoder(
+            generator, architecture, shape, widths[0], output_std=gain, output_bias=False
+        )
     rest = [
         *hidden_layer(nn.Identity(), architecture, widths[0]),
         *_dense_layers(generator, architecture, widths),
@@ -242,7 +246,7 @@ def conv_decoder(
     ]
     for level in range(len(channels) - 1, 0, -1):
         std, d_out = _std(architecture, KERNEL**2 // 4 * channels[level]), channels[level - 1]
-        up = _doubling(generator, channels[level], d_out, sizes[level - 1], std=std, bias=bias)
+        up = _doubling(generator, channels[level], d_out, sizes[level], std=std, bias=bias)
         rest += hidden_layer(up, architecture, d_out)
     moment = ACTIVATIONS[architecture.activation].second_moment
     std = HEAD_STD / math.sqrt(KERNEL**2 // 4 * channels[0] * moment)

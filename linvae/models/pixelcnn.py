@@ -101,7 +101,9 @@ class PixelCNN(MemberNetwork):
         self.condition = None
         if sees_condition:
             size = math.prod(self._shape)
-            self.condition = image_encoder(generator, architecture, shape, size, output_std=1.0)
+            self.condition = image_encoder(
+                generator, architecture, shape, size, output_std=1.0, output_bias=False
+            )
         self.on_image = MaskedConvolution(
             generator, channels, wide, kernels[0], sees_centre=False, architecture=architecture
         )

@@ -143,7 +143,9 @@ def test_refusals():
     _, data = data_of()
     _, conditional = data_of(conditional=True)
     deep = build_model(HVAESpec((1, 1)), data.target)
-    with pytest.raises(ValueError, match="must have one level and a fixed decoder variance"):
+    with pytest.raises(
+        ValueError, match="must have one level, a Gaussian likelihood and a fixed decoder "
+    ):
         exchange_ratios(deep, data)
     model = build_model(CVAESpec(1), conditional.target, conditional.condition)
     with pytest.raises(ValueError, match="collapsed_distortion is None but the data have a cond"):

@@ -8,11 +8,11 @@ D_0 and R_0, at every factor below
     f_x = (D_0 - D) / (beta (R - R_0))
 
 whatever trained it: the largest f_x of all models is a lower bound of the threshold of total
-collapse, up to the Monte-Carlo error of D. Without a condition D_0 is exact, that of the best
-constant; with one it is that of a collapsed network of the same training, which is fair but no
-proof. In a linear model with one unit at its optimum f_x is the logarithmic mean of factor and
-threshold, (f_c - f)/log(f_c/f), with a fixed variance their geometric mean: low by half the
-distance.
+collapse, up to the Monte-Carlo error of D. D_0 is exact, that of the best constant, except with a
+condition or an autoregressive decoder: there it is that of a collapsed network of the same
+training, which is fair but no proof. In a linear model with one unit at its optimum f_x is the
+logarithmic mean of factor and threshold, (f_c - f)/log(f_c/f), with a fixed variance their
+geometric mean: low by half the distance.
 
 **Local threshold**, from the last hidden layers. Near collapse a network is linear in phi(v), the
 last hidden layer of its encoder, and in psi(z), that of its decoder, so that only the heads decide:
@@ -100,13 +100,13 @@ def has_evidence(spec: LinearSpec) -> bool:
 def evidence(model: StackedVAE, data: TrainingData, collapsed: int) -> tuple[Array, Array, Array]:
     """Certified factors, their errors and local factors, (seeds,); the member `collapsed` is D_0.
 
-    Without a condition D_0 is the best constant. NaN where they are not defined.
+    D_0 is the best constant where the collapsed decoder is one. NaN where they are not defined.
     """
     if not has_evidence(model.spec):
         nothing = np.full(len(model.seeds), np.nan)
         return nothing, nothing, nothing
     distortions, rates = _terms(model, data)
-    if data.condition is None:
+    if _is_constant_at_collapse(model):
         ratios = _ratios(model, distortions, rates, _best_constant(model, data))
     else:
         ratios = _ratios(model, distortions, rates, distortions[..., collapsed].mean(axis=0))
@@ -120,16 +120,17 @@ def exchange_ratios(
 ) -> ExchangeRatios:
     """The certificate of every member of a stack of one level.
 
-    `collapsed_distortion` D_0 in nats, a number or one per seed: needed with a condition; None is
-    the best constant. Raises ValueError for hierarchies, a learned decoder variance, and a
-    condition without it.
+    `collapsed_distortion` D_0 in nats, a number or one per seed: needed with a condition and with
+    an autoregressive decoder; None is the best constant. Raises ValueError for hierarchies, another
+    likelihood, a learned decoder variance, and where it is needed and missing.
     """
     _check_one_level(model, "exchange_ratios")
     if collapsed_distortion is None:
-        if data.condition is not None:
+        if not _is_constant_at_collapse(model):
+            given = "data have a condition" if model.condition_dim else "decoder sees the target"
             raise ValueError(
-                "collapsed_distortion is None but the data have a condition: give the distortion "
-                "of a collapsed network of the same training"
+                f"collapsed_distortion is None but the {given}: give the distortion of a "
+                "collapsed network of the same training"
             )
         collapsed_distortion = _best_constant(model, data)
     return _ratios(model, *_terms(model, data), collapsed_distortion)
@@ -188,6 +189,11 @@ def _explained(values: Array, features: Array) -> Array:
     ridge = RIDGE * float(np.diag(gram).max()) * np.eye(len(gram))
     fitted: Array = features @ np.linalg.solve(gram + ridge, features.T @ values)
     return fitted
+
+
+def _is_constant_at_collapse(model: StackedVAE) -> bool:
+    """True where a decoder without z predicts the same for every sample."""
+    return model.condition_dim == 0 and model.architecture.decoder != "pixelcnn"
 
 
 def _sharing(model: StackedVAE) -> bool:

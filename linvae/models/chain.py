@@ -5,9 +5,13 @@
 
 `architecture="linear"`: f and g are theory's matrices, no biases (the data are centred), one
 learned variance per unit; `weights(seed, point)` returns them under theory's names, so that
-`linvae.theory.objective` reads them. `architecture="mlp"`: one hidden ReLU layer each, a learned
-variance depends on the input. The data are divided by their root total variance inside the model,
-which changes the parametrisation and nothing else.
+`linvae.theory.objective` reads them. In all other architectures (`linvae.models.architecture`) f
+and g are networks and a learned variance depends on the input; with `skip` every f_l sees v, not
+z_{l-1}. The data are divided by their root total variance inside the model, which changes the
+parametrisation and nothing else.
+
+`likelihood="bernoulli"`: p(y|z) has the log odds g_1(z) + offset, one offset per coordinate, which
+starts at the log odds of the means. The data are not centred; what the networks see of them is.
 """
 
 from __future__ import annotations

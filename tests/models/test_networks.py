@@ -20,7 +20,7 @@ from linvae.models.blocks import BatchNorm, image_encoder
 from linvae.models.layers import StackedMLP, StackShape
 from linvae.models.members import Collection, Placement
 from linvae.objectives import bernoulli_error
-from linvae.spec import ARVAESpec, CVAESpec, VAESpec
+from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, VAESpec
 from linvae.train import TrainingData
 
 N = 6
@@ -208,6 +208,7 @@ def test_pixelcnn_is_causal(batch_norm):
     )
     shuffled(model)
     decoder = model.decoders[0].eval()
+    decoder.requires_grad_(False)
     z, y = values(2, 2, 3, 2), target.expand(2, 1, 3, 40)
     output = decoder(z, None, y).unflatten(-1, (20, 2))  # pixels, channels
     for t in (0, 7, 12, 19):
@@ -282,6 +283,29 @@ def test_bernoulli_model_of_continuous_values_is_refused():
     target = values(N, 4)
     with pytest.raises(ValueError, match=r"needs them between 0 and 1: .* centered=False"):
         build_model(VAESpec(1, likelihood="bernoulli"), target)
+
+
+# --- hierarchies --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mlp", "conv", "resnet"])
+def test_skip_encoders_read_the_data(name):
+    """q(z_2|v) does not depend on what was drawn of z_1, and does on v; without skip it does."""
+    spec, target = HVAESpec((3, 2)), values(N, 12)
+    noise = [values(1, 2 * N, 3), values(1, 2 * N, 2)]
+    other = [noise[0].flip(1), noise[1]]
+    for skip in (True, False):
+        model = build_model(
+            spec,
+            target,
+            architecture=tiny(name, skip=skip, batch_norm=False),
+            image=ImageLayout((3, 4, 1)),
+        )
+        shuffled(model)
+        found = [model(target[None], None, eps).levels[1].mean for eps in (noise, other)]
+        assert torch.equal(*found) == skip
+        assert torch.equal(found[0][:, :, :N], found[0][:, :, N:]) == skip
+        assert not torch.equal(model(target.flip(0)[None], None, noise).levels[1].mean, found[0])
 
 
 # --- the record ---------------------------------------------------------------------------------

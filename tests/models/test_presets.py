@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -14,7 +16,7 @@ SIDE = {"digits": 8}  # of an image; 28 elsewhere
 
 def dense(*widths: int) -> int:
     """Weights and biases of a chain of dense layers."""
-    return sum((a + 1) * b for a, b in zip(widths, widths[1:], strict=False))
+    return sum((a + 1) * b for a, b in itertools.pairwise(widths))
 
 
 def normed(weights: int, channels: int) -> int:

@@ -22,6 +22,7 @@ from linvae.models.members import MemberNetwork
 __all__ = [
     "Activate",
     "BatchNorm",
+    "Doubling",
     "Network",
     "conv_decoder",
     "convolution",
@@ -97,13 +98,42 @@ def convolution(
 
 
 @torch.no_grad()
-def _draw(
-    layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, std: float, generator: Generator
-) -> None:
+def _draw(layer: nn.Linear | nn.Conv2d, std: float, generator: Generator) -> None:
     layer.to_empty(device="cpu")  # torch's own initial values would come from its global stream
     layer.weight.normal_(0, std, generator=generator)
     if layer.bias is not None:
         layer.bias.zero_()
+
+
+class Doubling(nn.Module):
+    """A transposed convolution of stride 2 onto maps of the size given, kernel 4, padding 1.
+
+    Outputs 2p - 1 and 2p see the inputs p - 1 and p: a convolution of 2x2 that gives both, of every
+    row and column, is the same map; on a CPU its forward pass took a third of the time.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        d_in: int,
+        d_out: int,
+        size: tuple[int, int],
+        *,
+        std: float,
+        bias: bool,
+    ) -> None:
+        super().__init__()
+        self._size = size
+        weight = torch.randn(4 * d_out, d_in, 2, 2, generator=generator)
+        self.weight = nn.Parameter(std * weight)
+        self.bias = nn.Parameter(torch.zeros(d_out)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(rows, d_in, H, W) -> (rows, d_out, *size), H and W half of size, rounded up."""
+        pairs = F.pixel_shuffle(F.conv2d(x, self.weight, padding=1), 2)
+        height, width = self._size
+        y = pairs[:, :, 1 : 1 + height, 1 : 1 + width]
+        return y if self.bias is None else y + self.bias[:, None, None]
 
 
 class Network(MemberNetwork):
@@ -246,11 +276,11 @@ def conv_decoder(
     ]
     for level in range(len(channels) - 1, 0, -1):
         std, d_out = _std(architecture, KERNEL**2 // 4 * channels[level]), channels[level - 1]
-        up = _doubling(generator, channels[level], d_out, sizes[level], std=std, bias=bias)
+        up = Doubling(generator, channels[level], d_out, sizes[level], std=std, bias=bias)
         rest += hidden_layer(up, architecture, d_out)
     moment = ACTIVATIONS[architecture.activation].second_moment
     std = HEAD_STD / math.sqrt(KERNEL**2 // 4 * channels[0] * moment)
-    head = _doubling(generator, channels[0], shape[2], sizes[0], std=std, bias=True)
+    head = Doubling(generator, channels[0], shape[2], sizes[0], std=std, bias=True)
     return Network(first, nn.Sequential(*rest), head, condition)
 
 
@@ -315,16 +345,3 @@ def _residual_maps(
             layers.append(ResidualBlock(generator, architecture, d_in, d_out, stride))
             d_in = d_out
     return layers
-
-
-def _doubling(
-    generator: Generator, d_in: int, d_out: int, size: tuple[int, int], *, std: float, bias: bool
-) -> nn.ConvTranspose2d:
-    """A transposed convolution of stride 2 onto maps of that height and width."""
-    odd = (size[0] % 2, size[1] % 2)
-    layer = nn.ConvTranspose2d(
-        d_in, d_out, KERNEL, stride=2, padding=(1 + odd[0], 1 + odd[1]),
-        output_padding=odd, bias=bias, device="meta",
-    )  # fmt: skip
-    _draw(layer, std, generator)
-    return layer

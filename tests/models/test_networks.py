@@ -100,11 +100,12 @@ def test_stack_of_encoders_is_each_member_by_itself():
     model = build_model(
         VAESpec(2), target, architecture=network, image=layout, seeds=(3, 5), n_points=2
     ).double()
-    found = model.encoders[0](target.expand(2, 1, N, 40) / model.scale)
+    seen = torch.stack([target, target.flip(0)])  # each seed its own data
+    found = model.encoders[0](seen[:, None] / model.scale)
     for i, seed in enumerate((3, 5)):
         generator = torch.Generator().manual_seed(seed)
         alone = image_encoder(generator, network, layout.shape, 4).double()
-        pixels = target.view(N, 5, 4, 2).permute(0, 3, 1, 2) / model.scale * math.sqrt(40)
+        pixels = seen[i].view(N, 5, 4, 2).permute(0, 3, 1, 2) / model.scale * math.sqrt(40)
         for point in (0, 1):
             torch.testing.assert_close(found[i, point], alone(pixels), rtol=1e-6, atol=1e-9)
 

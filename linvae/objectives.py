@@ -10,9 +10,16 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["GaussianLevel", "Terms", "gaussian_distortion", "gaussian_rate_per_unit"]
+__all__ = [
+    "GaussianLevel",
+    "Terms",
+    "bernoulli_error",
+    "gaussian_distortion",
+    "gaussian_rate_per_unit",
+]
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,14 @@ def gaussian_distortion(squared_error: Tensor, dim: int, decoder_variance: Tenso
     """E[-log p(y|z)] from the squared error summed over the `dim` coordinates, data units^2."""
     s = decoder_variance
     return dim / 2 * torch.log(2 * math.pi * s) + squared_error / (2 * s)
+
+
+def bernoulli_error(logits: Tensor, target: Tensor) -> Tensor:
+    """-log p(y|z) of every row, nats: sum over coordinates of log(1 + e^a) - y a, a the logit.
+
+    Of a y between 0 and 1 it is the expectation over a binary one of that mean.
+    """
+    return (F.softplus(logits) - target * logits).sum(-1)
 
 
 def gaussian_rate_per_unit(

@@ -18,6 +18,7 @@ from .dataset import Dataset
 from .faces import CELEBA, FFHQ
 from .files import CorruptFileError, MissingDataError, data_roots
 from .images import FASHION_MNIST, MNIST, OMNIGLOT
+from .layout import ImageLayout
 from .sources import ImageSource, locate
 from .synthetic import gaussian
 
@@ -25,6 +26,7 @@ __all__ = [
     "SOURCES",
     "CorruptFileError",
     "Dataset",
+    "ImageLayout",
     "MissingDataError",
     "data_roots",
     "dataset_names",

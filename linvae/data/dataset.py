@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .layout import ImageLayout
+
 __all__ = ["Dataset", "Step"]
 
 Step = Mapping[str, Any]
@@ -46,6 +48,8 @@ class Dataset:
         the digest of the array bytes, target first.
     note : str
         What a reader should know: which split was taken and why, what is incomplete.
+    layout : ImageLayout or None
+        Where target and condition lie in an image that was divided, as by `quarter_task`.
 
     Raises
     ------
@@ -64,6 +68,7 @@ class Dataset:
     files: tuple[str, ...] = ()
     sha256: str = ""
     note: str = ""
+    layout: ImageLayout | None = None
 
     def __post_init__(self) -> None:
         """Convert to float32 and refuse what no model can use."""
@@ -95,6 +100,16 @@ class Dataset:
     def condition_dim(self) -> int:
         """Number of condition dimensions dx; 0 without a condition."""
         return 0 if self.condition is None else int(self.condition.shape[1])
+
+    def image_layout(self) -> ImageLayout | None:
+        """Where the values lie in an image, None when they are no pixels.
+
+        Known for images, whole or divided by `quarter_task`; lost by `rotated_to_span` where that
+        rotates.
+        """
+        if self.image_shape is None:
+            return self.layout
+        return ImageLayout(_with_channels(self.image_shape))
 
     def describe(self) -> str:
         """Return one line: name, split, n, dimensions and the first 12 digits of the sha256."""
@@ -134,8 +149,8 @@ class Dataset:
         The quarter has floor(H/2) rows, the lowest ones, and floor(W/2) columns, the leftmost
         ones; a middle row or column of an image of odd size belongs to the target. Channels of
         a pixel stay together, and both parts keep row-major order. A 28x28 image gives 196
-        condition and 588 target values. The result is no image: its `image_shape` is None and
-        the original one is in `preprocessing`.
+        condition and 588 target values. The result is no image: its `image_shape` is None,
+        the original one is in `preprocessing`, and `image_layout` says where the values lie.
 
         Raises
         ------
@@ -160,6 +175,11 @@ class Dataset:
             condition=self.target[:, quarter],
             image_shape=None,
             preprocessing=(*self.preprocessing, step),
+            layout=ImageLayout(
+                _with_channels(self.image_shape),
+                target=tuple(np.flatnonzero(~quarter).tolist()),
+                condition=tuple(np.flatnonzero(quarter).tolist()),
+            ),
         )
 
     def rotated_to_span(self) -> Dataset:
@@ -187,6 +207,7 @@ class Dataset:
             condition=condition,
             image_shape=None,
             preprocessing=(*self.preprocessing, step),
+            layout=None,
         )
 
 
@@ -199,6 +220,11 @@ def _in_span(samples: FloatArray) -> FloatArray:
     left, singular, _ = np.linalg.svd(centred, full_matrices=False)
     coordinates: FloatArray = (left * singular)[:, : n - 1].astype(np.float32)
     return coordinates
+
+
+def _with_channels(image_shape: tuple[int, ...]) -> tuple[int, int, int]:
+    height, width, *channels = image_shape
+    return height, width, channels[0] if channels else 1
 
 
 def _bottom_left_quarter(image_shape: tuple[int, ...], name: str) -> NDArray[np.bool_]:

@@ -8,11 +8,11 @@ D_0 and R_0, at every factor below
     f_x = (D_0 - D) / (beta (R - R_0))
 
 whatever trained it: the largest f_x of all models is a lower bound of the threshold of total
-collapse, up to the Monte-Carlo error of D. Without a condition D_0 is exact, that of the best
-constant; with one it is that of a collapsed network of the same training, which is fair but no
-proof. In a linear model with one unit at its optimum f_x is the logarithmic mean of factor and
-threshold, (f_c - f)/log(f_c/f), with a fixed variance their geometric mean: low by half the
-distance.
+collapse, up to the Monte-Carlo error of D. D_0 is exact, that of the best constant, except with a
+condition or an autoregressive decoder: there it is that of a collapsed network of the same
+training, which is fair but no proof. In a linear model with one unit at its optimum f_x is the
+logarithmic mean of factor and threshold, (f_c - f)/log(f_c/f), with a fixed variance their
+geometric mean: low by half the distance.
 
 **Local threshold**, from the last hidden layers. Near collapse a network is linear in phi(v), the
 last hidden layer of its encoder, and in psi(z), that of its decoder, so that only the heads decide:
@@ -43,11 +43,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from linvae.metrics.observe import parts
+from linvae.metrics.observe import evaluating, parts
 from linvae.models import StackedVAE
 from linvae.models.chain import mean_square
 from linvae.objectives import GaussianLevel, gaussian_distortion, gaussian_rate_per_unit
-from linvae.spec import HVAESpec, LinearSpec
+from linvae.spec import LinearSpec, VAESpec
 from linvae.train.data import Noise, TrainingData
 
 __all__ = [
@@ -90,23 +90,29 @@ class ExchangeRatios:
 
 
 def has_evidence(spec: LinearSpec) -> bool:
-    """True where both are defined: one level, a fixed decoder variance."""
-    return not isinstance(spec, HVAESpec) and spec.decoder_variance != "learned"
+    """True where both are defined: one level, Gaussian, a fixed decoder variance."""
+    return (
+        isinstance(spec, VAESpec)
+        and spec.likelihood == "gaussian"
+        and spec.decoder_variance != "learned"
+    )
 
 
 def evidence(model: StackedVAE, data: TrainingData, collapsed: int) -> tuple[Array, Array, Array]:
     """Certified factors, their errors and local factors, (seeds,); the member `collapsed` is D_0.
 
-    Without a condition D_0 is the best constant. NaN where neither is defined.
+    D_0 is the best constant where the collapsed decoder is one. NaN where they are not defined.
     """
     if not has_evidence(model.spec):
         nothing = np.full(len(model.seeds), np.nan)
         return nothing, nothing, nothing
     distortions, rates = _terms(model, data)
-    if data.condition is None:
+    if _is_constant_at_collapse(model):
         ratios = _ratios(model, distortions, rates, _best_constant(model, data))
     else:
         ratios = _ratios(model, distortions, rates, distortions[..., collapsed].mean(axis=0))
+    if _sharing(model):
+        return *ratios.best(), np.full(len(model.seeds), np.nan)
     return *ratios.best(), local_thresholds(model, data, collapsed)
 
 
@@ -115,16 +121,17 @@ def exchange_ratios(
 ) -> ExchangeRatios:
     """The certificate of every member of a stack of one level.
 
-    `collapsed_distortion` D_0 in nats, a number or one per seed: needed with a condition; None is
-    the best constant. Raises ValueError for hierarchies, a learned decoder variance, and a
-    condition without it.
+    `collapsed_distortion` D_0 in nats, a number or one per seed: needed with a condition and with
+    an autoregressive decoder; None is the best constant. Raises ValueError for hierarchies, another
+    likelihood, a learned decoder variance, and where it is needed and missing.
     """
     _check_one_level(model, "exchange_ratios")
     if collapsed_distortion is None:
-        if data.condition is not None:
+        if not _is_constant_at_collapse(model):
+            given = "data have a condition" if model.condition_dim else "decoder sees the target"
             raise ValueError(
-                "collapsed_distortion is None but the data have a condition: give the distortion "
-                "of a collapsed network of the same training"
+                f"collapsed_distortion is None but the {given}: give the distortion of a "
+                "collapsed network of the same training"
             )
         collapsed_distortion = _best_constant(model, data)
     return _ratios(model, *_terms(model, data), collapsed_distortion)
@@ -143,9 +150,15 @@ def _ratios(
 def local_thresholds(model: StackedVAE, data: TrainingData, point: int) -> Array:
     """f_loc of the member `point` of every seed, which should be collapsed, (n_seeds,).
 
-    Raises ValueError as `exchange_ratios`, and for more than one latent unit.
+    Raises ValueError as `exchange_ratios`, for more than one latent unit, and for decoders of
+    images, whose last layer is shared by all positions.
     """
     _check_one_level(model, "local_thresholds")
+    if _sharing(model):
+        raise ValueError(
+            f"decoder={model.architecture.decoder!r} has a last layer that all positions share, "
+            "and local_thresholds needs one of its own for each coordinate: use decoder='mlp'"
+        )
     if model.spec.latent_dims != (1,):
         raise ValueError(
             f"latent_dims={model.spec.latent_dims} must be (1,) in local_thresholds: with more "
@@ -160,7 +173,8 @@ def _local_threshold(model: StackedVAE, data: TrainingData, seed: int, point: in
     eta2, fixed = model.spec.prior_variances[0], model.spec.encoder_variances[0]
     sigma2 = eta2 if fixed is None else float(np.min(fixed))
     whole = data.take(torch.arange(len(data)))
-    phi, psi, z, residual = model.last_layers(*whole, seed, point, LATENT_POINTS)
+    with evaluating(model):
+        phi, psi, z, residual = model.last_layers(*whole, seed, point, LATENT_POINTS)
     explained = _explained(residual, phi)
     variance = float(np.linalg.eigvalsh(explained.T @ explained / len(explained))[-1])
     share = float(np.mean(_explained(z, psi) ** 2) / np.mean(z**2))
@@ -177,10 +191,21 @@ def _explained(values: Array, features: Array) -> Array:
     return fitted
 
 
+def _is_constant_at_collapse(model: StackedVAE) -> bool:
+    """True where a decoder without z predicts the same for every sample."""
+    return model.condition_dim == 0 and model.architecture.decoder != "pixelcnn"
+
+
+def _sharing(model: StackedVAE) -> bool:
+    """True where the decoder's last layer has weights that positions share."""
+    return model.architecture.decoder in ("conv", "pixelcnn")
+
+
 def _check_one_level(model: StackedVAE, where: str) -> None:
     if not has_evidence(model.spec):
         raise ValueError(
-            f"spec={model.spec!r} must have one level and a fixed decoder variance in {where}"
+            f"spec={model.spec!r} must have one level, a Gaussian likelihood and a fixed decoder "
+            f"variance in {where}"
         )
 
 
@@ -208,7 +233,8 @@ def _terms(model: StackedVAE, data: TrainingData) -> tuple[Array, Array]:
         noise = Noise(model.spec.latent_dims, [draw], data.target.device)
         found = []
         for index in parts(data):
-            terms = model(*data.take(index[None]), noise.next(len(index)))
+            with evaluating(model):
+                terms = model(*data.take(index[None]), noise.next(len(index)))
             share = len(index) / len(data)
             found.append(share * torch.stack([terms.distortion, terms.rates[..., 0]]).double())
         distortion, rate = np.asarray(torch.stack(found).sum(0).cpu(), dtype=np.float64)

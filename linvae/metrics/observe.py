@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +16,7 @@ from linvae.objectives import GaussianLevel, gaussian_rate_per_unit
 from linvae.train.data import Noise, TrainingData
 from linvae.train.kl_weight import information, unit_statistics
 
-__all__ = ["Observation", "observe", "parts"]
+__all__ = ["Observation", "evaluating", "observe", "parts"]
 
 Array = npt.NDArray[np.float64]
 CHUNK = 500  # samples evaluated at a time, at most
@@ -48,6 +50,17 @@ class Observation:
     collapsed_units: npt.NDArray[np.intp]
 
 
+@contextmanager
+def evaluating(model: StackedVAE) -> Iterator[None]:
+    """Running instead of batch statistics inside, as they were afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
 @torch.no_grad()
 def observe(
     model: StackedVAE,
@@ -58,7 +71,10 @@ def observe(
     delta: float = 0.01,
     seed: int = 0,
 ) -> Observation:
-    """Evaluate every member on all samples of `data`, in order, none dropped."""
+    """Evaluate every member on all samples of `data`, in order, none dropped.
+
+    Batch normalisation uses its running statistics meanwhile.
+    """
     noise = Noise(model.spec.latent_dims, [seed], data.target.device)
     distortion: Tensor | float = 0.0
     unit_rates: list[Tensor] | None = None
@@ -66,10 +82,12 @@ def observe(
     for index in parts(data):
         target, condition = data.take(index[None])
         draw = noise.next(len(index))
-        terms, latents = model.forward_with_latents(target, condition, draw)
+        with evaluating(model):
+            terms, latents = model.forward_with_latents(target, condition, draw)
+            per_unit = model.rates_per_unit(terms.levels, latents)
         share = len(index) / len(data)
         distortion = distortion + share * terms.distortion
-        rates = [share * r.mean(-2) for r in model.rates_per_unit(terms.levels, latents)]
+        rates = [share * r.mean(-2) for r in per_unit]
         unit_rates = (
             rates if unit_rates is None else [a + b for a, b in zip(unit_rates, rates, strict=True)]
         )

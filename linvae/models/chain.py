@@ -5,16 +5,20 @@
 
 `architecture="linear"`: f and g are theory's matrices, no biases (the data are centred), one
 learned variance per unit; `weights(seed, point)` returns them under theory's names, so that
-`linvae.theory.objective` reads them. `architecture="mlp"`: one hidden ReLU layer each, a learned
-variance depends on the input. The data are divided by their root total variance inside the model,
-which changes the parametrisation and nothing else.
+`linvae.theory.objective` reads them. In all other architectures (`linvae.models.architecture`) f
+and g are networks and a learned variance depends on the input; with `skip` every f_l sees v, not
+z_{l-1}. The data are divided by their root total variance inside the model, which changes the
+parametrisation and nothing else.
+
+`likelihood="bernoulli"`: p(y|z) has the log odds g_1(z) + offset, one offset per coordinate, which
+starts at the log odds of the means. The data are not centred; what the networks see of them is.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -22,16 +26,24 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from linvae.data import ImageLayout
 from linvae.models.architecture import Architecture
 from linvae.models.layers import StackedLinear, StackedMLP, StackShape
-from linvae.objectives import GaussianLevel, Terms, gaussian_distortion, gaussian_rate_per_unit
+from linvae.models.members import StackedMembers
+from linvae.models.networks import Networks
+from linvae.objectives import (
+    GaussianLevel,
+    Terms,
+    bernoulli_error,
+    gaussian_distortion,
+    gaussian_rate_per_unit,
+)
 from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LinearSpec, VAESpec
 
 __all__ = ["Rows", "StackedVAE", "build_model", "mean_square"]
 
 Array = npt.NDArray[np.float64]
 CHUNK = 512  # rows at a time in sums over all samples: no float64 copy of the data
-INITIAL_STD = 0.1  # of the latent mean and of the reconstruction, in units of the scaled data
 
 
 class Rows(Protocol):
@@ -55,6 +67,9 @@ class Rows(Protocol):
 class StackedVAE(nn.Module):
     """`n_seeds` x `n_points` VAEs of one spec and architecture; see the module's docstring."""
 
+    centre: Tensor | None
+    condition_centre: Tensor | None
+
     def __init__(
         self,
         spec: LinearSpec,
@@ -64,13 +79,14 @@ class StackedVAE(nn.Module):
         scale: float = 1.0,
         condition_scale: float = 1.0,
         architecture: str | Architecture = "linear",
+        image: ImageLayout | None = None,
         seeds: Sequence[int] = (0,),
         n_points: int = 1,
     ) -> None:
         super().__init__()
-        _refuse_untrained(spec)
         self.spec, self.architecture = spec, Architecture.of(architecture)
-        self.target_dim, self.condition_dim = target_dim, condition_dim
+        _refuse_untrained(spec, self.architecture)
+        self.target_dim, self.condition_dim, self.image = target_dim, condition_dim, image
         self.scale, self.condition_scale = scale, condition_scale
         stack = StackShape(seeds, n_points)
         self.seeds, self.n_points = stack.seeds, n_points
@@ -78,33 +94,55 @@ class StackedVAE(nn.Module):
         self.decoder_sees_condition = condition_dim > 0 and self.encoder_sees_target
         target_only = isinstance(spec, CVAESpec) and spec.encoder_sees == "target"
         self.encoder_sees_condition = condition_dim > 0 and not target_only
-        sees = condition_dim * self.encoder_sees_condition + target_dim * self.encoder_sees_target
-        widths = [sees, *spec.latent_dims]
+        sees = self._seen(image)
+        binary = self.is_bernoulli
+        networks = Networks(stack, self.architecture, image, math.sqrt(target_dim), not binary)
         self.encoders = nn.ModuleList()
         self.decoders = nn.ModuleList()
         self.log_variances = nn.ParameterList()
+        both = self.encoder_sees_condition and self.encoder_sees_target
         for level, k in enumerate(spec.latent_dims):
             per_input = not self.is_linear and spec.encoder_variances[level] is None
-            norm = math.sqrt(1 + (sees > target_dim)) if level == 0 else math.sqrt(widths[level])
-            self.encoders.append(self._map(stack, widths[level], k * (1 + per_input), norm))
-            below = target_dim if level == 0 else widths[level]
-            extra = condition_dim if level == 0 and self.decoder_sees_condition else 0
-            self.decoders.append(self._map(stack, k + extra, below, math.sqrt(k + (extra > 0))))
+            below = spec.latent_dims[level - 1] if level else target_dim
+            reads = sees if self._reads_data(level) else below
+            norm = math.sqrt(1 + both if self._reads_data(level) else below)
+            self.encoders.append(networks.encoder(reads, k * (1 + per_input), norm))
+            if level:
+                self.decoders.append(networks.upper_decoder(k, below))
+            else:
+                extra = condition_dim * self.decoder_sees_condition
+                self.decoders.append(networks.decoder(k, extra, below))
             self.log_variances.append(stack.constant(k))
         self.log_s = stack.constant() if spec.decoder_variance == "learned" else None
+        self.offset = stack.constant(target_dim) if binary else None
+        # shared by all members and known from the data: no part of a member's state
+        centre = torch.zeros(target_dim) if binary else None
+        self.register_buffer("centre", centre, persistent=False)
+        centre = torch.zeros(condition_dim) if binary and condition_dim else None
+        self.register_buffer("condition_centre", centre, persistent=False)
 
     @property
     def is_linear(self) -> bool:
         """True where the networks are matrices, theory's own."""
         return self.architecture.name == "linear"
 
-    def _map(self, stack: StackShape, d_in: int, d_out: int, input_norm: float) -> nn.Module:
-        """A network of the architecture whose typical input has norm `input_norm`."""
-        if not self.is_linear:
-            hidden = self.architecture.hidden
-            return StackedMLP(stack, d_in, hidden, d_out, input_scale=input_norm)
-        std = INITIAL_STD / input_norm / math.sqrt(d_out)
-        return StackedLinear(stack, d_in, d_out, std=std, bias=False)
+    @property
+    def is_bernoulli(self) -> bool:
+        """True where p(y|z) is Bernoulli: decoders give logits, data are in [0, 1]."""
+        return _likelihood(self.spec) == "bernoulli"
+
+    def _reads_data(self, level: int) -> bool:
+        """True where the encoder of a level sees the data, not the level below."""
+        return level == 0 or self.architecture.skip
+
+    def _seen(self, image: ImageLayout | None) -> int | tuple[int, ...]:
+        """What an encoder that reads the data sees: indices of pixels, or how many values."""
+        if not self.architecture.needs_image:
+            seen = self.condition_dim * self.encoder_sees_condition
+            return seen + self.target_dim * self.encoder_sees_target
+        image = _image_for(self.architecture, image, self.target_dim, self.condition_dim)
+        seen_pixels = tuple(image.condition or ()) if self.encoder_sees_condition else ()
+        return seen_pixels + (image.target_index if self.encoder_sees_target else ())
 
     def encode(self, level: int, below: Tensor) -> GaussianLevel:
         """q(z_l | what is below)."""
@@ -132,21 +170,56 @@ class StackedVAE(nn.Module):
         points: `draws` latents of every sample.
         """
         draws = noise[0].shape[1] // target.shape[1]
-        y = target[:, None] / self.scale
-        x = None if condition is None else condition[:, None] / self.condition_scale
-        below = _join(
-            x if self.encoder_sees_condition else None, y if self.encoder_sees_target else None
-        )
+        x, y = self._scaled(target[:, None], None if condition is None else condition[:, None])
+        data = self._joined(x, y)
         levels: list[GaussianLevel] = []
         latents: list[Tensor] = []
         for level in range(len(self.spec.latent_dims)):
-            levels.append(self.encode(level, below).repeat(draws if level == 0 else 1))
-            below = levels[-1].sample(noise[level][:, None])
-            latents.append(below)
-        error = self.squared_error(latents[0], x, y).mean(-1) * self.scale**2
-        distortion = gaussian_distortion(error, self.target_dim, self.decoder_variance())
+            if self._reads_data(level):
+                levels.append(self.encode(level, data).repeat(draws))
+            else:
+                levels.append(self.encode(level, latents[-1]))
+            latents.append(levels[-1].sample(noise[level][:, None]))
+        distortion = self._distortion(latents[0], x, y, target[:, None])
         rates = [r.sum(-1).mean(-1) for r in self.rates_per_unit(levels, latents)]
         return Terms(distortion, torch.stack(rates, dim=-1), tuple(levels)), latents
+
+    def _scaled(self, target: Tensor, condition: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        """Condition and target as the networks see them: centred, of norm about 1."""
+        if self.centre is not None:
+            target = target - self.centre
+        if condition is None:
+            return None, target / self.scale
+        if self.condition_centre is not None:
+            condition = condition - self.condition_centre
+        return condition / self.condition_scale, target / self.scale
+
+    def _joined(self, x: Tensor | None, y: Tensor) -> Tensor:
+        """What an encoder that reads the data is given."""
+        return _join(
+            x if self.encoder_sees_condition else None, y if self.encoder_sees_target else None
+        )
+
+    def _distortion(self, latent: Tensor, x: Tensor | None, y: Tensor, target: Tensor) -> Tensor:
+        """E[-log p(target|z_1, x)], mean over rows, (n_seeds, n_points)."""
+        if self.is_bernoulli:
+            return self._bernoulli_error(latent, x, y, target).mean(-1)
+        error = self.squared_error(latent, x, y).mean(-1) * self.scale**2
+        return gaussian_distortion(error, self.target_dim, self.decoder_variance())
+
+    def _bernoulli_error(
+        self, latent: Tensor, x: Tensor | None, y: Tensor, target: Tensor
+    ) -> Tensor:
+        """-log p(target|z_1, x), (n_seeds, n_points, draws * batch)."""
+        decoder, shared = self.decoders[0], x if self.decoder_sees_condition else None
+        assert self.offset is not None
+        output = (
+            decoder(latent, shared, y)
+            if self.architecture.decoder == "pixelcnn"
+            else decoder(latent, shared)
+        )
+        logits = output + self.offset[:, :, None]
+        return bernoulli_error(logits, target.repeat(1, 1, latent.shape[2] // target.shape[2], 1))
 
     def decoder_variance(self) -> Tensor:
         """s in data units^2: of each member where learned, else one number."""
@@ -162,7 +235,7 @@ class StackedVAE(nn.Module):
 
     def squared_error(self, latent: Tensor, x: Tensor | None, y: Tensor) -> Tensor:
         """|y - mean of p(y|z_1, x)|^2 in scaled units, (n_seeds, n_points, draws * batch)."""
-        decoder = cast(StackedLinear | StackedMLP, self.decoders[0])
+        decoder = cast(StackedLinear | StackedMLP | StackedMembers, self.decoders[0])
         return decoder.squared_error(latent, y, x if self.decoder_sees_condition else None)
 
     def rates_per_unit(
@@ -187,11 +260,10 @@ class StackedVAE(nn.Module):
         (m, k) it saw, quantiles of the prior, with conditions in turn; the target less the output
         at z = 0, (n, d), data units. A linear network has the inputs themselves.
         """
-        y = target[None, None] / self.scale
-        x = None if condition is None else condition[None, None] / self.condition_scale
-        sees = _join(
-            x if self.encoder_sees_condition else None, y if self.encoder_sees_target else None
+        x, y = self._scaled(
+            target[None, None], None if condition is None else condition[None, None]
         )
+        sees = self._joined(x, y)
         k, eta2 = self.spec.latent_dims[0], self.spec.prior_variances[0]
         quantiles = (
             torch.arange(n_latents, dtype=torch.float64, device=y.device) + 0.5
@@ -210,6 +282,19 @@ class StackedVAE(nn.Module):
         phi, psi, z, residual = (np.asarray(v[0, 0].double().cpu(), np.float64) for v in parts)
         return phi, psi, z, residual
 
+    @torch.no_grad()
+    def start_at_means(self, target: Rows, condition: Rows | None) -> None:
+        """Bernoulli: encoders see centred data, and the offsets start at the log odds of the means.
+
+        A coordinate that is never 1 counts as half a one, so that the odds are finite.
+        """
+        assert self.offset is not None
+        mean, n = _mean(target), len(target)
+        self.offset.copy_(torch.logit((n * mean + 0.5) / (n + 1)))
+        self.centre = mean.to(self.offset.dtype)
+        if condition is not None:
+            self.condition_centre = _mean(condition).to(self.offset.dtype)
+
     def weights(self, seed_index: int, point: int) -> dict[str, npt.NDArray[np.float64]]:
         """Matrices of one linear member in data units, names as in `linvae.theory.elbo`."""
         if not self.is_linear:
@@ -224,9 +309,12 @@ class StackedVAE(nn.Module):
         dx, k = self.condition_dim, self.spec.latent_dims[0]
         seen = dx if self.encoder_sees_condition else 0
         on_x, on_y = W[0][:, :seen] / self.condition_scale, W[0][:, seen:] / self.scale
-        on_z, from_x = U[0][:, :k] * self.scale, U[0][:, k:] * self.scale / self.condition_scale
+        unit = 1.0 if self.is_bernoulli else self.scale  # logits are no data
+        on_z, from_x = U[0][:, :k] * unit, U[0][:, k:] * self.scale / self.condition_scale
         s = self.decoder_variance().expand(len(self.seeds), self.n_points)
         learned = {} if self.log_s is None else {"s": _member(s, seed_index, point)}
+        if self.offset is not None:
+            learned["offset"] = _member(self.offset, seed_index, point)
         if isinstance(self.spec, CVAESpec):
             named = {"W2": on_y, "U1": on_z, "U2": from_x, "Sigma": Sigma[0]} | learned
             return named | ({"W1": on_x} if self.encoder_sees_condition else {})
@@ -251,32 +339,88 @@ def build_model(
     condition: Rows | None = None,
     *,
     architecture: str | Architecture = "linear",
+    image: ImageLayout | None = None,
     seeds: Sequence[int] = (0,),
     n_points: int = 1,
 ) -> StackedVAE:
-    """A stack for centred training data: `target` (n, d), `condition` (n, dx) or None."""
-    return StackedVAE(
+    """A stack for training data: `target` (n, d), `condition` (n, dx) or None.
+
+    They are centred, except with a Bernoulli likelihood, whose target is in [0, 1]. `image` says
+    which pixel each coordinate is, for the architectures that need to know.
+    """
+    architecture, binary = Architecture.of(architecture), _likelihood(spec) == "bernoulli"
+    if binary:
+        _check_binary(target)
+    scale = _root_total_variance(target, centred=not binary)
+    condition_scale = 1.0
+    if condition is not None and architecture.needs_image:
+        condition_scale = scale  # parts of one image
+    elif condition is not None:
+        condition_scale = _root_total_variance(condition, centred=not binary)
+    model = StackedVAE(
         spec,
         target_dim=target.shape[1],
         condition_dim=0 if condition is None else condition.shape[1],
-        scale=_root_total_variance(target),
-        condition_scale=1.0 if condition is None else _root_total_variance(condition),
+        scale=scale,
+        condition_scale=condition_scale,
         architecture=architecture,
+        image=image,
         seeds=seeds,
         n_points=n_points,
-    ).to(target.device)
+    )
+    if binary:
+        model.start_at_means(target, condition)
+    return model.to(target.device)
 
 
-def _refuse_untrained(spec: LinearSpec) -> None:
+def _likelihood(spec: LinearSpec) -> str:
+    return spec.likelihood if isinstance(spec, VAESpec) else "gaussian"
+
+
+def _refuse_untrained(spec: LinearSpec, architecture: Architecture) -> None:
     """ValueError for what theory knows and no network here trains yet."""
-    if isinstance(spec, ARVAESpec):
-        raise ValueError("ARVAESpec has no network yet: only its theory is there")
-    if isinstance(spec, VAESpec) and (spec.penalised or spec.likelihood != "gaussian"):
+    if isinstance(spec, ARVAESpec) and (architecture.decoder != "pixelcnn" or spec.order):
+        raise ValueError(
+            f"ARVAESpec with order={spec.order} and architecture={architecture.name!r} has no "
+            "network: architecture='pixelcnn' at order=None has one"
+        )
+    if isinstance(spec, VAESpec) and (
+        spec.penalised or spec.likelihood not in ("gaussian", "bernoulli")
+    ):
         raise ValueError(
             f"likelihood={spec.likelihood!r}, latent_reconstruction={spec.latent_reconstruction}, "
             f"weight_decay={spec.weight_decay} are not trained yet: networks need "
-            "likelihood='gaussian' and no penalty"
+            "likelihood='gaussian' or 'bernoulli' and no penalty"
         )
+
+
+def _check_binary(target: Rows) -> None:
+    low = min(float(part.min()) for part in _chunks(target))
+    high = max(float(part.max()) for part in _chunks(target))
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"target has values from {low:g} to {high:g} but likelihood='bernoulli' needs them "
+            "between 0 and 1: scale them, and make TrainingData with centered=False"
+        )
+
+
+def _image_for(
+    architecture: Architecture, image: ImageLayout | None, target_dim: int, condition_dim: int
+) -> ImageLayout:
+    """The layout that a network of images needs, or ValueError."""
+    if image is None:
+        raise ValueError(
+            f"architecture={architecture.name!r} needs to know which pixel each coordinate is, and "
+            "image is None: pass Dataset.image_layout() of data that are images and were not "
+            "rotated to their span, or use 'linear' or 'mlp'"
+        )
+    image.check(target_dim, condition_dim)
+    if condition_dim and image.condition is None:
+        raise ValueError(
+            f"architecture={architecture.name!r} reads a condition as part of the image, and here "
+            "it is none: use a quarter task, or 'linear' or 'mlp'"
+        )
+    return image
 
 
 def _alone(network: nn.Module, seed_index: int, point: int) -> Any:
@@ -285,6 +429,11 @@ def _alone(network: nn.Module, seed_index: int, point: int) -> Any:
     alone._modules = {
         name: _alone(module, seed_index, point) for name, module in network.named_children()
     }
+    if isinstance(network, StackedMembers):  # other buffers are the same for all members
+        alone._buffers = {
+            name: None if b is None else b[seed_index, point][None, None]
+            for name, b in network._buffers.items()
+        }
     alone._parameters = {
         name: None if p is None else nn.Parameter(p[seed_index, point][None, None], False)
         for name, p in network._parameters.items()
@@ -297,14 +446,24 @@ def _member(values: Any, seed_index: int, point: int) -> npt.NDArray[np.float64]
     return np.asarray(values[seed_index, point].detach().cpu(), dtype=np.float64)
 
 
-def mean_square(data: Rows) -> float:
-    """Mean over the rows of their squared norm, in float64."""
-    parts = (data[i : i + CHUNK].double() for i in range(0, len(data), CHUNK))
-    return sum(float(part.square().sum()) for part in parts) / len(data)
+def mean_square(data: Rows, centre: Tensor | None = None) -> float:
+    """Mean over the rows of their squared distance from `centre` (0), in float64."""
+    shift = 0.0 if centre is None else centre
+    return sum(float((part - shift).square().sum()) for part in _chunks(data)) / len(data)
 
 
-def _root_total_variance(data: Rows) -> float:
-    total = mean_square(data)
+def _mean(data: Rows) -> Tensor:
+    """Mean of the rows, float64."""
+    return torch.stack([part.sum(0) for part in _chunks(data)]).sum(0) / len(data)
+
+
+def _chunks(data: Rows) -> Iterator[Tensor]:
+    """All rows, some at a time, float64."""
+    return (data[i : i + CHUNK].double() for i in range(0, len(data), CHUNK))
+
+
+def _root_total_variance(data: Rows, *, centred: bool = True) -> float:
+    total = mean_square(data, None if centred else _mean(data))
     return math.sqrt(total) if total > 0 else 1.0
 
 

@@ -7,11 +7,14 @@ Activations have shape (n_seeds, n_points, batch, features). Inputs that all poi
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from linvae.models.activations import ACTIVATIONS
 
 __all__ = ["StackShape", "StackedLinear", "StackedMLP"]
 
@@ -23,6 +26,11 @@ class StackShape:
         self.seeds = tuple(int(s) for s in seeds)
         self.n_points = n_points
         self._generators = [torch.Generator().manual_seed(s) for s in self.seeds]
+
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """The random stream of each seed, from which all of its initial values come."""
+        return self._generators
 
     @property
     def n_seeds(self) -> int:
@@ -106,18 +114,34 @@ class StackedLinear(nn.Module):
 
 
 class StackedMLP(nn.Module):
-    """in -> hidden -> out with one ReLU layer; `input_scale` is the norm of a typical input.
+    """in -> widths -> out with an activation after each hidden layer.
 
-    The first layer starts so that hidden units have variance about 1 for inputs of that norm, the
-    output layer so small that the network starts close to its bias.
+    `input_scale` is the norm of a typical input. Hidden units start with a second moment of 1 for
+    inputs of that norm (`linvae.models.activations`), the output layer so small that the network
+    starts close to its bias.
     """
 
     def __init__(
-        self, stack: StackShape, d_in: int, hidden: int, d_out: int, *, input_scale: float
+        self,
+        stack: StackShape,
+        d_in: int,
+        widths: Sequence[int],
+        d_out: int,
+        *,
+        input_scale: float,
+        activation: str = "relu",
     ) -> None:
         super().__init__()
-        self.inner = StackedLinear(stack, d_in, hidden, std=math.sqrt(2) / input_scale, bias=True)
-        self.outer = StackedLinear(stack, hidden, d_out, std=0.1 / math.sqrt(hidden), bias=True)
+        self._activation = ACTIVATIONS[activation]
+        gain, moment = self._activation.gain, self._activation.second_moment
+        self.inner = StackedLinear(stack, d_in, widths[0], std=gain / input_scale, bias=True)
+        self.middle = nn.ModuleList(
+            StackedLinear(stack, below, width, std=gain / math.sqrt(below * moment), bias=True)
+            for below, width in itertools.pairwise(widths)
+        )
+        self.outer = StackedLinear(
+            stack, widths[-1], d_out, std=0.1 / math.sqrt(widths[-1]), bias=True
+        )
 
     def forward(self, x: Tensor, shared: Tensor | None = None) -> Tensor:
         """As `StackedLinear.forward`."""
@@ -125,8 +149,11 @@ class StackedMLP(nn.Module):
         return y
 
     def hidden(self, x: Tensor, shared: Tensor | None = None) -> Tensor:
-        """The last hidden layer, (n_seeds, n_points, rows, hidden)."""
-        return torch.relu(self.inner(x, shared))
+        """The last hidden layer, (n_seeds, n_points, rows, widths[-1])."""
+        h = self._activation(self.inner(x, shared))
+        for layer in self.middle:
+            h = self._activation(layer(h))
+        return h
 
     def squared_error(self, x: Tensor, target: Tensor, shared: Tensor | None = None) -> Tensor:
         """|target - y(x, shared)|^2, as `StackedLinear.squared_error`."""

@@ -180,8 +180,9 @@ def train_cells(
     points given twice, OSError where the store cannot be written.
     """
     seeds, points = tuple(seeds), tuple(points)
+    network = Architecture.of(architecture)
     build = partial(
-        build_model, spec, data.target, data.condition, architecture=Architecture.of(architecture)
+        build_model, spec, data.target, data.condition, architecture=network, image=data.image
     )
     model = build(seeds=seeds, n_points=len(points))
     weight = kl_weight(points, len(seeds))

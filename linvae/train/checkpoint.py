@@ -161,8 +161,8 @@ def content_key(identity: Identity) -> str:
 
 
 def data_sha256(data: TrainingData) -> str:
-    """sha256 of shapes and values as they are trained on: centred, rotated, preprocessed."""
-    digest = hashlib.sha256()
+    """sha256 of shapes, pixels and values as trained on: centred, rotated, preprocessed."""
+    digest = hashlib.sha256(repr(data.image).encode())
     for values in (data.target, data.condition):
         digest.update(b"none" if values is None else str(tuple(values.shape)).encode())
         for start in range(0, 0 if values is None else len(values), BLOCK):

@@ -12,6 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from linvae.data import ImageLayout
+
 __all__ = ["BatchOrder", "HostRows", "Noise", "TrainingData", "free_bytes", "pick_device"]
 
 RESIDENT_SHARE = 0.5  # of the free memory that the data may fill; the rest is for the training
@@ -51,11 +53,13 @@ class TrainingData:
     """Target (n, d) and condition (n, dx) or None, float32, centred by their means.
 
     Tensors where the data are resident on the device, `HostRows` where they are streamed; batches
-    are the same bit for bit.
+    are the same bit for bit. `image`: where their coordinates lie in an image, None where they are
+    no pixels.
     """
 
     target: Tensor | HostRows
     condition: Tensor | HostRows | None
+    image: ImageLayout | None = None
 
     @classmethod
     def from_arrays(
@@ -66,11 +70,15 @@ class TrainingData:
         centered: bool = True,
         device: str | torch.device = "cpu",
         resident: bool | Literal["auto"] = True,
+        image: ImageLayout | None = None,
     ) -> TrainingData:
         """Centre (unless told not to) and move to the device, or leave on the host.
 
         `resident="auto"`: on the device where all of it takes at most half of what is free there.
+        `image` comes from `Dataset.image_layout`; ValueError where it is of other data.
         """
+        if image is not None:
+            image.check(target.shape[1], 0 if condition is None else condition.shape[1])
         device = torch.device(device)
         if resident == "auto":
             entries = target.size + (0 if condition is None else condition.size)
@@ -82,7 +90,7 @@ class TrainingData:
                 return HostRows(values, mean, device)
             return torch.as_tensor(_centred(values, mean), device=device)
 
-        return cls(rows(target), None if condition is None else rows(condition))
+        return cls(rows(target), None if condition is None else rows(condition), image)
 
     def __len__(self) -> int:
         """Number of samples."""

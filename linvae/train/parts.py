@@ -90,6 +90,7 @@ def like(model: StackedVAE, n_seeds: int, n_points: int) -> StackedVAE:
         scale=model.scale,
         condition_scale=model.condition_scale,
         architecture=model.architecture,
+        image=model.image,
         seeds=model.seeds[:n_seeds],
         n_points=n_points,
     )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from linvae.data import ImageLayout
 from linvae.train import TrainingData, pick_device
 from linvae.train.data import BatchOrder, Noise
 
@@ -114,3 +115,10 @@ def test_device_by_name():
 def test_device_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match=r"device='foo' cannot be used .* use 'auto' or 'cpu'"):
         pick_device("foo")
+
+
+def test_layout_of_other_data_is_refused():
+    layout = ImageLayout((2, 2, 1))
+    assert TrainingData.from_arrays(np.eye(4), image=layout).image is layout
+    with pytest.raises(ValueError, match="image places 4 target values but the target has 3"):
+        TrainingData.from_arrays(np.eye(3), image=layout)

@@ -57,6 +57,7 @@ class InformationControl:
 
     GAIN, OFFSET, PROPORTIONAL = 0.01, 0.1, 5.0  # per step; nats; per nat
     AVERAGE_FROM = 0.85  # share of the run after which the results are averaged
+    DRIFT_FROM = 5 / 6  # share of the run after which a drift of the log factor is one
 
     def __init__(
         self,
@@ -72,6 +73,7 @@ class InformationControl:
         self._base = torch.tensor(betas, device=device)
         self._log_factor = torch.zeros(shape, device=device)
         self._error = torch.zeros(shape, device=device)
+        self._log_factor_before = self._log_factor
         self._factors: list[Tensor] = []
         self._pooled: list[Tensor] = []
 
@@ -90,10 +92,16 @@ class InformationControl:
         if progress >= self.AVERAGE_FROM:
             self._factors.append(self._factor())
             self._pooled.append(statistics)
+        if progress < self.DRIFT_FROM:
+            self._log_factor_before = self._log_factor
         gain = self.GAIN if progress < 0.4 else self.GAIN / 2
         self._error = information(statistics) - self.set_points
         relative = self._error / (self.set_points + self.OFFSET)
         self._log_factor = self._log_factor + gain * relative.clamp(-1.0, 1.0)
+
+    def drift(self) -> Tensor:
+        """Change of the log factor over the last sixth of the run, (seeds, points)."""
+        return self._log_factor - self._log_factor_before
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Information (nats) and factor on the betas, means over the last part, (seeds, points).

@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from linvae.data import gaussian
-from linvae.metrics import ExchangeRatios, exchange_ratios, local_thresholds
+from linvae.metrics import (
+    ExchangeRatios,
+    collapsed_point,
+    exchange_ratios,
+    local_thresholds,
+)
 from linvae.models import Architecture, build_model
 from linvae.moments import Moments
 from linvae.spec import CVAESpec, HVAESpec, VAESpec
@@ -58,6 +63,38 @@ def test_exchange_ratio_at_the_optimum_has_a_closed_form(encoder_variance):
     assert best[0] == pytest.approx(critical * mean[-1], rel=0.02)
     assert best[0] < critical
     assert error[0] == found.errors[0, 2]
+
+
+def test_collapsed_members_certify_nothing():
+    """Rates of 1e-9 nats: both differences are rounding, and their ratio may be anything."""
+    dataset, data = data_of()
+    spec = VAESpec(1, decoder_variance=S)
+    model = build_model(spec, data.target, n_points=40)
+    put_optimum(model, spec, Moments.from_data(dataset.target), [0.5] * 40)
+    with torch.no_grad():
+        sizes = torch.logspace(-5, -2, 40)[:, None, None]
+        model.encoders[0].weight[0] *= sizes
+        model.decoders[0].weight[0] *= sizes
+        model.log_variances[0][0] = torch.log1p(-(sizes[:, 0] ** 2))
+    found = exchange_ratios(model, data)
+    # at 1e-2 of the weights the rate is 1e-4 nats, the rounding of 3 nats 3e-6
+    assert np.nanmax(found.errors / np.abs(found.factors)) > 1
+    best = found.best()[0][0]
+    critical = solve(spec, Moments.from_data(dataset.target)).critical_beta[0]
+    assert np.isnan(best) or best < critical
+
+
+def test_factors_of_the_local_threshold():
+    """phi sees y_2 alone: the residual threshold stays that of y_1, the local one falls."""
+    dataset, data = data_of()
+    model = build_model(VAESpec(1, decoder_variance=S), data.target, architecture="mlp")
+    with torch.no_grad():
+        model.encoders[0].inner.weight[0, 0, :, [0, 2]] = 0.0
+    found = collapsed_point(model, data, 0)
+    variances = np.linalg.eigvalsh(np.cov(dataset.target.T, ddof=0))
+    assert found.residuals[0] == pytest.approx(variances[-1] / S, rel=1e-5)
+    # least squares on 64 functions of y_2 also fits chance correlations with y_1, of 600 samples
+    assert found.thresholds[0] < (variances[-2] + 0.15 * variances[-1]) / S
 
 
 def test_certificate_of_trained_linear_networks_is_below_the_threshold():
@@ -149,5 +186,5 @@ def test_refusals():
     with pytest.raises(ValueError, match="collapsed_distortion is None but the data have a cond"):
         exchange_ratios(model, conditional)
     wide = build_model(VAESpec(2), data.target)
-    with pytest.raises(ValueError, match=r"latent_dims=\(2,\) must be \(1,\) in local_thresholds"):
+    with pytest.raises(ValueError, match=r"latent_dims=\(2,\) must be \(1,\) in collapsed_point"):
         local_thresholds(wide, data, 0)

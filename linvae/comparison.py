@@ -61,11 +61,11 @@ QUANTITIES = {
     "mode_variance": "theta_i^2, what mode i has to explain, data units^2",
 }
 METHODS = {
-    "control": "line through runs of held information",
+    "control": "held information",
     "bracket": "two branches",
     "certificate": "exchange ratio",
-    "local": "instability of the collapsed network",
-    "naive": "grid from random initial values",
+    "local": "collapsed network",
+    "naive": "naive grid",
 }
 COLUMN_SETTINGS = ("dataset", "model", "latent_dims", "decoder_variance", "data_sha256", "version")
 
@@ -149,6 +149,11 @@ class Estimate:
             method, kind, value, float(low), float(high), least, most, len(known), runs, seconds,
             note,
         )  # fmt: skip
+
+    def to_record(self) -> dict[str, Any]:
+        """The fields for `settings`, JSON-able: NaN as None, infinities as text."""
+        record: dict[str, Any] = _finite(dataclasses.asdict(self))
+        return record
 
     def scaled(self, beta: float) -> Self:
         """A factor on beta as a beta."""

@@ -9,7 +9,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -234,7 +234,7 @@ def _estimate_records(
         return []
     where = {"architecture": architecture, "level": estimate.level}
     found = [e.scaled(spec.betas[0]) for e in estimate.estimates()]
-    return [where | asdict(e) for e in found]
+    return [where | e.to_record() for e in found]
 
 
 def _threshold_rows(

@@ -19,7 +19,7 @@ __all__ = ["Cause", "Level", "Verdict", "by_level", "cause", "threshold_range", 
 LINE_TOLERANCE = 0.01  # share by which a line through theory's own points may miss the threshold
 SLOPE_TOLERANCE = 0.15  # a fit slope further off than this share comes from under-training
 SETTLED = 0.01  # change of log beta above which a control run, or twice its steps, says "time"
-DRIFT = 0.2  # relative change of K in the last quarter of a branch above which it still drifts
+DRIFT = 0.2  # relative change of K in the second half of a branch above which it still drifts
 IDLE = 0.005  # nats, that noise alone may hold
 SKEWNESS = 0.5  # of the leading component, above which a first-order transition is to be expected
 NEAR_THRESHOLD = 0.1  # closer to the threshold than this share, training slows down critically
@@ -286,7 +286,7 @@ def _branches_drift(comparison: Comparison, row: Threshold) -> bool:
         rows = comparison.select(
             f"{name}_branch_nats", architecture=row.architecture, level=row.level
         )
-        before = {(r.beta, r.seed): r.observed for r in rows if r.index == 3}
+        before = {(r.beta, r.seed): r.observed for r in rows if r.index == 2}
         for r in (r for r in rows if r.index == 4):
             earlier = before[r.beta, r.seed]
             moved = direction * (r.observed - earlier)

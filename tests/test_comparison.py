@@ -120,7 +120,7 @@ def with_estimates(comparison: Comparison, **changes: Any) -> Comparison:
     """The rows of both branches and the records of every method beside those of level 1.
 
     In units of the linear threshold; `changes`: certified, local, residual, low, high, energies
-    (of the alive branch at `BRANCH`, nats), growing (share of K in the last quarter), drift,
+    (of the alive branch at `BRANCH`, nats), growing (share of K in the second half), drift,
     doubled.
     """
     known = {
@@ -168,7 +168,7 @@ def _estimate_rows(architecture: str, known: dict[str, Any]) -> Iterator[Row]:
                 at = (architecture, 1)
                 held = nats if name == "alive" else nats / 10
                 before = held * (1 - known["growing"] * (1 if name == "collapsed" else -1))
-                for index, seen in ((1, held), (2, held), (3, before), (4, held)):
+                for index, seen in ((1, held), (2, before), (3, held), (4, held)):
                     yield Row(f"{name}_branch_nats", *at, index, top * factor, held, seed, NAN,
                               seen)  # fmt: skip
                 free = energy if name == "alive" else 0.0

@@ -70,7 +70,7 @@ CHECKPOINTS = (0.25, 0.5, 0.75, 1.0)  # shares of a run
 WINDOW = 0.05  # share of a run over which K is averaged before each of them
 DEAD = 0.02  # nats, below which a unit must hold still to count as alive
 IDLE = 0.005  # nats, that noise alone may hold
-DRIFT = 0.2  # relative change of K between the last two checkpoints
+DRIFT = 0.2  # relative change of K over the second half: later the learning rate is too low
 POINTS = 7  # betas of either branch
 ROOM = 1.12  # the first grid goes this factor beyond what was observed, either way
 EXTENSIONS, REACH, MORE_POINTS = 3, 1.6, 3  # at most; factor and number of betas of each
@@ -90,13 +90,13 @@ class Branch:
     @property
     def alive(self) -> Flags:
         """K of at least `DEAD` nats in the end, or of `IDLE` without falling, (seeds, points)."""
-        before, last = self.information[-2:]
+        before, last = self.information[[1, -1]]
         return np.asarray((last >= DEAD) | ((last >= IDLE) & (last >= (1 - DRIFT) * before)))
 
     @property
     def drifting(self) -> Flags:
-        """K changed by more than `DRIFT` between the last two checkpoints, (seeds, points)."""
-        before, last = self.information[-2:]
+        """K changed by more than `DRIFT` over the second half of the run, (seeds, points)."""
+        before, last = self.information[[1, -1]]
         moves = np.abs(last - before) > DRIFT * before
         return np.asarray((np.maximum(before, last) >= IDLE) & moves)
 
@@ -158,13 +158,13 @@ class Bracket:
     def low_drifting(self) -> Flags:
         """The collapsed branch still grows above `lows`, (seeds,)."""
         above = ~(self.collapsed.factors <= np.nan_to_num(self.lows, nan=0.0)[:, None])
-        growing = self.collapsed.information[-1] > self.collapsed.information[-2]
+        growing = self.collapsed.information[-1] > self.collapsed.information[1]
         return np.asarray(np.any(above & growing & self.collapsed.drifting, axis=1))
 
     @property
     def high_drifting(self) -> Flags:
         """The last member of the alive branch that lives below `highs` still falls, (seeds,)."""
-        falling = self.alive.information[-1] < self.alive.information[-2]
+        falling = self.alive.information[-1] < self.alive.information[1]
         found = falling & self.alive.drifting
         return np.array([f[max(d - 1, 0)] for f, d in zip(found, self._first_dead, strict=True)])
 

@@ -24,9 +24,9 @@ FACTORS = np.array([0.8, 0.9, 1.0, 1.1])
 
 
 def branch(*nats: tuple[float, float, float, float], before: float = 1.0) -> Branch:
-    """One branch of one seed per row of final K; `before` times that at the last checkpoint."""
+    """One branch of one seed per row of final K; `before` times that half-way."""
     last = np.array(nats)
-    information = np.stack([last, last, before * last, last])
+    information = np.stack([last, before * last, last, last])
     return Branch(FACTORS, information, np.zeros_like(last), np.ones_like(last))
 
 
@@ -82,7 +82,7 @@ def test_drift_is_flagged_where_it_moves_an_end():
     assert not growing.low_drifting[0]  # 0.0045 nats are noise
     last = np.array([[0.2, 0.03, 0.006, 0.0]])
     before = np.array([[0.2, 0.03, 0.012, 0.0]])
-    falling = Branch(FACTORS, np.stack([last, last, before, last]), last, last)
+    falling = Branch(FACTORS, np.stack([last, before, last, last]), last, last)
     rising = Branch(FACTORS, np.stack([last, last, last, before]), last, last)
     assert not made(falling, falling).high_drifting[0]  # of 0.03 nothing moved, 0.006 is dead
     assert made(branch((0.1, 0.1, 0.03, 0.0), before=1.3), falling).high_drifting[0]

@@ -75,6 +75,7 @@ POINTS = 7  # betas of either branch
 ROOM = 1.12  # the first grid goes this factor beyond what was observed, either way
 EXTENSIONS, REACH, MORE_POINTS = 3, 1.6, 3  # at most; factor and number of betas of each
 BEYOND = 2.0  # the collapsed network of the same length is at this multiple of the highest beta
+LEAST_STEPS = 40  # so that every window holds a step
 SHARE = 0.5  # of the steps of the control runs: copies start close to where they end
 
 
@@ -213,7 +214,7 @@ def bracket_threshold(
             "has nothing to bracket; give a fixed decoder_variance"
         )
     start = time.perf_counter()
-    short = dataclasses.replace(config, steps=max(20, round(SHARE * config.steps)))
+    short = dataclasses.replace(config, steps=max(LEAST_STEPS, round(SHARE * config.steps)))
     run = _Run(source, data, short, level, collapsed % source.n_points, progress)
     grid = bracket_grid(observed)
     alive, dead, ratios = run.train(grid, grid)

@@ -138,7 +138,7 @@ def estimate_threshold(
     """Train len(seeds) x len(set_points) members at once and read the threshold of `level`.
 
     `bracket` trains two branches from them; `check_convergence` trains them again with twice the
-    steps. Raises ValueError for a level that is not there, and with `bracket` for a learned decoder
+    steps; `progress` tells of the control runs alone. Raises ValueError for a level that is not there, and with `bracket` for a learned decoder
     variance.
     """
     if not 1 <= level <= len(spec.latent_dims):
@@ -170,15 +170,13 @@ def estimate_threshold(
         observed = [*critical, *ratios.best()[0], *point.thresholds]
         if not np.isfinite(observed).any():  # too short for any of them: where the control ended
             observed = [*factors.ravel()]
-        branches = bracket_threshold(
-            model, data, config, level=level, observed=observed, progress=progress
-        )
+        branches = bracket_threshold(model, data, config, level=level, observed=observed)
         ratios = ratios.and_those_of(branches.ratios)
     doubled = np.full(len(seeds), np.nan)
     if check_convergence:
         doubled = estimate_threshold(
             spec, data, architecture=architecture, level=level, seeds=seeds, set_points=set_points,
-            config=replace(config, steps=2 * config.steps), progress=progress,
+            config=replace(config, steps=2 * config.steps),
         ).critical_factors  # fmt: skip
     certified, certified_errors = ratios.best()
     return ThresholdEstimate(

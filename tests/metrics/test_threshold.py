@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from linvae.data import gaussian
-from linvae.metrics import SET_POINTS, estimate_threshold, fit_threshold
+from linvae.metrics import SET_POINTS, SETTLED, estimate_threshold, fit_threshold
 from linvae.models import Architecture
 from linvae.moments import Moments
 from linvae.spec import CVAESpec, HVAESpec, VAESpec
@@ -175,3 +175,20 @@ def test_hierarchies_have_no_evidence():
     found = estimate_threshold(HVAESpec((1, 1)), data, seeds=(0,), config=config)
     assert np.isnan(found.certified_factors).all()
     assert np.isnan(found.local_factors).all()
+
+
+def test_drift_and_twice_the_steps_say_whether_a_run_has_settled():
+    """A short run drifts and its estimate moves; one that is long enough does neither."""
+    data = TrainingData.from_arrays(gaussian([3.0, 0.2], 200, seed=0).target)
+    short, settled = (
+        estimate_threshold(
+            VAESpec(1), data, seeds=(0,), check_convergence=True,
+            config=TrainConfig(steps=steps, batch_size=64, learning_rate=6e-3),
+        )
+        for steps in (150, 1000)
+    )  # fmt: skip
+    assert np.abs(short.drifts).max() > SETTLED
+    assert "drifts, by up to" in short.estimates()[0].note
+    assert np.abs(settled.drifts).max() < SETTLED
+    assert settled.doubled_factors == pytest.approx(settled.critical_factors, rel=SETTLED)
+    assert settled.estimates()[0].note.startswith("twice the steps: ")

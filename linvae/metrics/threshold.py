@@ -138,8 +138,8 @@ def estimate_threshold(
     """Train len(seeds) x len(set_points) members at once and read the threshold of `level`.
 
     `bracket` trains two branches from them; `check_convergence` trains them again with twice the
-    steps; `progress` tells of the control runs alone. Raises ValueError for a level that is not there, and with `bracket` for a learned decoder
-    variance.
+    steps; `progress` tells of the control runs alone. Raises ValueError for a level that is not
+    there, and with `bracket` for a learned decoder variance.
     """
     if not 1 <= level <= len(spec.latent_dims):
         raise ValueError(

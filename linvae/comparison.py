@@ -18,9 +18,17 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
-__all__ = ["LINEAR_TOLERANCE", "Comparison", "Row", "Threshold", "write_text"]
+__all__ = [
+    "LINEAR_TOLERANCE",
+    "METHODS",
+    "Comparison",
+    "Estimate",
+    "Row",
+    "Threshold",
+    "write_text",
+]
 
 LINEAR_TOLERANCE = 0.02  # a linear network within this share of its threshold agrees with theory
 QUANTITIES = {
@@ -29,6 +37,17 @@ QUANTITIES = {
     "certified_beta": "a trained network beats collapse at every beta below, of level 1",
     "certified_error": "Monte-Carlo standard error of it, two of which are taken off already",
     "local_beta": "below it the collapsed network itself is unstable",
+    "residual_beta": "that of the target's residual under the collapsed network's decoder",
+    "bracket_low": "largest beta at which networks that started collapsed are alive",
+    "bracket_high": "beta from which on networks that started alive are dead",
+    "control_drift": "change of log beta over the last sixth of a control run",
+    "doubled_steps_beta": "the observed critical_beta again, after twice the steps",
+    "alive_branch_nats": "information of the level in a network that started alive; index: quarter",
+    "collapsed_branch_nats": "the same in one that started collapsed",
+    "alive_branch_free_energy": "objective less that of collapse, nats, of one that started alive",
+    "collapsed_branch_free_energy": "the same of one that started collapsed",
+    "alive_branch_free_energy_error": "Monte-Carlo standard error of it",
+    "collapsed_branch_free_energy_error": "Monte-Carlo standard error of it",
     "fit_slope": "slope of the fitted line of log beta against information, per nat",
     "fitted_critical_beta": "where a line through theory's own points at the set-points ends",
     "factor_at_information": "factor on all betas that holds the level at `information_nats`",
@@ -36,9 +55,17 @@ QUANTITIES = {
     "unit_rate_nats": "E KL of one unit of the level, nats, units in descending order",
     "information_nats": "rate of the level against its best Gaussian prior, nats",
     "active_units": "units whose posterior mean varies by more than 0.01",
+    "units_above_cutoff": "units with KL > `cutoff_nats`: modes above beta s exp(2 cutoff)",
     "collapsed_units": "units with KL < eps for a share 1 - delta of the samples",
     "distortion_nats": "E[-log p(y|z)], nats per sample",
     "mode_variance": "theta_i^2, what mode i has to explain, data units^2",
+}
+METHODS = {
+    "control": "held information",
+    "bracket": "two branches",
+    "certificate": "exchange ratio",
+    "local": "collapsed network",
+    "naive": "naive grid",
 }
 COLUMN_SETTINGS = ("dataset", "model", "latent_dims", "decoder_variance", "data_sha256", "version")
 
@@ -67,6 +94,71 @@ class Row:
     seed: int
     predicted: float
     observed: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One threshold by one method, in beta of level 1 or as a factor on it.
+
+    | field               | meaning                                                            |
+    |---------------------|--------------------------------------------------------------------|
+    | method              | key of `METHODS`                                                   |
+    | kind                | "certain" up to the stated Monte-Carlo error, or "empirical"       |
+    | value               | mean over seeds; of a certificate the largest                      |
+    | low, high           | bracket of all seeds; -inf and inf where the method has no end     |
+    | seed_low, seed_high | range of the values of the seeds                                   |
+    | seeds               | those that gave a finite value                                     |
+    | runs                | networks trained for it, all seeds                                 |
+    | seconds             | of training and evaluation; what several methods share counts for each |
+    | note                | what a reader must know, "" if nothing                             |
+    """
+
+    method: str
+    kind: Literal["certain", "empirical"]
+    value: float
+    low: float
+    high: float
+    seed_low: float
+    seed_high: float
+    seeds: int
+    runs: int
+    seconds: float
+    note: str = ""
+
+    @classmethod
+    def of_seeds(
+        cls,
+        method: str,
+        values: Iterable[float],
+        *,
+        low: float = -math.inf,
+        high: float = math.inf,
+        runs: int,
+        seconds: float,
+        kind: Literal["certain", "empirical"] = "empirical",
+        note: str = "",
+    ) -> Self:
+        """From one value per seed; of the finite ones."""
+        if method not in METHODS:
+            raise ValueError(f"method={method!r} must be one of {sorted(METHODS)} in Estimate")
+        known = [float(v) for v in values if math.isfinite(v)]
+        least, most = min(known, default=math.nan), max(known, default=math.nan)
+        mean = statistics.fmean(known) if known else math.nan
+        value = most if method == "certificate" else mean
+        return cls(
+            method, kind, value, float(low), float(high), least, most, len(known), runs, seconds,
+            note,
+        )  # fmt: skip
+
+    def to_record(self) -> dict[str, Any]:
+        """The fields for `settings`, JSON-able: NaN as None, infinities as text."""
+        record: dict[str, Any] = _finite(dataclasses.asdict(self))
+        return record
+
+    def scaled(self, beta: float) -> Self:
+        """A factor on beta as a beta."""
+        names = ("value", "low", "high", "seed_low", "seed_high")
+        return dataclasses.replace(self, **{n: beta * getattr(self, n) for n in names})
 
 
 @dataclass(frozen=True)
@@ -161,6 +253,15 @@ class Comparison:
             predicted_fit=fits[0].predicted if fits else nan,
         )
 
+    def estimates(self, architecture: str, level: int) -> list[Estimate]:
+        """Every estimate of one threshold, in beta of level 1; from `settings["estimates"]`."""
+        names = [f.name for f in dataclasses.fields(Estimate)]
+        return [
+            Estimate(**{name: _number(entry[name]) for name in names})
+            for entry in self.settings.get("estimates") or ()
+            if (entry["architecture"], entry["level"]) == (architecture, level)
+        ]
+
     def to_rows(self) -> list[dict[str, Any]]:
         """Rows as dictionaries with the short settings repeated as columns."""
         shared = {key: self.settings.get(key) for key in COLUMN_SETTINGS}
@@ -215,6 +316,13 @@ def _csv(lines: Iterable[Iterable[str]]) -> str:
 def _row(line: Mapping[str, str]) -> Row:
     kinds = {"quantity": str, "architecture": str, "level": int, "index": int, "seed": int}
     return Row(**{f.name: kinds.get(f.name, float)(line[f.name]) for f in dataclasses.fields(Row)})
+
+
+def _number(value: Any) -> Any:
+    """What `_finite` wrote, back: None is NaN, infinities are words."""
+    if value is None:
+        return math.nan
+    return float(value) if value in ("inf", "-inf") else value
 
 
 def _finite(value: Any) -> Any:

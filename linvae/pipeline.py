@@ -33,7 +33,7 @@ from linvae.theory import Solution, solve
 from linvae.theory.control import factor_at_information
 from linvae.theory.modes import mode_decomposition
 from linvae.theory.network_bounds import network_bounds
-from linvae.theory.observables import active_unit_counts, collapsed_unit_counts
+from linvae.theory.observables import active_unit_counts, collapsed_unit_counts, units_above
 from linvae.train import ConstantBetas, TrainConfig, TrainingData, pick_device, train
 
 __all__ = ["Plan", "default_spec", "make_plan", "run_comparison"]
@@ -43,6 +43,7 @@ CURVE_POINTS = 120
 SPECTRUM_ROWS = 50
 NETWORK_RATE = {"sweep": 1 / 3, "control": 2 / 3}  # of the learning rate of linear models
 EPSILON, DELTA, ACTIVE = 0.01, 0.01, 0.01
+CUTOFF = 0.05  # nats, of units that count as alive by their KL
 
 Progress = Callable[[str, int, int], None]  # what, steps done, steps in all
 
@@ -56,6 +57,8 @@ class Plan:
     seeds: tuple[int, ...] = (0, 1, 2)
     device: str = "auto"
     config: TrainConfig = field(default_factory=TrainConfig)
+    bracket: bool = True  # two branches for every threshold, about the cost of its control runs
+    check_convergence: bool = False  # control runs again with twice the steps: three times the cost
     command: str = ""
 
     def network(self, architecture: str) -> Architecture:
@@ -83,12 +86,17 @@ def make_plan(
     n_seeds: int = 3,
     device: str = "auto",
     effort: float = 1.0,
+    bracket: bool = True,
+    check_convergence: bool = False,
     command: str = "",
 ) -> Plan:
     """A plan with seeds 0, 1, ... and `effort` times the default number of steps."""
     config = TrainConfig()
     config = replace(config, steps=max(config.log_every, round(config.steps * effort)))
-    return Plan(architectures, hidden, tuple(range(n_seeds)), device, config, command)
+    return Plan(
+        architectures, hidden, tuple(range(n_seeds)), device, config, bracket, check_convergence,
+        command,
+    )  # fmt: skip
 
 
 def default_spec(model: str, latent_dim: int, decoder_variance: float) -> LinearSpec:
@@ -129,14 +137,18 @@ def run_comparison(
     seconds["theory"] = time.perf_counter() - start - seconds["moments"]
     device = pick_device(plan.device)
     data = TrainingData.from_arrays(reduced.target, reduced.condition, device=device)
+    estimates: list[dict[str, object]] = []
     for architecture in plan.architectures:
         begin = time.perf_counter()
-        rows += _threshold_rows(spec, moments, data, architecture, plan, progress)
+        for estimate, predicted in _estimates(spec, moments, data, architecture, plan, progress):
+            rows += _threshold_rows(estimate, predicted, spec, moments, architecture)
+            estimates += _estimate_records(estimate, spec, architecture)
         rows += _sweep_rows(spec, moments, solution, data, architecture, plan, progress)
         seconds[architecture] = time.perf_counter() - begin
     seconds["total"] = time.perf_counter() - start
     settings = _settings(dataset, reduced, spec, plan, str(device), seconds)
     settings["betas_swept"] = _sweep_betas(spec, solution)
+    settings["estimates"] = estimates
     settings["bounds_of_any_network"] = bounds and dict(vars(bounds))
     settings["leading_skewness"] = _leading_skewness(reduced, moments, spec)
     return Comparison(settings, tuple(rows))
@@ -184,22 +196,20 @@ def _predictions(spec: LinearSpec, solution: Solution) -> dict[str, npt.NDArray[
     }
 
 
-def _threshold_rows(
+def _estimates(
     spec: LinearSpec,
     moments: Moments,
     data: TrainingData,
     architecture: str,
     plan: Plan,
     progress: Progress | None,
-) -> Iterator[Row]:
-    """Predicted and observed threshold of every level that has one."""
+) -> Iterator[tuple[ThresholdEstimate | int, float]]:
+    """Observed and predicted threshold of every level; the level alone where there is none."""
     one = spec.with_one_unit()
     critical = solve(one, moments).level_critical_betas[:, 0]
     for level, predicted in enumerate(critical, start=1):
         if not 0 < predicted < math.inf:  # never, or always alive: there is nothing to locate
-            yield Row(
-                "critical_beta", architecture, level, 1, math.nan, math.nan, -1, predicted, math.nan
-            )
+            yield level, float(predicted)
             continue
         config = plan.config_for(architecture, level)
         estimate = estimate_threshold(
@@ -209,62 +219,104 @@ def _threshold_rows(
             level=level,
             seeds=plan.seeds,
             config=config,
+            bracket=plan.bracket,
+            check_convergence=plan.check_convergence,
             progress=_named(progress, f"{architecture}: threshold of level {level}", config.steps),
         )
-        yield from _estimate_rows(estimate, architecture, predicted, one, moments)
+        yield estimate, float(predicted)
 
 
-def _estimate_rows(
-    estimate: ThresholdEstimate,
-    architecture: str,
+def _estimate_records(
+    estimate: ThresholdEstimate | int, spec: LinearSpec, architecture: str
+) -> list[dict[str, object]]:
+    """Every method's estimate, in beta of level 1."""
+    if isinstance(estimate, int):
+        return []
+    where = {"architecture": architecture, "level": estimate.level}
+    found = [e.scaled(spec.betas[0]) for e in estimate.estimates()]
+    return [where | e.to_record() for e in found]
+
+
+def _threshold_rows(
+    estimate: ThresholdEstimate | int,
     predicted: float,
     spec: LinearSpec,
     moments: Moments,
+    architecture: str,
 ) -> Iterator[Row]:
     """Threshold, line and points of every seed, beside the same line through theory's points."""
-    level, beta = estimate.level, spec.betas[0]
-    points = [factor_at_information(spec, moments, level, nats) for nats in SET_POINTS]
+    nan = math.nan
+    if isinstance(estimate, int):
+        yield Row("critical_beta", architecture, estimate, 1, nan, nan, -1, predicted, nan)
+        return
+    level, beta, one = estimate.level, spec.betas[0], spec.with_one_unit()
+    points = [factor_at_information(one, moments, level, nats) for nats in SET_POINTS]
     every = np.ones(len(points), dtype=bool)
     line, slope = fit_threshold(np.asarray(SET_POINTS), np.asarray(points), every)
-    yield Row(
-        "fitted_critical_beta",
-        architecture,
-        level,
-        1,
-        math.nan,
-        math.nan,
-        -1,
-        beta * line,
-        math.nan,
-    )
+    end = beta * line
+    yield Row("fitted_critical_beta", architecture, level, 1, nan, nan, -1, end, nan)
     for s, seed in enumerate(estimate.seeds):
-        observed = beta * float(estimate.critical_factors[s])
-        yield Row(
-            "critical_beta", architecture, level, 1, math.nan, math.nan, seed, predicted, observed
-        )
-        yield Row(
-            "fit_slope", architecture, level, 1, math.nan, math.nan, seed, slope,
-            float(estimate.slopes[s]),
-        )  # fmt: skip
-        evidence = {
-            "certified_beta": estimate.certified_factors,
-            "certified_error": estimate.certified_errors,
-            "local_beta": estimate.local_factors,
+        known = {
+            "critical_beta": (predicted, beta * estimate.critical_factors[s]),
+            "fit_slope": (slope, estimate.slopes[s]),
         }
-        for quantity, factors in evidence.items():
-            if math.isfinite(factors[s]):
+        for quantity, (theory, seen) in known.items():
+            yield Row(quantity, architecture, level, 1, nan, nan, seed, theory, float(seen))
+        for quantity, factors in _evidence(estimate).items():
+            if not math.isnan(factors[s]):
                 seen = beta * float(factors[s])
+                yield Row(quantity, architecture, level, 1, nan, nan, seed, nan, seen)
+        yield from _control_rows(estimate, s, one, moments, architecture)
+        yield from _branch_rows(estimate, s, beta, architecture)
+
+
+def _evidence(estimate: ThresholdEstimate) -> dict[str, npt.NDArray[np.float64]]:
+    """What stands beside the line, (seeds,), in factors on beta."""
+    found = {
+        "certified_beta": estimate.certified_factors,
+        "certified_error": estimate.certified_errors,
+        "local_beta": estimate.local_factors,
+        "residual_beta": estimate.residual_factors,
+        "doubled_steps_beta": estimate.doubled_factors,
+    }
+    if estimate.bracket is None:
+        return found
+    return found | {"bracket_low": estimate.bracket.lows, "bracket_high": estimate.bracket.highs}
+
+
+def _control_rows(
+    estimate: ThresholdEstimate, s: int, spec: LinearSpec, moments: Moments, architecture: str
+) -> Iterator[Row]:
+    """Factor and drift of every control run of seed number `s`."""
+    level, seed = estimate.level, estimate.seeds[s]
+    for i, nats in enumerate(estimate.information[s]):
+        factor, held = float(estimate.factors[s, i]), bool(estimate.converged[s, i])
+        at = (architecture, level, 1, spec.betas[0] * factor, float(nats), seed)
+        theory = factor_at_information(spec, moments, level, float(nats))
+        yield Row("factor_at_information", *at, theory, factor if held else math.nan)
+        yield Row("control_drift", *at, math.nan, float(estimate.drifts[s, i]))
+
+
+def _branch_rows(
+    estimate: ThresholdEstimate, s: int, beta: float, architecture: str
+) -> Iterator[Row]:
+    """Both branches of seed number `s`: information by checkpoint; free energy and its error."""
+    if estimate.bracket is None:
+        return
+    branches = {"alive": estimate.bracket.alive, "collapsed": estimate.bracket.collapsed}
+    for name, branch in branches.items():
+        for i, factor in enumerate(branch.factors):
+            nats = branch.information[:, s, i]
+            seen = [(f"{name}_branch_nats", k, v) for k, v in enumerate(nats, start=1)]
+            if math.isfinite(branch.free_energies[s, i]):
+                free, error = branch.free_energies[s, i], branch.errors[s, i]
+                seen += [(f"{name}_branch_free_energy", 0, free)]
+                seen += [(f"{name}_branch_free_energy_error", 0, error)]
+            for quantity, index, value in seen:
                 yield Row(
-                    quantity, architecture, level, 1, math.nan, math.nan, seed, math.nan, seen
-                )
-        for nats, factor, good in zip(
-            estimate.information[s], estimate.factors[s], estimate.converged[s], strict=True
-        ):
-            at_theory = factor_at_information(spec, moments, level, float(nats))
-            yield Row(
-                "factor_at_information", architecture, level, 1, beta * factor, float(nats), seed,
-                at_theory, float(factor) if good else math.nan,
-            )  # fmt: skip
+                    quantity, architecture, estimate.level, index, float(beta * factor),
+                    float(nats[-1]), estimate.seeds[s], math.nan, float(value),
+                )  # fmt: skip
 
 
 def _sweep_betas(spec: LinearSpec, solution: Solution) -> list[float]:
@@ -328,9 +380,11 @@ def _member_rows(
     for quantity, predicted in _predictions(spec, solution).items():
         for i, value in enumerate(predicted):
             yield row(quantity, i + 1, 0, value, observed[quantity][member][i])
+    theory, seen = units_above(solution, CUTOFF), observation.units_above(CUTOFF)[member]
     for i, units in enumerate(observation.unit_rates):
         if isinstance(spec.encoder_variances[i], float):
             continue  # its axes are free: a unit is no mode
+        yield row("units_above_cutoff", i + 1, 0, theory[i], seen[i])
         best = np.sort(solution.mode_rates[i])[::-1]
         for unit, value in enumerate(units[member]):
             yield row("unit_rate_nats", i + 1, unit + 1, best[unit], value)
@@ -404,6 +458,7 @@ def _settings(
         "epsilon": EPSILON,
         "delta": DELTA,
         "active_units_threshold": ACTIVE,
+        "cutoff_nats": CUTOFF,
         "version": linvae.__version__,
         "torch_version": torch.__version__,
         "numpy_version": np.__version__,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from linvae.comparison import LINEAR_TOLERANCE, Comparison
+from linvae.comparison import LINEAR_TOLERANCE, Comparison, Threshold
 from linvae.wording import Spread, level_text, number
 
 if TYPE_CHECKING:
@@ -98,9 +98,14 @@ def observed(
 
 
 def thresholds(comparison: Comparison) -> Drawing:
-    """Observed over predicted threshold, mean and range over seeds, per level and architecture."""
+    """Thresholds over the linear prediction, per level and architecture, with what bounds them.
+
+    Mark: mean and range of the seeds. Bar: between the two branches. Triangle: certified, below it
+    a trained network beats collapse. Cross: below it the collapsed network is unstable. Dashed:
+    beyond it no network can be worth its rate.
+    """
     rows = sorted(comparison.thresholds(), key=lambda t: t.level)
-    with _panels(1, size=(6.0, 1.3 + 0.36 * len(rows))) as (figure, (axes,)):
+    with _panels(1, size=(6.4, 1.6 + 0.42 * len(rows))) as (figure, (axes,)):
         axes.axvline(1, color=THEORY, label="theory")
         band = (1 - LINEAR_TOLERANCE, 1 + LINEAR_TOLERANCE)
         name = f"theory ± {LINEAR_TOLERANCE:.0%}".replace("%", " %")
@@ -110,11 +115,14 @@ def thresholds(comparison: Comparison) -> Drawing:
         names = [f"{r.architecture}{level_text(comparison, r.level, ', ')}" for r in rows]
         axes.set_yticks(range(len(rows)), names)
         axes.set_ylim(len(rows) - 0.4, -0.6)
+        for y, row in enumerate(rows):
+            _bounds_marks(axes, y, comparison, row.architecture, row.level)
         _room_for_ratios(axes)
+        _universal_marks(axes, comparison, rows)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        axes.set_xlabel("observed threshold / predicted threshold (marks: mean and range of seeds)")
-        _legend(figure, axes)
+        axes.set_xlabel(r"$\beta$ / linear prediction (marks: mean and range of seeds)")
+        _legend(figure, axes, columns=3)
     return Drawing(figure, _thresholds_alt(comparison))
 
 
@@ -190,6 +198,62 @@ def _room_for_ratios(axes: Axes) -> None:
     """At least 5 % to either side of agreement."""
     low, high = axes.get_xlim()
     axes.set_xlim(min(low, 0.95), max(high, 1.05))
+
+
+BRACKET, CERTIFIED, LOCAL, UNIVERSAL = "#56B4E9", "#E69F00", "#CC79A7", "#009E73"
+FAR = 1.5  # a universal threshold beyond this multiple of everything else is named, not drawn
+
+
+def _bounds_marks(
+    axes: Axes, y: int, comparison: Comparison, architecture: str, level: int
+) -> None:
+    """Bracket, certified bound and local threshold of one line, over the prediction."""
+    predicted = comparison.critical_beta(level)
+    if not (math.isfinite(predicted) and predicted > 0):
+        return
+
+    where = {"architecture": architecture, "level": level}
+
+    def seen(quantity: str) -> list[float]:
+        rows = comparison.select(quantity, **where)
+        return [r.observed / predicted for r in rows if not math.isnan(r.observed)]
+
+    tried = [r.beta / predicted for r in comparison.select("alive_branch_nats", **where)]
+    if tried:  # an end that was not found: the last beta tried
+        low = min(seen("bracket_low"), default=min(tried))
+        high = min(max(seen("bracket_high")), max(tried))
+        axes.plot([low, high], [y, y], color=BRACKET, lw=9, alpha=0.45, solid_capstyle="butt",
+                  zorder=1, label=_once(axes, "bracket of two branches"))  # fmt: skip
+    if certified := seen("certified_beta"):
+        axes.plot([max(certified)], [y], color=CERTIFIED, marker=">", ms=8, ls="none", mec=THEORY,
+                  mew=0.6, zorder=5, label=_once(axes, "certified lower bound"))  # fmt: skip
+    for i, value in enumerate(seen("local_beta")):
+        label = _once(axes, "collapsed network unstable below") if i == 0 else "_"
+        axes.plot([value], [y], color=LOCAL, marker="x", ms=6, mew=1.8, ls="none", zorder=4,
+                  label=label)  # fmt: skip
+
+
+def _universal_marks(axes: Axes, comparison: Comparison, rows: Sequence[Threshold]) -> None:
+    """The universal threshold of level 1 on its lines, or a note where it is far to the right."""
+    found = [r.predicted for r in comparison.select("universal_beta", architecture="theory")]
+    lines = [y for y, row in enumerate(rows) if row.level == 1]
+    if not found or not lines or not comparison.critical_beta(1) > 0:
+        return
+    ratio = found[0] / comparison.critical_beta(1)
+    left, right = axes.get_xlim()
+    if ratio > FAR * right:
+        axes.set_title(f"universal threshold: {number(ratio, 3)} →", loc="right", fontsize=8,
+                       color=UNIVERSAL)  # fmt: skip
+        return
+    axes.set_xlim(left, max(right, ratio + 0.03 * (ratio - left)))
+    axes.plot([ratio, ratio], [min(lines) - 0.45, max(lines) + 0.45], color=UNIVERSAL, lw=1.6,
+              ls=(0, (4, 2)), label="universal threshold")  # fmt: skip
+
+
+def _once(axes: Axes, label: str) -> str:
+    """`label` the first time, then one that the legend leaves out."""
+    used = {line.get_label() for line in axes.get_lines()}
+    return "_" if label in used else label
 
 
 _BESIDE: Mapping[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 8}
@@ -373,10 +437,21 @@ def _thresholds_alt(comparison: Comparison) -> str:
         name = f"{row.architecture}{level_text(comparison, row.level, ' ')}"
         if math.isfinite(row.predicted) and row.predicted > 0 and row.seeds:
             ratio = number(row.observed / row.predicted, 3)
-            parts.append(f"{name} {ratio} times the predicted {number(row.predicted)}")
+            bounds = _bounds_text(comparison, row.architecture, row.level)
+            parts.append(f"{name} {ratio} times the predicted {number(row.predicted)}{bounds}")
         else:
             parts.append(f"{name}: {_no_ratio(row.predicted)}")
     return "Observed against predicted thresholds: " + "; ".join(parts) + "."
+
+
+def _bounds_text(comparison: Comparison, architecture: str, level: int) -> str:
+    """Certified bound and bracket in words; "" without them."""
+    where = {"architecture": architecture, "level": level}
+    certified = Spread.of(r.observed for r in comparison.select("certified_beta", **where)).high
+    low = Spread.of(r.observed for r in comparison.select("bracket_low", **where)).low
+    ends = [r.observed for r in comparison.select("bracket_high", **where)]
+    text = "" if math.isnan(certified) else f", certified from {number(certified)} down"
+    return text + (f", bracket {number(low)} to {number(max(ends))}" if ends else "")
 
 
 def _sweep_alt(comparison: Comparison, quantity: str, subject: str) -> str:
@@ -463,10 +538,10 @@ def _panels(
         yield figure, list(figure.subplots(1, count, squeeze=False)[0])
 
 
-def _legend(figure: Canvas, axes: Axes) -> None:
-    """One legend above all panels, in as many columns as fit."""
+def _legend(figure: Canvas, axes: Axes, columns: int = 5) -> None:
+    """One legend above all panels, in at most so many columns."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 5))
+    figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), columns))
 
 
 def save_figures(comparison: Comparison, folder: Path) -> list[Figure]:

@@ -15,14 +15,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from linvae import wording
-from linvae.comparison import LINEAR_TOLERANCE, Comparison, write_text
+from linvae.comparison import LINEAR_TOLERANCE, METHODS, Comparison, Estimate, write_text
 from linvae.verdicts import Level, Verdict, by_level, threshold_range, verdicts
 from linvae.wording import Spread, level_text, number, plain
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["FigureRecord", "Table", "Verdict", "render_text", "tables", "verdicts", "write_report"]
+__all__ = [
+    "FigureRecord",
+    "Table",
+    "Verdict",
+    "how_sure",
+    "render_text",
+    "tables",
+    "verdicts",
+    "write_report",
+]
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,60 @@ def _threshold_table(comparison: Comparison) -> Table:
     return Table(caption, header, tuple(rows), row_headers=2)
 
 
+def how_sure(comparison: Comparison, *, wide: bool = True) -> Table | None:
+    """Every estimate of every threshold with its kind; None where none was recorded.
+
+    Narrow: without runs and seconds.
+    """
+    rows = tuple(
+        _sure_row(t.level, t.architecture, e)
+        for t in by_level(comparison)
+        for e in comparison.estimates(t.architecture, t.level)
+    )
+    kept = len(SURE_COLUMNS) - 2 * (not wide)
+    narrow = tuple(row[:kept] for row in rows)
+    return Table("How sure is this threshold", SURE_COLUMNS[:kept], narrow, 4) if rows else None
+
+
+SURE_COLUMNS: tuple[str, ...] = (
+    "level", "network", "method", "kind", "beta (seeds)", "bracket", "runs", "seconds",
+)  # fmt: skip
+
+
+def _sure_row(level: int, architecture: str, e: Estimate) -> tuple[str, ...]:
+    return (
+        str(level), architecture, METHODS[e.method], e.kind, _value(e), _ends(e), str(e.runs),
+        number(e.seconds, 3),
+    )  # fmt: skip
+
+
+def _value(estimate: Estimate) -> str:
+    if not estimate.seeds:
+        return "-"
+    low, high = estimate.seed_low, estimate.seed_high
+    return Spread(estimate.value, low, high, estimate.seeds).text()
+
+
+def _ends(estimate: Estimate) -> str:
+    """`low-high`, or the one end that there is."""
+    low, high = estimate.low, estimate.high
+    if math.isfinite(low) and math.isfinite(high):
+        return f"{number(low)}-{number(high)}"
+    if math.isfinite(low):
+        return f"above {number(low)}"
+    return f"below {number(high)}" if math.isfinite(high) else "-"
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    """What a reader must know of single estimates, one line each."""
+    return [
+        f"{t.architecture}{level_text(comparison, t.level, ', ')}, {METHODS[e.method]}: {e.note}."
+        for t in by_level(comparison)
+        for e in comparison.estimates(t.architecture, t.level)
+        if e.note
+    ]
+
+
 # quantity: (name in the caption, name in the header, how a number is written)
 SWEEP_COLUMNS: Mapping[str, tuple[str, str, Callable[[float], str]]] = {
     "rate_nats": ("rate in nats", "rate", wording.nats),
@@ -145,6 +208,12 @@ READING = (
     "Next to a threshold training is slow, and rates and counts lag there.",
 )
 
+SURENESS = (
+    "Certain: below a certified beta a trained network is better than every collapsed one, up to "
+    "the Monte-Carlo error, two of which are taken off. Everything else is empirical: a better "
+    "optimum may have been missed, and a run may have been too short."
+)
+
 
 WIDE = 98  # columns of a terminal that shows rate and units side by side
 
@@ -161,9 +230,12 @@ def render_text(comparison: Comparison, console: Console | None = None) -> None:
             console = Console(highlight=False, width=100)
     thresholds, sweeps = tables(comparison, wide=console.width >= WIDE)
     console.print(_data_line(comparison), markup=False)
-    for table in (thresholds, *sweeps):
+    sure = how_sure(comparison, wide=console.width >= WIDE)
+    for table in (thresholds, *([sure] if sure else []), *sweeps):
         console.print(f"\n{table.caption}", style="bold", markup=False)
         console.print(_rich_table(table))
+        for line in _notes(comparison) if table is sure else ():
+            console.print(Padding(Text(line), (0, 0, 0, 2), expand=False))
     console.print("\nVerdict", style="bold")
     for verdict in verdicts(comparison):
         console.print(Padding(_rich_claim(verdict), (0, 0, 0, 2), expand=False))
@@ -238,6 +310,7 @@ SETTING_LABELS = {
     "optimizer": "optimiser",
     "training": "training",
     "set_points": "set-points of the control runs, nats",
+    "cutoff_nats": "cut-off of units counted by their KL, nats",
     "active_units_threshold": "a unit is active if its mean varies by more than",
     "epsilon": "a unit is collapsed if its KL, nats, is below",
     "delta": "... but for a share of the samples of at most",
@@ -267,6 +340,9 @@ def write_report(
         verdicts=found,
         counts=Counter(v.level for v in found),
         thresholds=thresholds,
+        sure=how_sure(comparison),
+        sureness=SURENESS,
+        notes=_notes(comparison),
         sweeps=sweeps,
         reading=READING,
         figures=[(f, base64.b64encode(f.png_path.read_bytes()).decode()) for f in figures],

@@ -14,10 +14,13 @@ from typing import Any, Literal
 from linvae.comparison import LINEAR_TOLERANCE, Comparison, Row, Threshold
 from linvae.wording import Spread, level_text, number, plain
 
-__all__ = ["Level", "Verdict", "by_level", "threshold_range", "verdicts"]
+__all__ = ["Cause", "Level", "Verdict", "by_level", "cause", "threshold_range", "verdicts"]
 
 LINE_TOLERANCE = 0.01  # share by which a line through theory's own points may miss the threshold
 SLOPE_TOLERANCE = 0.15  # a fit slope further off than this share comes from under-training
+SETTLED = 0.01  # change of log beta above which a control run, or twice its steps, says "time"
+DRIFT = 0.2  # relative change of K in the second half of a branch above which it still drifts
+IDLE = 0.005  # nats, that noise alone may hold
 SKEWNESS = 0.5  # of the leading component, above which a first-order transition is to be expected
 NEAR_THRESHOLD = 0.1  # closer to the threshold than this share, training slows down critically
 RATE_TOLERANCE = (0.1, 0.05)  # nats, share of the predicted rate: the larger of the two
@@ -25,6 +28,7 @@ FEW_SAMPLES = 5.0  # effective samples of a universal threshold, below which it 
 COUNT_SHARE = 0.9  # of (beta, seed) points whose count of active units is within 1
 
 Level = Literal["agrees", "differs", "note"]
+CauseName = Literal["bound", "regression", "features", "time", "skewness", "line", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,26 @@ class Verdict:
     claim: str
     text: str
     why: str = ""
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why a threshold is not the linear one: a name, the number that says so, and a sentence.
+
+    | name       | number                                                              | where |
+    |------------|---------------------------------------------------------------------|-------|
+    | regression | residual threshold of the collapsed decoder / linear threshold      | below |
+    | features   | share of the residual threshold that the collapsed network can use  | below |
+    | time       | twice the steps / once, or the share of runs that still drift       | both  |
+    | skewness   | of the leading component                                            | above |
+    | line       | slope of the fit                                                    | above |
+    | bound      | proven universal threshold                                          | above |
+    | unknown    | observed / predicted: nothing recorded explains it                  | below |
+    """
+
+    name: CauseName
+    number: float
+    text: str
 
 
 def verdicts(comparison: Comparison) -> list[Verdict]:
@@ -97,8 +121,9 @@ def _bounds_verdict(comparison: Comparison) -> Iterator[Verdict]:
         )
         yield Verdict("differs", claim, text, why)
         return
-    inside = all(seen[name] >= linear * (1 - LINEAR_TOLERANCE) for name in covered)
-    yield Verdict("agrees" if inside else "note", claim, text, _gap(bounds))
+    below = [t for t in first if t.architecture in covered and t.ratio < 1 - LINEAR_TOLERANCE]
+    reasons = [f"{t.architecture} below: {_reason(comparison, t)}" for t in below]
+    yield Verdict("note" if below else "agrees", claim, text, "; ".join([*reasons, _gap(bounds)]))
 
 
 def _bounded(comparison: Comparison, scope: str) -> str:
@@ -154,7 +179,7 @@ def _certain_verdict(comparison: Comparison, row: Threshold, claim: str) -> Verd
 def _linear_verdict(comparison: Comparison, row: Threshold, claim: str) -> Verdict:
     text = (
         f"{_predicts(comparison, row)}; observed {threshold_range(row)}, linear, {_seeds(row)}, "
-        f"{row.ratio:.3f} of the prediction."
+        f"{row.ratio:.3f} of the prediction.{_evidence(comparison, row)}"
     )
     agrees = abs(row.ratio - 1) <= LINEAR_TOLERANCE
     why = _missed_set_points(comparison, row) or _bends(row) or _slope_off(row)
@@ -174,49 +199,218 @@ def _nonlinear_verdict(comparison: Comparison, row: Threshold, claim: str) -> Ve
 
 
 def _evidence(comparison: Comparison, row: Threshold) -> str:
-    """What is certain about a threshold, and what the collapsed network itself says; "" if none."""
+    """What is certain about a threshold, and what branches and the collapsed network say."""
+    parts = (_certified(comparison, row), _bracketed(comparison, row), _energies(comparison, row))
+    return "".join(f" {part}" for part in parts if part)
 
-    def seen(quantity: str) -> list[float]:
-        rows = comparison.select(quantity, architecture=row.architecture, level=row.level)
-        return [r.observed for r in rows]
 
-    certified, local = seen("certified_beta"), seen("local_beta")
+def _certified(comparison: Comparison, row: Threshold) -> str:
+    """Certificate and local threshold; "" without them."""
+    certified = _seen(comparison, "certified_beta", row)
+    local = _seen(comparison, "local_beta", row)
     if not certified or not local:
         return ""
-    bound, error = max(certified), max(seen("certified_error"))
+    bound, error = max(certified), max(_seen(comparison, "certified_error", row))
     against = (
         "the collapsed network of the same training (empirical)"
         if comparison.settings.get("condition_dim")
         else "every collapsed network (certain)"
     )
     return (
-        f" A trained network beats {against} up to beta = {number(bound)}, Monte-Carlo error "
+        f"A trained network beats {against} up to beta = {number(bound)}, Monte-Carlo error "
         f"{number(error, 2)}; the collapsed one is unstable below {Spread.of(local).text()} "
         "(local)."
     )
 
 
-def _nonlinear_reason(comparison: Comparison, row: Threshold) -> str:
-    """Why a nonlinear network may differ, by the sign of the difference."""
-    missed = _missed_set_points(comparison, row)
-    skewness = comparison.settings.get("leading_skewness")
-    if missed:
-        return missed
-    if abs(row.ratio - 1) <= LINEAR_TOLERANCE:
+def _bracketed(comparison: Comparison, row: Threshold) -> str:
+    """Where the two branches end; "" without them."""
+    lows = _seen(comparison, "bracket_low", row)
+    highs = _seen(comparison, "bracket_high", row)
+    if not highs:
         return ""
-    if row.ratio < 1 - LINEAR_TOLERANCE:
-        if comparison.settings.get("model") == "cvae":
-            return "the network regresses the target on the condition better than the linear theory"
-        return "the encoder's features and the training time limit what a nonlinear unit picks up"
-    if skewness is not None and abs(skewness) > SKEWNESS:
-        return (
-            f"skewed leading component ({skewness:.2f}): a nonlinear network can stay alive above "
-            "the linear threshold (first-order transition)"
-        )
+    low = f"leave collapse up to beta = {number(min(lows))}" if lows else "never leave collapse"
+    high = (
+        f"are dead from {number(max(highs))} on"
+        if max(highs) < math.inf
+        else "are still alive at the highest beta tried"
+    )
+    drifting = "; still drifting" if _branches_drift(comparison, row) else ""
     return (
+        f"Networks that started collapsed {low}, those that started alive {high} "
+        f"(empirical{drifting})."
+    )
+
+
+def _energies(comparison: Comparison, row: Threshold) -> str:
+    """Up to where alive is better, and how many transients survive; "" without free energies."""
+    better, transient = _by_free_energy(comparison, row)
+    if not better and not transient:
+        return ""
+    parts = []
+    if better:
+        parts.append(
+            f"alive beats collapse of the same training up to beta = {number(max(better))}"
+        )
+    if transient:
+        least, most = (number(end(transient)) for end in (min, max))
+        where = f"at {least}" if least == most else f"from {least} to {most}"
+        parts.append(f"{len(transient)} runs {where} are alive and worse than it: transients")
+    return f"Free energy: {'; '.join(parts)}."
+
+
+def _by_free_energy(comparison: Comparison, row: Threshold) -> tuple[list[float], list[float]]:
+    """Betas of networks that are alive and better than collapse, and alive and worse.
+
+    By more than two Monte-Carlo errors either way.
+    """
+    better: list[float] = []
+    transient: list[float] = []
+    for name in ("alive", "collapsed"):
+        where = {"architecture": row.architecture, "level": row.level}
+        energies = comparison.select(f"{name}_branch_free_energy", **where)
+        errors = comparison.select(f"{name}_branch_free_energy_error", **where)
+        for free, error in zip(energies, errors, strict=True):
+            if free.information_nats < IDLE or abs(free.observed) <= 2 * error.observed:
+                continue
+            (better if free.observed < 0 else transient).append(free.beta)
+    return better, transient
+
+
+def _branches_drift(comparison: Comparison, row: Threshold) -> bool:
+    """Whether a network next to the bracket still moves: a longer run would move the bracket.
+
+    On the collapsed branch one that grows, on the alive branch one that falls.
+    """
+    for name, direction in (("alive", -1), ("collapsed", 1)):
+        rows = comparison.select(
+            f"{name}_branch_nats", architecture=row.architecture, level=row.level
+        )
+        before = {(r.beta, r.seed): r.observed for r in rows if r.index == 2}
+        for r in (r for r in rows if r.index == 4):
+            earlier = before[r.beta, r.seed]
+            moved = direction * (r.observed - earlier)
+            if max(r.observed, earlier) >= IDLE and moved > DRIFT * earlier:
+                return True
+    return False
+
+
+def _nonlinear_reason(comparison: Comparison, row: Threshold) -> str:
+    """Why a nonlinear network may differ; "" where it does not."""
+    missed = _missed_set_points(comparison, row)
+    if missed or abs(row.ratio - 1) <= LINEAR_TOLERANCE:
+        return missed
+    return _reason(comparison, row)
+
+
+def _reason(comparison: Comparison, row: Threshold) -> str:
+    found = cause(comparison, row)
+    return found.text if found else ""
+
+
+def cause(comparison: Comparison, row: Threshold) -> Cause | None:
+    """Why the observed threshold is outside `LINEAR_TOLERANCE` of the prediction, in one sentence.
+
+    None where it is inside, or nothing was observed. What pulls most comes first.
+    """
+    if not row.seeds or abs(row.ratio - 1) <= LINEAR_TOLERANCE:
+        return None
+    if row.ratio > 1:
+        return _cause_above(comparison, row)
+    found = sorted(_causes_below(comparison, row), key=lambda c: c.number)
+    found += _time(comparison, row)
+    if not found:
+        return _guess_below(comparison, row)
+    return Cause(found[0].name, found[0].number, "; ".join(c.text for c in found))
+
+
+def _causes_below(comparison: Comparison, row: Threshold) -> Iterator[Cause]:
+    """What the collapsed network itself says: its regression, its features."""
+    residual = Spread.of(_seen(comparison, "residual_beta", row)).mean
+    local = Spread.of(_seen(comparison, "local_beta", row)).mean
+    if residual / row.predicted < 1 - LINEAR_TOLERANCE:
+        share = residual / row.predicted
+        yield Cause(
+            "regression",
+            share,
+            "better regression of the target: what the collapsed network leaves of it has a linear "
+            f"threshold of {number(residual)}, {share:.3f} of the prediction",
+        )
+    if local / residual < 1 - LINEAR_TOLERANCE:
+        share = local / residual
+        yield Cause(
+            "features",
+            share,
+            f"features: the hidden layers of the collapsed network can use {share:.3f} of what is "
+            f"there to learn, so that it is stable from beta = {number(local)} on",
+        )
+
+
+def _time(comparison: Comparison, row: Threshold) -> list[Cause]:
+    """What says that the runs were too short: twice the steps, drifting runs."""
+    doubled = Spread.of(_seen(comparison, "doubled_steps_beta", row)).mean / row.observed
+    if abs(doubled - 1) > SETTLED:
+        return [Cause("time", doubled, f"training time: twice the steps give {doubled:.3f} of it")]
+    drifts = _seen(comparison, "control_drift", row)
+    moving = sum(abs(d) > SETTLED for d in drifts)
+    if not moving or abs(doubled - 1) <= SETTLED:
+        return []
+    text = (
+        f"training time: log beta of {moving} of {len(drifts)} control runs still drifts, by up to "
+        f"{max(abs(d) for d in drifts):.1%} over the last sixth"
+    )
+    return [Cause("time", moving / len(drifts), text)]
+
+
+def _guess_below(comparison: Comparison, row: Threshold) -> Cause:
+    """Where nothing that was recorded explains it."""
+    if comparison.settings.get("model") == "cvae":
+        text = "the network regresses the target on the condition better than the linear theory"
+    else:
+        text = "the encoder's features and the training time limit what a nonlinear unit picks up"
+    return Cause("unknown", row.ratio, text)
+
+
+def _cause_above(comparison: Comparison, row: Threshold) -> Cause:
+    """A bound that is broken, transients, skewness, or a line that bends."""
+    bounds = comparison.settings.get("bounds_of_any_network") or {}
+    proven = float(bounds.get("proven", math.inf)) if row.level == 1 else math.inf
+    if bounds.get("scope") == "any network" and row.observed > proven:
+        text = f"above {number(proven)}, which no network can pass: not settled, or a bug"
+        return Cause("bound", proven, text)
+    better, transient = _by_free_energy(comparison, row)
+    above = [beta for beta in transient if beta > row.predicted]
+    if above and not any(beta > row.predicted for beta in better):
+        text = (
+            f"training time: {len(above)} networks alive above the prediction are worse than "
+            "collapse, none is better: transients"
+        )
+        return Cause("time", row.ratio, text)
+    skewness = comparison.settings.get("leading_skewness")
+    if skewness is not None and abs(skewness) > SKEWNESS:
+        return Cause("skewness", skewness, _skewed(comparison, row, skewness))
+    text = (
         f"a nonlinear unit codes a curve, so its line ({row.slope:.2f} per nat, linear theory "
         f"{row.predicted_slope:.2f}) bends and its end at information 0 is less certain"
     )
+    return Cause("line", row.slope, text)
+
+
+def _skewed(comparison: Comparison, row: Threshold, skewness: float) -> str:
+    text = (
+        f"skewed leading component ({skewness:.2f}): a nonlinear network can stay alive above "
+        "the linear threshold (first-order transition)"
+    )
+    certified = max(_seen(comparison, "certified_beta", row), default=math.nan)
+    if not certified > row.predicted:
+        return text
+    return f"{text}, and one beats collapse at {certified / row.predicted:.3f} of it"
+
+
+def _seen(comparison: Comparison, quantity: str, row: Threshold) -> list[float]:
+    """Observed values of one architecture and level that are numbers, or infinite."""
+    rows = comparison.select(quantity, architecture=row.architecture, level=row.level)
+    return [r.observed for r in rows if not math.isnan(r.observed)]
 
 
 def _missed_set_points(comparison: Comparison, row: Threshold) -> str:

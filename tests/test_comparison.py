@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from linvae.comparison import Comparison, Row
+from linvae.comparison import Comparison, Estimate, Row
 
 NAN, INF = math.nan, math.inf
 SPECTRUM = (1.426, 1.05, 0.8, 0.62, 0.5, 0.38, 0.3, 0.22, 0.15, 0.1, 0.07, 0.04)
@@ -116,6 +116,67 @@ def hvae_comparison(upper: float = 0.9, active: int | None = None, **settings: A
     return Comparison(SETTINGS | two | settings, tuple(rows))
 
 
+def with_estimates(comparison: Comparison, **changes: Any) -> Comparison:
+    """The rows of both branches and the records of every method beside those of level 1.
+
+    In units of the linear threshold; `changes`: certified, local, residual, low, high, energies
+    (of the alive branch at `BRANCH`, nats), growing (share of K in the second half), drift,
+    doubled.
+    """
+    known = {
+        "certified": 0.97, "local": 0.98, "residual": 1.0, "low": 0.95, "high": 1.02,
+        "energies": (-0.01, -0.001, 0.002, 0.0), "growing": 0.0, "drift": 0.004, "doubled": NAN,
+    } | changes  # fmt: skip
+    rows, records = [], []
+    for architecture in comparison.architectures:
+        rows += _estimate_rows(architecture, known)
+        for method, kind in (("control", "empirical"), ("bracket", "empirical"),
+                             ("certificate", "certain"), ("local", "empirical")):  # fmt: skip
+            ends = {"certificate": (known["certified"], INF)}.get(method, (0.95, 1.02))
+            estimate = Estimate.of_seeds(
+                method, (0.98, 1.0), low=ends[0], high=ends[1], runs=14, seconds=3.21,
+                kind=kind, note="still drifting in 1 of 2 seeds" if method == "bracket" else "",
+            )  # fmt: skip
+            record = estimate.scaled(SPECTRUM[0]).to_record()
+            records.append({"architecture": architecture, "level": 1} | record)
+    settings = {**comparison.settings, "estimates": records}
+    return Comparison(settings, (*comparison.rows, *rows))
+
+
+BRANCH = (0.9, 0.97, 1.04, 1.12)
+
+
+def _estimate_rows(architecture: str, known: dict[str, Any]) -> Iterator[Row]:
+    top = SPECTRUM[0]
+    single = {
+        "certified_beta": known["certified"], "certified_error": 0.004,
+        "local_beta": known["local"], "residual_beta": known["residual"],
+        "bracket_low": known["low"], "bracket_high": known["high"],
+        "doubled_steps_beta": known["doubled"],
+    }  # fmt: skip
+    for seed in range(2):
+        for quantity, value in single.items():
+            if not math.isnan(value):
+                yield Row(quantity, architecture, 1, 1, NAN, NAN, seed, NAN, top * value)
+        for i in range(6):
+            yield Row("control_drift", architecture, 1, 1, 1.0, 0.1, seed, NAN,
+                      known["drift"] * (i == 0))  # fmt: skip
+        for factor, energy, nats in zip(
+            BRANCH, known["energies"], (0.1, 0.04, 0.03, 0.001), strict=True
+        ):
+            for name in ("alive", "collapsed"):
+                at = (architecture, 1)
+                held = nats if name == "alive" else nats / 10
+                before = held * (1 - known["growing"] * (1 if name == "collapsed" else -1))
+                for index, seen in ((1, held), (2, before), (3, held), (4, held)):
+                    yield Row(f"{name}_branch_nats", *at, index, top * factor, held, seed, NAN,
+                              seen)  # fmt: skip
+                free = energy if name == "alive" else 0.0
+                yield Row(f"{name}_branch_free_energy", *at, 0, top * factor, held, seed, NAN, free)
+                yield Row(f"{name}_branch_free_energy_error", *at, 0, top * factor, held, seed,
+                          NAN, 0.0003)  # fmt: skip
+
+
 def _spectrum_rows() -> list[Row]:
     return [
         Row("mode_variance", "theory", 0, i, NAN, NAN, -1, v, NAN)
@@ -183,6 +244,7 @@ CASES = {
     "hvae": hvae_comparison(),
     "inf": hvae_comparison(INF),
     "nan": hvae_comparison(NAN),
+    "estimates": with_estimates(vae_comparison(), high=INF),
 }
 
 
@@ -226,6 +288,30 @@ def test_threshold_is_mean_and_range_over_finite_seeds():
     assert failed_once.high == pytest.approx(1.02 * SPECTRUM[0])
     assert failed_once.ratio == pytest.approx(1.005)
     assert failed_once.predicted_slope == -2.0
+
+
+def test_estimates_are_read_back_with_their_infinities(tmp_path):
+    comparison = with_estimates(vae_comparison())
+    comparison.write(tmp_path)
+    found = Comparison.read(tmp_path).estimates("mlp", 1)
+    assert [e.method for e in found] == ["control", "bracket", "certificate", "local"]
+    assert repr(found) == repr(comparison.estimates("mlp", 1))
+    assert found[2].high == INF
+    assert found[2].kind == "certain"
+    assert Comparison.read(tmp_path).estimates("mlp", 2) == []
+
+
+def test_estimate_of_seeds():
+    """Mean and range of the finite values; of a certificate the largest one counts."""
+    known = {"low": 1.0, "high": 4.0, "runs": 6, "seconds": 2.0}
+    mean = Estimate.of_seeds("bracket", [1.0, NAN, 3.0], **known)
+    assert (mean.value, mean.seed_low, mean.seed_high, mean.seeds) == (2.0, 1.0, 3.0, 2)
+    assert Estimate.of_seeds("certificate", [1.0, 3.0], **known).value == 3.0
+    assert math.isnan(Estimate.of_seeds("local", [NAN], **known).value)
+    twice = mean.scaled(2.0)
+    assert (twice.value, twice.low, twice.high, twice.runs) == (4.0, 2.0, 8.0, 6)
+    with pytest.raises(ValueError, match="method='guess' must be one of"):
+        Estimate.of_seeds("guess", [1.0], **known)
 
 
 def test_select_refuses_an_unknown_quantity():

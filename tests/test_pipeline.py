@@ -167,6 +167,30 @@ def test_every_architecture_has_rows_and_progress_reaches_the_end():
     assert comparison.settings["data_sha256"] == small().sha256
 
 
+def test_branches_and_every_method_are_in_the_comparison(compared):
+    """One record per method and level; both branches at every beta, K at four checkpoints."""
+    spec, _, comparison = compared
+    one_level = len(spec.latent_dims) == 1
+    for level in comparison.levels:
+        methods = [e.method for e in comparison.estimates("linear", level)]
+        assert methods == ["control", "bracket", *["certificate", "local"] * one_level]
+        for name in ("alive", "collapsed"):
+            rows = comparison.select(f"{name}_branch_nats", level=level)
+            assert {row.index for row in rows} == {1, 2, 3, 4}
+            assert len(rows) == 4 * 2 * len({row.beta for row in rows})
+            free = comparison.select(f"{name}_branch_free_energy", level=level)
+            assert len(free) == (len(rows) // 4 if level == 1 else 0)
+        assert len(comparison.select("bracket_high", level=level)) == 2
+        assert len(comparison.select("control_drift", level=level)) == 2 * 6
+
+
+def test_plan_without_branches_trains_none():
+    plan = replace(short_plan(n_seeds=1), bracket=False)
+    comparison = run_comparison(small(), VAESpec(1), plan)
+    assert not comparison.select("alive_branch_nats")
+    assert "bracket" not in [e.method for e in comparison.estimates("linear", 1)]
+
+
 NO_THRESHOLD = {
     # p(z_1|z_2) is narrower than the fixed q(z_1|y): level 2 explains encoder noise at any beta
     "always": ((0.25, 1.0), (4.0, None), math.inf),

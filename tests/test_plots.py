@@ -19,10 +19,11 @@ from test_comparison import (
     SWEEP,
     hvae_comparison,
     vae_comparison,
+    with_estimates,
 )
 
 from linvae import plots
-from linvae.comparison import Comparison
+from linvae.comparison import Comparison, Row
 
 NAMES = ["thresholds", "rate", "active_units", "control_fit", "spectrum"]
 DRAW = {name: getattr(plots, name) for name in NAMES}
@@ -34,6 +35,7 @@ EDGES = {
     "inf": hvae_comparison(INF),
     "never": hvae_comparison(0.0),
     "nan": hvae_comparison(NAN),
+    "estimates": with_estimates(vae_comparison(), high=INF, low=NAN),
 }
 
 
@@ -129,6 +131,40 @@ def test_thresholds_show_ratio_and_range():
         "1.422 (1.416-1.427)\nof 1.426",
         "1.483 (1.455-1.512)\nof 1.426",
     ]
+
+
+def _with_universal(ratio: float, **changes) -> Comparison:
+    comparison = with_estimates(vae_comparison(), **changes)
+    row = Row("universal_beta", "theory", 1, 0, NAN, NAN, -1, ratio * SPECTRUM[0], NAN)
+    return Comparison(comparison.settings, (*comparison.rows, row))
+
+
+def test_thresholds_show_what_bounds_them():
+    """Bracket, certified bound, local value and universal threshold, over the prediction."""
+    (axes,) = plots.thresholds(_with_universal(1.3)).figure.axes
+    bracket = _line(axes, "bracket of two branches")
+    assert list(bracket.get_xdata()) == pytest.approx([0.95, 1.02])
+    assert list(_line(axes, "certified lower bound").get_xdata()) == pytest.approx([0.97])
+    local = _line(axes, "collapsed network unstable below")
+    assert list(local.get_xdata()) == pytest.approx([0.98])
+    universal = _line(axes, "universal threshold")
+    assert list(universal.get_xdata()) == pytest.approx([1.3, 1.3])
+    assert axes.get_xlim()[1] > 1.3
+    marks = (bracket, _line(axes, "certified lower bound"), local, universal)
+    assert len({(m.get_color(), m.get_marker(), m.get_linestyle()) for m in marks}) == 4
+
+
+def test_far_universal_threshold_is_named():
+    """Drawn, it would squeeze everything else into a corner."""
+    (axes,) = plots.thresholds(_with_universal(4.0)).figure.axes
+    assert axes.get_title(loc="right") == "universal threshold: 4 \N{RIGHTWARDS ARROW}"
+    assert axes.get_xlim()[1] < 1.5
+
+
+def test_bracket_without_ends_spans_what_was_tried():
+    (axes,) = plots.thresholds(_with_universal(1.3, low=NAN, high=INF)).figure.axes
+    bracket = _line(axes, "bracket of two branches")
+    assert list(bracket.get_xdata()) == pytest.approx([0.9, 1.12])
 
 
 def test_spectrum_shows_modes_and_water_levels():

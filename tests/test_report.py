@@ -12,10 +12,19 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from test_comparison import INF, NAN, SWEEP, hvae_comparison, vae_comparison
+from test_comparison import (
+    INF,
+    NAN,
+    SPECTRUM,
+    SWEEP,
+    hvae_comparison,
+    vae_comparison,
+    with_estimates,
+)
 
 from linvae.comparison import Comparison, Row
-from linvae.report import Verdict, render_text, tables, verdicts, write_report
+from linvae.report import Verdict, how_sure, render_text, tables, verdicts, write_report
+from linvae.verdicts import cause
 
 PREDICTS = "linear theory predicts total collapse of omniglot at beta = 1.426 (decoder variance 1)"
 PIXEL = base64.b64decode(
@@ -173,6 +182,110 @@ def test_evidence_follows_the_locator(condition_dim, against):
         f" A trained network beats {against} up to beta = 1.410, Monte-Carlo error 0.020; the "
         "collapsed one is unstable below 1.350 (1.300-1.400) (local)."
     )
+
+
+# --- verdicts: branches, free energy, causes ------------------------------------------------------
+
+
+def _cause(mlp: float, settings: dict | None = None, **changes):
+    comparison = with_estimates(vae_comparison(mlp=(mlp,), **(settings or {})), **changes)
+    return cause(comparison, next(t for t in comparison.thresholds() if t.architecture == "mlp"))
+
+
+CAUSES = {
+    "inside": (1.01, {}, {}, None, ""),
+    "regression": (
+        0.9, {}, {"residual": 0.88, "local": 0.87}, ("regression", 0.88),
+        "threshold of 1.255, 0.880 of the prediction",
+    ),
+    "features": (
+        0.9, {}, {"residual": 0.99, "local": 0.891}, ("features", 0.9), "can use 0.900 of what is",
+    ),
+    "both": (
+        0.6, {}, {"residual": 0.9, "local": 0.45}, ("features", 0.5),
+        "from beta = 0.6417 on; better regression of the target",
+    ),
+    "twice-the-steps": (
+        0.9, {}, {"doubled": 0.936}, ("time", 1.04), "twice the steps give 1.040 of it",
+    ),
+    "drift": (
+        0.9, {}, {"drift": 0.03}, ("time", 1 / 6),
+        "log beta of 2 of 12 control runs still drifts, by up to 3.0%",
+    ),
+    "drift-disproved": (0.9, {}, {"drift": 0.03, "doubled": 0.9}, ("unknown", 0.9), "features and"),
+    "unknown": (0.9, {}, {}, ("unknown", 0.9), "features and the training time"),
+    "bound": (
+        5.0, {"bounds_of_any_network": "BOUNDS"}, {}, ("bound", 6.7), "which no network can pass",
+    ),
+    "transient": (
+        1.1, {"leading_skewness": 1.2}, {}, ("time", 1.1),
+        "2 networks alive above the prediction are worse than collapse, none is better",
+    ),
+    "skewness": (
+        1.1, {"leading_skewness": 1.2}, {"energies": (-1, -1, -1, 0), "certified": 1.045},
+        ("skewness", 1.2), "(first-order transition), and one beats collapse at 1.045 of it",
+    ),
+    "skewness-unproved": (
+        1.1, {"leading_skewness": -1.2}, {"energies": (-1, -1, -1, 0)}, ("skewness", -1.2),
+        "(first-order transition)",
+    ),
+    "line": (1.1, {}, {"energies": (0, 0, 0, 0)}, ("line", -1.3), "codes a curve"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("ratio", "settings", "changes", "found", "words"), CAUSES.values(), ids=CAUSES.keys()
+)
+def test_cause_is_named_with_its_number(ratio, settings, changes, found, words):
+    settings = {k: BOUNDS if v == "BOUNDS" else v for k, v in settings.items()}
+    got = _cause(ratio, settings, **changes)
+    if found is None:
+        assert got is None
+        return
+    assert got.name == found[0]
+    assert got.number == pytest.approx(found[1])
+    assert words in got.text
+
+
+def test_verdict_tells_branches_and_free_energies():
+    text = _verdict(with_estimates(vae_comparison()), "threshold, mlp").text
+    assert text.endswith(
+        " Networks that started collapsed leave collapse up to beta = 1.355, those that started "
+        "alive are dead from 1.455 on (empirical). Free energy: alive beats collapse of the same "
+        "training up to beta = 1.383; 2 runs at 1.483 are alive and worse than it: transients."
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"growing": 0.3}, "(empirical; still drifting)"),
+        ({"growing": 0.1}, "(empirical)."),
+        ({"high": INF}, "are still alive at the highest beta tried (empirical)"),
+        ({"low": NAN}, "Networks that started collapsed never leave collapse, those"),
+    ],
+)
+def test_branches_without_an_end_or_at_rest(changes, words):
+    comparison = with_estimates(vae_comparison(), **changes)
+    assert words in _verdict(comparison, "threshold, mlp").text
+
+
+def test_bounds_name_the_cause_of_what_lies_below():
+    comparison = with_estimates(
+        vae_comparison(mlp=(0.9,), bounds_of_any_network=BOUNDS), residual=0.88, local=0.87
+    )
+    why = _verdict(comparison, "bounds of any network").why
+    assert why.startswith("mlp below: better regression of the target")
+
+
+def test_table_says_what_is_certain():
+    table = how_sure(with_estimates(vae_comparison()))
+    assert table.header[3:6] == ("kind", "beta (seeds)", "bracket")
+    assert [row[3] for row in table.rows if row[2] == "exchange ratio"] == ["certain"] * 2
+    assert [row[3] for row in table.rows if row[2] == "two branches"] == ["empirical"] * 2
+    certified = next(row for row in table.rows if row[2] == "exchange ratio")
+    assert certified[4:] == (f"1.426 ({0.98 * SPECTRUM[0]:.3f}-1.426)", "above 1.383", "14", "3.21")
+    assert how_sure(vae_comparison()) is None
 
 
 # --- verdicts: bounds of any network -------------------------------------------------------------
@@ -337,6 +450,7 @@ EDGES = {
     "inf": hvae_comparison(INF),
     "never": hvae_comparison(0.0),
     "nan": hvae_comparison(NAN),
+    "estimates": with_estimates(vae_comparison()),
 }
 
 
@@ -358,6 +472,9 @@ def test_terminal_shows_every_number_in_its_width(comparison, width):
     for table in (thresholds, *sweeps):
         for row in table.rows:
             assert " ".join(row) in lines
+    sure = how_sure(comparison, wide=width >= 98)
+    for row in sure.rows if sure else ():
+        assert " ".join(row) in lines
 
 
 def test_sweep_table_has_means_and_ranges():

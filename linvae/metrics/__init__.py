@@ -1,10 +1,19 @@
 """What is observed: per-member observations and threshold estimators."""
 
-from linvae.metrics.evidence import ExchangeRatios, exchange_ratios, local_thresholds
+from linvae.metrics.bracket import Bracket, Branch, bracket_threshold
+from linvae.metrics.evidence import (
+    CollapsedPoint,
+    ExchangeRatios,
+    collapsed_point,
+    exchange_ratios,
+    local_thresholds,
+)
+from linvae.metrics.naive import naive_crossing, naive_threshold
 from linvae.metrics.observe import Observation, observe
 from linvae.metrics.threshold import (
     CONTROL_BATCH_SIZE,
     SET_POINTS,
+    SETTLED,
     ThresholdEstimate,
     estimate_threshold,
     fit_threshold,
@@ -12,13 +21,21 @@ from linvae.metrics.threshold import (
 
 __all__ = [
     "CONTROL_BATCH_SIZE",
+    "SETTLED",
     "SET_POINTS",
+    "Bracket",
+    "Branch",
+    "CollapsedPoint",
     "ExchangeRatios",
     "Observation",
     "ThresholdEstimate",
+    "bracket_threshold",
+    "collapsed_point",
     "estimate_threshold",
     "exchange_ratios",
     "fit_threshold",
     "local_thresholds",
+    "naive_crossing",
+    "naive_threshold",
     "observe",
 ]

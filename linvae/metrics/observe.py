@@ -49,6 +49,11 @@ class Observation:
     active_units: npt.NDArray[np.intp]
     collapsed_units: npt.NDArray[np.intp]
 
+    def units_above(self, cutoff_nats: float) -> npt.NDArray[np.intp]:
+        """Units with a rate above `cutoff_nats`, (n_seeds, n_points, levels)."""
+        counts = [(rates > cutoff_nats).sum(axis=-1) for rates in self.unit_rates]
+        return np.asarray(np.stack(counts, axis=-1), dtype=np.intp)
+
 
 @contextmanager
 def evaluating(model: StackedVAE) -> Iterator[None]:

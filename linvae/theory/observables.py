@@ -46,6 +46,7 @@ __all__ = [
     "collapsed_unit_counts",
     "rate_distribution",
     "sample_rates",
+    "units_above",
 ]
 
 Array = npt.NDArray[np.float64]
@@ -62,6 +63,15 @@ def active_unit_counts(solution: Solution, threshold: float = 0.01) -> npt.NDArr
     that a test checks: the diagonal of the exact covariance of the posterior mean.
     """
     return np.asarray(np.sum(_mean_variances(solution) > threshold, axis=1))
+
+
+def units_above(solution: Solution, cutoff_nats: float) -> npt.NDArray[np.intp]:
+    """Units with KL > `cutoff_nats`, (levels,): what a count with a cut-off sees.
+
+    One level with a learned variance: #{theta^2 > beta s exp(2 cutoff)}, fewer than
+    `solution.active_units`. Equality that a test checks: that count.
+    """
+    return np.asarray(np.sum(np.nan_to_num(solution.mode_rates) > cutoff_nats, axis=1))
 
 
 def collapsed_unit_counts(

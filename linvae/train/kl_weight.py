@@ -201,6 +201,7 @@ class InformationControl:
 
     GAIN, OFFSET, PROPORTIONAL = 0.01, 0.1, 5.0  # per step; nats; per nat
     AVERAGE_FROM = 0.85  # share of the run after which the results are averaged
+    DRIFT_FROM = 5 / 6  # share of the run after which a drift of the log factor is one
 
     def __init__(
         self,
@@ -216,6 +217,7 @@ class InformationControl:
         self._base = torch.tensor(betas, device=device)
         self._log_factor = torch.zeros(shape, device=device)
         self._error = torch.zeros(shape, device=device)
+        self._log_factor_before = self._log_factor
         # sums over the last part of the run
         self._averaged = 0
         self._factors = torch.zeros(shape, dtype=torch.float64, device=device)
@@ -237,10 +239,16 @@ class InformationControl:
             self._averaged += 1
             self._factors = self._factors + self._factor()
             self._pooled = self._pooled + statistics
+        if progress < self.DRIFT_FROM:
+            self._log_factor_before = self._log_factor
         gain = self.GAIN if progress < 0.4 else self.GAIN / 2
         self._error = information(statistics) - self.set_points
         relative = self._error / (self.set_points + self.OFFSET)
         self._log_factor = self._log_factor + gain * relative.clamp(-1.0, 1.0)
+
+    def drift(self) -> Tensor:
+        """Change of the log factor over the last sixth of the run, (seeds, points)."""
+        return self._log_factor - self._log_factor_before
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Information (nats) and factor on the betas, means over the last part, (seeds, points).
@@ -259,13 +267,15 @@ class InformationControl:
         }
 
     def found(self) -> dict[str, Tensor]:
-        """`result` by name."""
-        return dict(zip(("information", "factor"), self.result(), strict=True))
+        """`result` and `drift` by name."""
+        information, factor = self.result()
+        return {"information": information, "factor": factor, "drift": self.drift()}
 
     def state(self) -> dict[str, Tensor]:
-        """Log factor, last error, and the sums of the last part."""
+        """Log factor, now and before, last error, and the sums of the last part."""
         return {
             "log_factor": self._log_factor,
+            "log_factor_before": self._log_factor_before,
             "error": self._error,
             "averaged": torch.tensor(self._averaged),
             "factors": self._factors,
@@ -276,6 +286,7 @@ class InformationControl:
         """Go on from `state`."""
         device = self._error.device
         self._log_factor = state["log_factor"].to(device)
+        self._log_factor_before = state["log_factor_before"].to(device)
         self._error = state["error"].to(device)
         self._averaged = int(state["averaged"])
         self._factors, self._pooled = state["factors"].to(device), state["pooled"].to(device)

@@ -9,7 +9,12 @@ import pytest
 import torch
 
 from linvae.data import ImageLayout, gaussian
-from linvae.metrics import ExchangeRatios, exchange_ratios, local_thresholds
+from linvae.metrics import (
+    ExchangeRatios,
+    collapsed_point,
+    exchange_ratios,
+    local_thresholds,
+)
 from linvae.metrics.evidence import evidence
 from linvae.models import Architecture, build_model
 from linvae.moments import Moments
@@ -63,6 +68,25 @@ def test_exchange_ratio_at_the_optimum_has_a_closed_form(encoder_variance):
     assert error[0] == found.errors[0, 2]
 
 
+def test_collapsed_members_certify_nothing():
+    """Rates of 1e-9 nats: both differences are rounding, and their ratio may be anything."""
+    dataset, data = data_of()
+    spec = VAESpec(1, decoder_variance=S)
+    model = build_model(spec, data.target, n_points=40)
+    put_optimum(model, spec, Moments.from_data(dataset.target), [0.5] * 40)
+    with torch.no_grad():
+        sizes = torch.logspace(-5, -2, 40)[:, None, None]
+        model.encoders[0].weight[0] *= sizes
+        model.decoders[0].weight[0] *= sizes
+        model.log_variances[0][0] = torch.log1p(-(sizes[:, 0] ** 2))
+    found = exchange_ratios(model, data)
+    # at 1e-2 of the weights the rate is 1e-4 nats, the rounding of 3 nats 3e-6
+    assert np.nanmax(found.errors / np.abs(found.factors)) > 1
+    best = found.best()[0][0]
+    critical = solve(spec, Moments.from_data(dataset.target)).critical_beta[0]
+    assert np.isnan(best) or best < critical
+
+
 def test_certificate_of_trained_linear_networks_is_below_the_threshold():
     dataset, data = data_of()
     spec = VAESpec(2, decoder_variance=S)
@@ -105,7 +129,12 @@ def test_local_threshold_counts_what_the_hidden_layers_carry():
     explained = np.linalg.eigvalsh(_explained_by_second(dataset.target))[-1]
     share = 0.25 / (0.5 - 1 / (2 * np.pi))
     # 512 quantiles stand for the normal law: its tails are cut at 3.1
-    assert local_thresholds(model, data, 0)[0] == pytest.approx(share * explained / S, rel=5e-3)
+    found = collapsed_point(model, data, 0)
+    assert found.thresholds[0] == pytest.approx(share * explained / S, rel=5e-3)
+    # what is there to explain is more than what y_2 explains of it
+    top = np.linalg.eigvalsh(np.cov(dataset.target.T, ddof=0))[-1]
+    assert found.residuals[0] == pytest.approx(top / S, rel=1e-5)
+    assert explained < 0.9 * top
 
 
 def _explained_by_second(target: np.ndarray) -> np.ndarray:
@@ -154,7 +183,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="collapsed_distortion is None but the data have a cond"):
         exchange_ratios(model, conditional)
     wide = build_model(VAESpec(2), data.target)
-    with pytest.raises(ValueError, match=r"latent_dims=\(2,\) must be \(1,\) in local_thresholds"):
+    with pytest.raises(ValueError, match=r"latent_dims=\(2,\) must be \(1,\) in collapsed_point"):
         local_thresholds(wide, data, 0)
 
 
@@ -170,9 +199,9 @@ def test_decoders_of_images_have_no_local_threshold_yet(decoder):
     model = build_model(VAESpec(1), data.target, architecture=network, image=data.image, n_points=2)
     with pytest.raises(ValueError, match=f"decoder='{decoder}' has a last layer that all posit"):
         local_thresholds(model, data, 0)
-    factors, _, local = evidence(model, data, collapsed=1)
-    assert factors.shape == local.shape == (1,)
-    assert np.isnan(local[0])
+    ratios, point = evidence(model, data, collapsed=1)
+    assert ratios.factors.shape == (1, 2)
+    assert np.isnan(point.thresholds[0])
 
 
 def test_autoregressive_decoder_needs_a_collapsed_network():
@@ -190,6 +219,8 @@ def test_bernoulli_has_no_gaussian_evidence():
     target = (dataset.target > 0).astype(float)
     data = TrainingData.from_arrays(target, centered=False)
     model = build_model(VAESpec(1, likelihood="bernoulli"), data.target)
-    assert all(np.isnan(found).all() for found in evidence(model, data, collapsed=0))
+    ratios, point = evidence(model, data, collapsed=0)
+    found = (ratios.factors, ratios.errors, point.thresholds, point.residuals)
+    assert all(np.isnan(values).all() for values in found)
     with pytest.raises(ValueError, match="must have one level, a Gaussian likelihood"):
         exchange_ratios(model, data)

@@ -13,7 +13,7 @@ from linvae.models import build_model
 from linvae.moments import Moments
 from linvae.spec import CVAESpec, HVAESpec, VAESpec
 from linvae.theory import solve
-from linvae.theory.observables import active_unit_counts, collapsed_unit_counts
+from linvae.theory.observables import active_unit_counts, collapsed_unit_counts, units_above
 from linvae.train import TrainingData
 from linvae.train.kl_weight import information
 
@@ -240,3 +240,12 @@ def test_member_that_diverged_is_nan_and_leaves_the_others(encoder_variance):
     assert np.isnan(found.information[0, 1]).all()
     assert found.distortion[0, 0] == before.distortion[0, 0]
     assert (found.active_units[0, 0] == before.active_units[0, 0]).all()
+
+
+def test_units_above_a_cut_off_are_counted_by_their_rate():
+    _, solution, data, model = optimum("vae")
+    seen = observe(model, data)
+    rates = seen.unit_rates[0][0, 0]
+    between = float((rates[0] + rates[1]) / 2)
+    assert seen.units_above(between).tolist() == [[[1]]]
+    assert seen.units_above(0.05)[0, 0, 0] == units_above(solution, 0.05)[0]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from linvae.data import gaussian
-from linvae.metrics import SET_POINTS, estimate_threshold, fit_threshold
+from linvae.metrics import SET_POINTS, SETTLED, estimate_threshold, fit_threshold
 from linvae.models import Architecture
 from linvae.moments import Moments
 from linvae.spec import CVAESpec, HVAESpec, VAESpec
@@ -175,3 +175,19 @@ def test_hierarchies_have_no_evidence():
     found = estimate_threshold(HVAESpec((1, 1)), data, seeds=(0,), config=config)
     assert np.isnan(found.certified_factors).all()
     assert np.isnan(found.local_factors).all()
+
+
+def test_drift_and_twice_the_steps_say_whether_a_run_has_settled():
+    """A run that is too short drifts; with twice the steps the estimate comes to the threshold."""
+    data = TrainingData.from_arrays(gaussian([3.0, 0.2], 200, seed=0).target)
+    found = estimate_threshold(
+        VAESpec(1), data, seeds=(0,), check_convergence=True,
+        config=TrainConfig(steps=750, batch_size=64, learning_rate=6e-3),
+    )  # fmt: skip
+    assert np.abs(found.drifts).max() > SETTLED
+    assert found.doubled_factors[0] == pytest.approx(3.0, rel=SETTLED)
+    note = found.estimates()[0].note
+    assert "runs drifts, by up to" in note
+    assert (
+        f"twice the steps: {found.doubled_factors[0] / found.critical_factors[0] - 1:+.1%}" in note
+    )

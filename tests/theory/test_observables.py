@@ -16,6 +16,7 @@ from linvae.theory.observables import (
     collapsed_unit_counts,
     rate_distribution,
     sample_rates,
+    units_above,
 )
 
 from .problems import problems
@@ -146,3 +147,15 @@ def test_sample_rates_need_one_level():
     spec = HVAESpec((2, 1))
     with pytest.raises(ValueError, match="spec has 2 levels but rate_distribution needs one"):
         rate_distribution(spec, solve(spec, moments))
+
+
+@pytest.mark.parametrize("cutoff", [0.01, 0.05, 0.3])
+@pytest.mark.parametrize(
+    "problem", [q for q in PROBLEMS if q.spec.encoder_variances == (None,)], ids=lambda q: q.id
+)
+def test_units_above_a_cut_off_are_modes_above_a_higher_water_level(problem, cutoff):
+    """#{theta^2 > beta s exp(2 cutoff)}, of the units that there are."""
+    solution = solve(problem.spec, problem.moments)
+    (beta,), s = problem.spec.betas, problem.spec.decoder_variance
+    expected = int(np.sum(solution.mode_variances > beta * s * np.exp(2 * cutoff)))
+    assert units_above(solution, cutoff)[0] == min(expected, *problem.spec.latent_dims)

@@ -1,0 +1,346 @@
+"""A threshold between two branches: started alive and started collapsed, at the same betas.
+
+Both branches start from networks that the control runs have trained (`linvae.metrics.threshold`):
+the member with the most information, and the one that was made to collapse. Copies of each are
+trained at constant betas, all of them in one stack, so that every beta gets the whole run:
+
+    low  = largest beta at which the collapsed branch is alive: there collapse is left
+    high = smallest beta above low from which on the alive branch is dead, times exp(2 K)
+
+K the information of the level. Dead is a K below `DEAD` nats that still falls, and any below
+`IDLE`; exp(2 K) takes the cut-off off: in a linear model K = log(beta_c/beta)/2, and a K that still
+falls makes the end too high, never too low. A branch that is short of time survives where it is not
+stable, so both ends are empirical: next to them stands whether they still drift. Where the
+transition is of first order the branches differ for good, and the free energy says which one is
+better,
+
+    F = D + sum_l beta_l R_l - (the same of the collapsed network),
+
+negative where the alive network is. Positive and alive is a transient. The collapsed network is of
+the same lineage and training length: one more copy, at a beta where nothing lives.
+
+The betas come from what was observed before, never from a prediction. While the alive branch is
+alive at the highest beta, or the collapsed one dead at the lowest, the grid is extended there.
+
+In a hierarchy K is that of one level, all betas keep their proportion, and the other levels do as
+they like. F is that of total collapse: NaN for levels above the first, whose collapsed state has
+level 1 alive.
+
+| symbol | here                     | shape                          | unit |
+|--------|--------------------------|--------------------------------|------|
+| K      | Branch.information       | (checkpoints, seeds, points)   | nats |
+| F      | Branch.free_energies     | (seeds, points)                | nats |
+| low    | Bracket.lows             | (seeds,)                       | -    |
+| high   | Bracket.highs            | (seeds,)                       | -    |
+
+Source: ours; two branches are how hysteresis is measured everywhere. Equality that a test checks:
+the threshold of a linear model lies inside.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from linvae.metrics.evidence import (
+    DRAWS,
+    ExchangeRatios,
+    certificate,
+    has_evidence,
+    terms_of_draws,
+)
+from linvae.metrics.observe import observe
+from linvae.models import StackedVAE, build_model
+from linvae.objectives import Terms
+from linvae.train import ConstantBetas, TrainConfig, TrainingData, train
+from linvae.train.kl_weight import information, unit_statistics
+
+__all__ = ["CHECKPOINTS", "DEAD", "Bracket", "Branch", "bracket_grid", "bracket_threshold"]
+
+Array = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+CHECKPOINTS = (0.25, 0.5, 0.75, 1.0)  # shares of a run
+WINDOW = 0.05  # share of a run over which K is averaged before each of them
+DEAD = 0.02  # nats, below which a unit must hold still to count as alive
+IDLE = 0.005  # nats, that noise alone may hold
+DRIFT = 0.2  # relative change of K over the second half: later the learning rate is too low
+POINTS = 7  # betas of either branch
+ROOM = 1.12  # the first grid goes this factor beyond what was observed, either way
+EXTENSIONS, REACH, MORE_POINTS = 3, 1.6, 3  # at most; factor and number of betas of each
+BEYOND = 2.0  # the collapsed network of the same length is at this multiple of the highest beta
+LEAST_STEPS = 40  # so that every window holds a step
+SHARE = 0.5  # of the steps of the control runs: copies start close to where they end
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """Members of one branch by factor, ascending; shapes as in the module's table."""
+
+    factors: Array
+    information: Array
+    free_energies: Array
+    errors: Array
+
+    @property
+    def alive(self) -> Flags:
+        """K of at least `DEAD` nats in the end, or of `IDLE` without falling, (seeds, points)."""
+        before, last = self.information[[1, -1]]
+        return np.asarray((last >= DEAD) | ((last >= IDLE) & (last >= (1 - DRIFT) * before)))
+
+    @property
+    def drifting(self) -> Flags:
+        """K changed by more than `DRIFT` over the second half of the run, (seeds, points)."""
+        before, last = self.information[[1, -1]]
+        moves = np.abs(last - before) > DRIFT * before
+        return np.asarray((np.maximum(before, last) >= IDLE) & moves)
+
+    @property
+    def better(self) -> Flags:
+        """Alive, and below the free energy of collapse by two Monte-Carlo errors."""
+        return np.asarray(self.alive & (self.free_energies < -2 * self.errors))
+
+    @property
+    def transient(self) -> Flags:
+        """Alive, and above the free energy of collapse by two Monte-Carlo errors."""
+        return np.asarray(self.alive & (self.free_energies > 2 * self.errors))
+
+    def and_that_of(self, other: Branch) -> Branch:
+        """Both, in order of factors."""
+        order = np.argsort(np.concatenate([self.factors, other.factors]))
+        joined = {
+            f.name: np.concatenate([getattr(b, f.name) for b in (self, other)], axis=-1)[..., order]
+            for f in dataclasses.fields(self)
+        }
+        return Branch(**joined)
+
+
+@dataclass(frozen=True, eq=False)
+class Bracket:
+    """Both branches of every seed and what lies between, in factors on all betas.
+
+    `lows` NaN: the collapsed branch is dead everywhere; `highs` inf: the alive one is alive at
+    the highest beta. `low_drifting`: the first dead member above `lows` still grows, so that a
+    longer run would raise it. `high_drifting`: the last one alive below `highs` still falls.
+    `ratios`: certificate of all members. `runs`: members trained, of all seeds.
+    """
+
+    level: int
+    seeds: tuple[int, ...]
+    alive: Branch
+    collapsed: Branch
+    ratios: ExchangeRatios
+    runs: int
+    seconds: float
+
+    @property
+    def lows(self) -> Array:
+        """Largest factor at which the collapsed branch is alive, (seeds,)."""
+        alive = np.where(self.collapsed.alive, self.collapsed.factors, -np.inf).max(axis=1)
+        return np.where(np.isfinite(alive), alive, np.nan)
+
+    @property
+    def highs(self) -> Array:
+        """Smallest factor from which on the alive branch is dead, cut-off taken off, (seeds,)."""
+        found = []
+        for s, dead in enumerate(self._first_dead):
+            at = np.append(self.alive.factors, np.inf)[dead]
+            left = np.append(self.alive.information[-1, s], 0.0)[dead]
+            found.append(at * math.exp(2 * max(left, 0.0)))
+        return np.array(found)
+
+    @property
+    def low_drifting(self) -> Flags:
+        """The collapsed branch still grows above `lows`, (seeds,)."""
+        above = ~(self.collapsed.factors <= np.nan_to_num(self.lows, nan=0.0)[:, None])
+        growing = self.collapsed.information[-1] > self.collapsed.information[1]
+        return np.asarray(np.any(above & growing & self.collapsed.drifting, axis=1))
+
+    @property
+    def high_drifting(self) -> Flags:
+        """The last member of the alive branch that lives below `highs` still falls, (seeds,)."""
+        falling = self.alive.information[-1] < self.alive.information[1]
+        found = falling & self.alive.drifting
+        return np.array([f[max(d - 1, 0)] for f, d in zip(found, self._first_dead, strict=True)])
+
+    @property
+    def _first_dead(self) -> npt.NDArray[np.intp]:
+        """Index of the first factor above `lows` with nothing alive from it on, (seeds,)."""
+        above = self.alive.factors <= np.nan_to_num(self.lows, nan=0.0)[:, None]
+        lives = self.alive.alive | above | ~np.isfinite(self.alive.information[-1])
+        last = lives.shape[1] - lives[:, ::-1].argmax(axis=1)
+        return np.where(lives.any(axis=1), last, 0)
+
+
+def bracket_grid(observed: Sequence[float]) -> Array:
+    """Factors of the first grid: evenly spaced in the logarithm around all observed values.
+
+    Raises ValueError where none is finite: without a control run there is no place to look.
+    """
+    known = [v for v in observed if math.isfinite(v) and v > 0]
+    if not known:
+        raise ValueError(
+            "observed has no finite value: the control runs found no threshold, so the bracket has "
+            "no place to look at; train them for more steps"
+        )
+    return np.geomspace(min(known) / ROOM, max(known) * ROOM, POINTS)
+
+
+def bracket_threshold(
+    source: StackedVAE,
+    data: TrainingData,
+    config: TrainConfig,
+    *,
+    level: int,
+    observed: Sequence[float],
+    collapsed: int = -1,
+    progress: Callable[[int], None] | None = None,
+) -> Bracket:
+    """Train both branches from the trained stack `source`, `SHARE` of the steps of `config`.
+
+    The member `collapsed` of `source` starts the collapsed branch, the one with the most
+    information about `level` the other. `observed`: factors found before, to place the grid.
+    Raises ValueError for a learned decoder variance, and as `bracket_grid`.
+    """
+    if source.spec.decoder_variance == "learned":
+        raise ValueError(
+            "decoder_variance='learned' has no threshold in beta alone, so that bracket_threshold "
+            "has nothing to bracket; give a fixed decoder_variance"
+        )
+    start = time.perf_counter()
+    short = dataclasses.replace(config, steps=max(LEAST_STEPS, round(SHARE * config.steps)))
+    run = _Run(source, data, short, level, collapsed % source.n_points, progress)
+    grid = bracket_grid(observed)
+    alive, dead, ratios = run.train(grid, grid)
+    for _ in range(EXTENSIONS):
+        up, down = _further(alive, dead)
+        if not (len(up) or len(down)):
+            break
+        more_alive, more_dead, more_ratios = run.train(up, down)
+        alive, dead = alive.and_that_of(more_alive), dead.and_that_of(more_dead)
+        ratios = ratios.and_those_of(more_ratios)
+    runs = ratios.factors.size
+    return Bracket(level, source.seeds, alive, dead, ratios, runs, time.perf_counter() - start)
+
+
+def _further(alive: Branch, collapsed: Branch) -> tuple[Array, Array]:
+    """Factors above, where a seed is alive at the top, and below, where one is dead at the end."""
+    steps = REACH ** (np.arange(1, MORE_POINTS + 1) / MORE_POINTS)
+    up = alive.factors[-1] * steps if alive.alive[:, -1].any() else steps[:0]
+    dead = ~collapsed.alive[:, 0] & np.isfinite(collapsed.information[-1, :, 0])
+    down = collapsed.factors[0] / steps[::-1] if dead.any() else steps[:0]
+    return up, down
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the runs of one bracket share."""
+
+    source: StackedVAE
+    data: TrainingData
+    config: TrainConfig
+    level: int
+    collapsed: int
+    progress: Callable[[int], None] | None
+
+    def train(self, up: Array, down: Array) -> tuple[Branch, Branch, ExchangeRatios]:
+        """The alive branch at `up` and the collapsed one at `down`, and the reference, at once."""
+        factors = np.concatenate([up, down, [BEYOND * max(*up, *down)]])
+        n_seeds = len(self.source.seeds)
+        starts = np.full((n_seeds, len(factors)), self.collapsed)
+        starts[:, : len(up)] = _most_informed(self.source, self.data, self.level)[:, None]
+        model = _copies(self.source, self.data, starts)
+        watched = _WatchedBetas(factors, model.spec.betas, self.level, self.data.target.device)
+        train(model, self.data, watched, self.config, self.progress)
+        distortions, rates = terms_of_draws(model, self.data)
+        energies, errors = _free_energies(model, factors, distortions, rates, self.level)
+        parts = (slice(0, len(up)), slice(len(up), -1))
+        alive, collapsed = (
+            Branch(factors[p], watched.checkpoints()[..., p], energies[:, p], errors[:, p])
+            for p in parts
+        )
+        return alive, collapsed, _certificate(model, self.data, distortions, rates)
+
+
+def _certificate(
+    model: StackedVAE, data: TrainingData, distortions: Array, rates: Array
+) -> ExchangeRatios:
+    """That of all members; the last one is collapsed. NaN where it is not defined."""
+    if not has_evidence(model.spec):
+        nothing = np.full(distortions.shape[1:], np.nan)
+        return ExchangeRatios(nothing, nothing)
+    return certificate(model, data, distortions, rates, collapsed=-1)
+
+
+def _free_energies(
+    model: StackedVAE, factors: Array, distortions: Array, rates: Array, level: int
+) -> tuple[Array, Array]:
+    """F of every member against the last one, and its Monte-Carlo standard error."""
+    if level > 1:
+        nothing = np.full(distortions.shape[1:], np.nan)
+        return nothing, nothing
+    betas = factors[:, None] * np.asarray(model.spec.betas)
+    saved = distortions - distortions[..., -1:]
+    paid = np.sum(betas * (rates - rates[..., -1:, :]), axis=-1)
+    draws = saved + paid
+    return draws.mean(axis=0), draws.std(axis=0, ddof=1) / math.sqrt(DRAWS)
+
+
+@torch.no_grad()
+def _most_informed(source: StackedVAE, data: TrainingData, level: int) -> npt.NDArray[np.intp]:
+    """The member of every seed that knows most about `level`, (n_seeds,)."""
+    nats = observe(source, data).information[..., level - 1]
+    return np.asarray(np.where(np.isfinite(nats), nats, -np.inf).argmax(axis=1))
+
+
+def _copies(source: StackedVAE, data: TrainingData, starts: npt.NDArray[np.intp]) -> StackedVAE:
+    """A stack whose member (s, i) has the parameters of the member (s, starts[s, i])."""
+    copies = build_model(
+        source.spec,
+        data.target,
+        data.condition,
+        architecture=source.architecture,
+        image=data.image,
+        seeds=source.seeds,
+        n_points=starts.shape[1],
+    )
+    members = (torch.arange(len(starts))[:, None], torch.as_tensor(starts))
+    shape = (len(source.seeds), source.n_points)
+    values = {
+        name: value[members] if value.shape[:2] == shape else value
+        for name, value in source.state_dict().items()
+    }
+    copies.load_state_dict(values)
+    return copies
+
+
+class _WatchedBetas(ConstantBetas):
+    """Constant betas; keeps the statistics of a level before every checkpoint of the run."""
+
+    def __init__(
+        self, factors: Array, betas: Sequence[float], level: int, device: torch.device
+    ) -> None:
+        super().__init__(factors.tolist(), betas, device)
+        self._level = level - 1
+        self._sums: list[torch.Tensor | float] = [0.0] * len(CHECKPOINTS)
+        self._counts = [0] * len(CHECKPOINTS)
+
+    def observe(self, terms: Terms, progress: float) -> None:
+        """Add the batch to the window that it lies in."""
+        for i, share in enumerate(CHECKPOINTS):
+            if share - WINDOW <= progress < share:
+                q = terms.levels[self._level]
+                self._sums[i] += unit_statistics(q.mean.detach(), q.log_variance.detach()).double()
+                self._counts[i] += 1
+
+    def checkpoints(self) -> Array:
+        """Information at every checkpoint, (checkpoints, seeds, points), nats."""
+        pooled = [total / count for total, count in zip(self._sums, self._counts, strict=True)]
+        nats = [information(torch.as_tensor(p)) for p in pooled]
+        return np.asarray(torch.stack(nats).cpu(), dtype=np.float64)

@@ -1,0 +1,197 @@
+"""Two branches: the ends by hand, the threshold of linear models inside, what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from linvae.data import gaussian
+from linvae.metrics import (
+    Bracket,
+    Branch,
+    ExchangeRatios,
+    bracket_threshold,
+    estimate_threshold,
+)
+from linvae.metrics.bracket import EXTENSIONS, POINTS, _copies, bracket_grid
+from linvae.models import Architecture, build_model
+from linvae.moments import Moments
+from linvae.spec import CVAESpec, HVAESpec, VAESpec
+from linvae.theory import solve
+from linvae.train import TrainConfig, TrainingData
+
+FACTORS = np.array([0.8, 0.9, 1.0, 1.1])
+
+
+def branch(*nats: tuple[float, float, float, float], before: float = 1.0) -> Branch:
+    """One branch of one seed per row of final K; `before` times that half-way."""
+    last = np.array(nats)
+    information = np.stack([last, before * last, last, last])
+    return Branch(FACTORS, information, np.zeros_like(last), np.ones_like(last))
+
+
+def made(alive: Branch, collapsed: Branch) -> Bracket:
+    none = ExchangeRatios(np.full((1, 1), np.nan), np.full((1, 1), np.nan))
+    return Bracket(1, (0,), alive, collapsed, none, 9, 1.0)
+
+
+def test_ends_and_cut_off():
+    found = made(branch((0.2, 0.1, 0.05, 0.001)), branch((0.2, 0.1, 0.002, 0.001)))
+    assert found.lows[0] == 0.9
+    assert found.highs[0] == pytest.approx(1.1 * np.exp(2 * 0.001))
+    assert not found.low_drifting[0]
+    assert not found.high_drifting[0]
+
+
+@pytest.mark.parametrize(
+    ("last", "before", "alive"),
+    [
+        (0.03, 2.0, True),  # falling, but far from dead
+        (0.012, 1.1, True),  # small and still: a linear unit 2.4 % below its threshold
+        (0.012, 1.5, False),  # small and falling
+        (0.004, 1.0, False),  # what noise may hold
+        (0.012, 0.5, True),  # small and growing
+    ],
+)
+def test_dead_is_small_and_falling_or_idle(last, before, alive):
+    found = branch((last, 0, 0, 0), before=before).alive
+    assert found[0, 0] == alive
+    assert not found[0, 1:].any()
+
+
+def test_a_gap_in_the_alive_branch_is_not_its_end():
+    found = made(branch((0.2, 0.001, 0.05, 0.001)), branch((0.2, 0, 0, 0)))
+    assert found.highs[0] == pytest.approx(1.1 * np.exp(0.002))
+
+
+def test_ends_that_are_not_there():
+    found = made(branch((0.3, 0.2, 0.1, 0.05)), branch((0.0, 0.0, 0.0, 0.0)))
+    assert np.isnan(found.lows[0])
+    assert found.highs[0] == np.inf
+
+
+def test_the_upper_end_is_above_the_lower_one():
+    """A collapsed branch that lives where the alive one died: an under-trained case."""
+    found = made(branch((0.2, 0.001, 0.001, 0.001)), branch((0.2, 0.1, 0.03, 0.0)))
+    assert found.lows[0] == 1.0
+    assert found.highs[0] == pytest.approx(1.1 * np.exp(0.002))
+
+
+def test_drift_is_flagged_where_it_moves_an_end():
+    growing = made(branch((0.2, 0.1, 0.05, 0.001)), branch((0.2, 0.1, 0.0045, 0.0), before=0.5))
+    assert not growing.low_drifting[0]  # 0.0045 nats are noise
+    last = np.array([[0.2, 0.03, 0.006, 0.0]])
+    before = np.array([[0.2, 0.03, 0.012, 0.0]])
+    falling = Branch(FACTORS, np.stack([last, before, last, last]), last, last)
+    rising = Branch(FACTORS, np.stack([last, last, last, before]), last, last)
+    assert not made(falling, falling).high_drifting[0]  # of 0.03 nothing moved, 0.006 is dead
+    assert made(branch((0.1, 0.1, 0.03, 0.0), before=1.3), falling).high_drifting[0]
+    assert rising.alive[0].tolist() == [True, True, True, False]
+    assert rising.drifting[0].tolist() == [False, False, True, False]
+
+
+def test_free_energy_tells_better_from_transient():
+    last = np.array([[0.2, 0.1, 0.1, 0.001]])
+    nats = np.stack([last] * 4)
+    found = Branch(FACTORS, nats, np.array([[-0.3, -0.1, 0.3, 0.3]]), np.full((1, 4), 0.1))
+    assert found.better[0].tolist() == [True, False, False, False]
+    assert found.transient[0].tolist() == [False, False, True, False]
+
+
+def test_grid_surrounds_what_was_observed():
+    grid = bracket_grid([0.9, np.nan, 1.3, np.inf, -1.0])
+    assert len(grid) == POINTS
+    assert grid[0] == pytest.approx(0.9 / 1.12)
+    assert grid[-1] == pytest.approx(1.3 * 1.12)
+    assert np.ptp(np.diff(np.log(grid))) < 1e-12
+    with pytest.raises(ValueError, match="observed has no finite value: the control runs found no"):
+        bracket_grid([np.nan])
+
+
+def test_copies_are_the_members_that_were_named():
+    data = TrainingData.from_arrays(np.random.default_rng(0).normal(size=(20, 3)))
+    source = build_model(
+        VAESpec(1),
+        data.target,
+        architecture=Architecture("mlp", hidden=3),
+        seeds=(4, 5),
+        n_points=3,
+    )
+    for p in source.parameters():
+        p.data += np.random.default_rng(1).normal() * 0 + torch_arange_like(p)
+    starts = np.array([[0, 2], [1, 1]])
+    copies = dict(_copies(source, data, starts).named_parameters())
+    for name, p in source.named_parameters():
+        for s in range(2):
+            for i in range(2):
+                assert (copies[name][s, i] == p[s, starts[s, i]]).all()
+
+
+def torch_arange_like(p):
+    """Another number for every member."""
+    seeds, points = p.shape[:2]
+    ranks = np.arange(seeds * points, dtype=np.float32).reshape(seeds, points)
+    return p.new_tensor(ranks).reshape(seeds, points, *[1] * (p.dim() - 2))
+
+
+PLAIN = gaussian([4.0, 1.0, 0.3], 300, seed=4)
+CONDITIONAL = gaussian([3.0, 1.0, 0.3], 300, correlation=[0.6, 0.2, 0.0], condition_dim=2, seed=3)
+TWO_LEVELS = HVAESpec.markovian((1, 1), encoder_variances=(0.5, None))
+
+
+@pytest.mark.parametrize(
+    ("spec", "dataset", "level"),
+    [
+        (VAESpec(1, decoder_variance=0.5), PLAIN, 1),
+        (CVAESpec(1, decoder_variance=0.5), CONDITIONAL, 1),
+        (TWO_LEVELS, PLAIN, 2),
+    ],
+    ids=["vae", "cvae", "hvae-2"],
+)
+def test_threshold_of_a_linear_model_lies_inside(spec, dataset, level):
+    data = TrainingData.from_arrays(dataset.target, dataset.condition)
+    config = TrainConfig(steps=400, batch_size=64, learning_rate=6e-3)
+    found = estimate_threshold(spec, data, level=level, seeds=(0,), config=config, bracket=True)
+    moments = Moments.from_data(dataset.target, dataset.condition)
+    critical = solve(spec, moments).level_critical_betas[level - 1, 0] / spec.betas[0]
+    bracket = found.bracket
+    assert bracket.lows[0] < critical < bracket.highs[0]
+    # within its grid and drift: two steps, or an end that a longer run would move
+    step = bracket.alive.factors[1] / bracket.alive.factors[0]
+    narrow = bracket.highs[0] / bracket.lows[0] < step**2 * 1.02
+    assert narrow or bracket.low_drifting[0] or bracket.high_drifting[0]
+    assert bracket.runs >= 2 * POINTS + 1
+    if level == 1:
+        # the collapsed branch has settled, the alive one is short of time in so short a run
+        settled = bracket.collapsed.free_energies[0, bracket.collapsed.factors < 0.95 * critical]
+        assert np.all(settled < 0)
+    else:
+        assert np.isnan(bracket.alive.free_energies).all()
+    kinds = {e.method: e.kind for e in found.estimates()}
+    assert kinds["bracket"] == "empirical"
+    if isinstance(spec, CVAESpec):
+        assert kinds["certificate"] == "empirical"
+    elif isinstance(spec, VAESpec):
+        assert kinds["certificate"] == "certain"
+        assert found.certified_factors[0] < critical
+
+
+def test_grid_is_extended_while_a_branch_does_not_end():
+    """Placed a factor 2 too low and too high: it goes up, and down, until both ends are seen."""
+    data = TrainingData.from_arrays(gaussian([3.0, 0.2], 300, seed=0).target)
+    config = TrainConfig(steps=300, batch_size=64, learning_rate=6e-3)
+    source = build_model(VAESpec(1), data.target, n_points=7)
+    for observed in (1.2, 6.0):
+        found = bracket_threshold(source, data, config, level=1, observed=[observed])
+        assert found.lows[0] < 3.0 < found.highs[0] * 1.05
+        beyond = found.alive.factors if observed < 3 else found.collapsed.factors
+        assert POINTS < len(beyond) <= POINTS + 3 * EXTENSIONS
+
+
+def test_refusal():
+    data = TrainingData.from_arrays(PLAIN.target)
+    with pytest.raises(ValueError, match="decoder_variance='learned' has no threshold in beta alo"):
+        estimate_threshold(
+            VAESpec(1, decoder_variance="learned"), data, bracket=True, seeds=(0,),
+            config=TrainConfig(steps=20),
+        )  # fmt: skip

@@ -22,6 +22,7 @@ __all__ = [
     "exit_codes",
     "positive_float",
     "positive_int",
+    "positive_ints",
 ]
 
 
@@ -52,6 +53,11 @@ def positive_int(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be an integer >= 1")
     return value
+
+
+def positive_ints(text: str) -> tuple[int, ...]:
+    """Argument type: integers >= 1 with commas between them."""
+    return tuple(positive_int(part) for part in text.split(","))
 
 
 def positive_float(text: str) -> float:
@@ -117,4 +123,4 @@ def exit_codes() -> Iterator[Status]:
         print(f"linvae: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         status.code = 130
-        print("linvae: interrupted, nothing was written", file=sys.stderr)
+        print("linvae: interrupted; the same command goes on from here", file=sys.stderr)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from linvae.cli import (
     add_data_arguments,
@@ -21,15 +23,26 @@ from linvae.cli import (
     exit_codes,
     positive_float,
     positive_int,
+    positive_ints,
 )
 from linvae.data import Dataset, load_dataset, resolve_name
 
+if TYPE_CHECKING:
+    from linvae.jobs import Runner
+    from linvae.train import CellStore, TrainingData
+
+# as in linvae.models, whose import takes seconds
+ARCHITECTURES = ("linear", "mlp", "conv", "resnet", "pixelcnn")
+ACTIVATIONS = ("relu", "gelu", "tanh", "elu", "leaky_relu")
+UNFINISHED = ".members"  # finished members of a run that has not ended, in its result folder
 EXAMPLES = """\
 examples:
   python -m linvae.compare                                    digits, no files needed
   python -m linvae.compare --dataset omniglot --download
   python -m linvae.compare --dataset mnist --model cvae       bottom-left quarter -> the rest
   python -m linvae.compare --dataset digits --model hvae --architecture linear --json
+  python -m linvae.compare --architecture mlp --activation tanh --depth 2
+  python -m linvae.compare --dataset mnist --scheduler tcp://127.0.0.1:8786
 """
 
 
@@ -46,9 +59,17 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--architecture",
         action="append",
-        choices=("linear", "mlp"),
+        choices=ARCHITECTURES,
         help="trained counterparts; repeat for several (default: linear and mlp)",
     )
+    sizes = p.add_argument_group("networks")
+    sizes.add_argument("--hidden", type=positive_int, default=64, help="hidden units, default 64")
+    sizes.add_argument("--depth", type=positive_int, help="hidden layers (default 1)")
+    sizes.add_argument("--activation", choices=ACTIVATIONS, help="default relu")
+    sizes.add_argument(
+        "--channels", type=positive_ints, help="feature maps of conv, resnet, e.g. 16,32"
+    )
+    sizes.add_argument("--skip", action="store_true", help="every level of hvae reads the data")
     p.add_argument("--latent-dim", type=positive_int, default=8, help="units per level, default 8")
     p.add_argument(
         "--decoder-variance",
@@ -56,11 +77,26 @@ def parser() -> argparse.ArgumentParser:
         default=1.0,
         help="variance of p(y|z), data units squared (default 1: beta is in data units squared)",
     )
-    p.add_argument(
-        "--hidden", type=positive_int, default=64, help="hidden units of mlp, default 64"
-    )
     p.add_argument("--seeds", type=positive_int, help="number of seeds (default 3; 5 with --full)")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
+    p.add_argument(
+        "--bracket",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="bracket every threshold between two branches (about twice the time; default: yes)",
+    )
+    p.add_argument(
+        "--check-convergence",
+        action="store_true",
+        help="control runs again with twice the steps (three times the time)",
+    )
+    p.add_argument(
+        "--store",
+        type=Path,
+        help="keep finished members in this folder and take them from it (default: within --out, "
+        "until the run has ended: a run that was stopped goes on)",
+    )
+    p.add_argument("--scheduler", help="tcp://HOST:PORT of a Dask scheduler: train on its workers")
     p.add_argument("--out", type=Path, help="result folder (default results/DATASET-MODEL)")
     size = p.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="a third of the steps")
@@ -95,21 +131,59 @@ def _run(args: argparse.Namespace, dataset: Dataset, folder: Path, command: str)
         n_seeds=args.seeds or (5 if args.full else 3),
         device=args.device,
         effort=1 / 3 if args.quick else 4.0 if args.full else 1.0,
+        bracket=args.bracket,
+        check_convergence=args.check_convergence,
         command=command,
+        options=_network_options(args),
+        store=_store(args, folder),
     )
     silent = args.quiet or args.json
     if not silent:
         print(f"data: {dataset.describe()}", *([dataset.note] if dataset.note else []), sep="\n  ")
-    with _progress(silent) as progress:
-        comparison = run_comparison(dataset, spec, plan, progress)
+    with _progress(silent) as progress, _runner(args.scheduler) as make_runner:
+        comparison = run_comparison(dataset, spec, plan, progress, make_runner)
     with all_or_nothing(folder, outputs=("comparison", "summary", "report", *FIGURES)) as staged:
         comparison.write(staged)
         write_report(comparison, staged, save_figures(comparison, staged))
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     if args.json:
         print(json.dumps(comparison.to_json(), indent=2))
     elif not args.quiet:
         render_text(comparison)
         print(f"files: {folder}/report.html, comparison.csv, summary.json, figures (PNG, PDF)")
+
+
+def _store(args: argparse.Namespace, folder: Path) -> CellStore | None:
+    """Where finished members are kept; workers elsewhere need a folder that they can see."""
+    from linvae.train import CellStore
+
+    if args.scheduler and not args.store:
+        return None
+    return CellStore(args.store or folder / UNFINISHED)
+
+
+def _network_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What was given of the networks' sizes."""
+    given = {name: getattr(args, name) for name in ("depth", "activation", "channels")}
+    options = {name: value for name, value in given.items() if value is not None}
+    return options | ({"skip": True} if args.skip else {})
+
+
+@contextmanager
+def _runner(scheduler: str | None) -> Iterator[Callable[[TrainingData], Runner]]:
+    """What trains: this process, or the workers of a scheduler."""
+    from linvae.jobs import LocalRunner
+
+    if scheduler is None:
+        yield LocalRunner
+        return
+    from linvae.cluster import ClusterRunner, connect
+
+    client = connect(scheduler)
+    try:
+        yield lambda data: ClusterRunner(client, data)
+    finally:
+        client.close()
 
 
 def _load(args: argparse.Namespace) -> Dataset:

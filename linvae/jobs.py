@@ -24,9 +24,9 @@ from linvae.metrics import (
     estimate_threshold,
     observe,
 )
-from linvae.models import Architecture, build_model
+from linvae.models import Architecture
 from linvae.spec import LinearSpec
-from linvae.train import ConstantBetas, TrainConfig, TrainingData, train
+from linvae.train import CellStore, ConstantBetas, TrainConfig, TrainingData, train_cells
 
 __all__ = [
     "Done",
@@ -72,6 +72,9 @@ class ThresholdJob(Job[ThresholdEstimate]):
 
     level: int = 1
     set_points: tuple[float, ...] = SET_POINTS
+    bracket: bool = False
+    check_convergence: bool = False
+    store: CellStore | None = None
 
     @property
     def name(self) -> str:
@@ -90,8 +93,15 @@ class ThresholdJob(Job[ThresholdEstimate]):
             seeds=self.seeds,
             set_points=self.set_points,
             config=self.config,
+            bracket=self.bracket,
+            check_convergence=self.check_convergence,
             progress=progress,
+            store=self.store,
         )
+
+    def per_seed(self) -> list[Job[ThresholdEstimate]]:
+        """Itself with a bracket, whose betas are chosen from the control runs of all seeds."""
+        return [self] if self.bracket else super().per_seed()
 
 
 @dataclass(frozen=True)
@@ -102,6 +112,7 @@ class SweepJob(Job[Observation]):
     threshold: float = 0.01
     epsilon: float = 0.01
     delta: float = 0.01
+    store: CellStore | None = None
 
     @property
     def name(self) -> str:
@@ -110,18 +121,19 @@ class SweepJob(Job[Observation]):
 
     def run(self, data: TrainingData, progress: Callable[[int], None] | None = None) -> Observation:
         """Train all factors and seeds at once and observe every member."""
-        model = build_model(
+        trained = train_cells(
             self.spec,
-            data.target,
-            data.condition,
+            data,
+            points=self.factors,
+            kl_weight=lambda points, n: ConstantBetas(points, self.spec.betas, data.target.device),
+            config=self.config,
             architecture=self.architecture,
             seeds=self.seeds,
-            n_points=len(self.factors),
+            store=self.store,
+            progress=progress,
         )
-        betas = ConstantBetas(self.factors, self.spec.betas, data.target.device)
-        train(model, data, betas, self.config, progress)
         return observe(
-            model, data, threshold=self.threshold, epsilon=self.epsilon, delta=self.delta
+            trained.model, data, threshold=self.threshold, epsilon=self.epsilon, delta=self.delta
         )
 
 
@@ -186,7 +198,7 @@ def _joined(name: str, values: list[Any]) -> Any:
     first = values[0]
     if name == "seeds":
         return tuple(seed for value in values for seed in value)
-    if name == "seconds":
+    if name in ("seconds", "runs"):
         return sum(values)
     if isinstance(first, np.ndarray):
         return np.concatenate(values)
@@ -206,8 +218,8 @@ def _lost(like: Any, seed: int) -> Any:
         value = values[0]
         if name == "seeds":
             return (seed,)
-        if name == "seconds":
-            return 0.0
+        if name in ("seconds", "runs"):
+            return 0
         if isinstance(value, np.ndarray):
             return np.full_like(value, np.nan if value.dtype.kind == "f" else 0)
         if isinstance(value, tuple):

@@ -10,7 +10,8 @@ import pytest
 
 from linvae.data import Dataset, gaussian
 from linvae.moments import Moments
-from linvae.pipeline import SWEEP, default_spec, make_plan, run_comparison
+from linvae.pipeline import default_spec, make_plan, run_comparison
+from linvae.rows import SWEEP
 from linvae.spec import CVAESpec, HVAESpec, VAESpec
 from linvae.theory import solve
 from linvae.theory.observables import active_unit_counts

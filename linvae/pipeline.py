@@ -58,6 +58,7 @@ class Plan:
     command: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)  # of the networks: depth, channels ...
     store: CellStore | None = None
+    sweep: bool = True  # rates and units over beta; without: thresholds alone
 
     def network(self, architecture: str) -> Architecture:
         """The named architecture with the sizes of the plan."""
@@ -153,14 +154,15 @@ def run_comparison(
         runner = make_runner(data)
         thresholds = _threshold_jobs(spec, moments, architecture, plan)
         jobs: list[Job[Any]] = [job for _, job in thresholds if job is not None]
-        jobs.append(_sweep_job(spec, factors, architecture, plan))
-        *found, sweep = (done.result for done in runner.run(jobs, progress))
-        results = iter(found)
+        jobs += [_sweep_job(spec, factors, architecture, plan)] * plan.sweep
+        results = iter([done.result for done in runner.run(jobs, progress)])
         for level, (predicted, job) in enumerate(thresholds, start=1):
             estimate = level if job is None else next(results)
             rows += threshold_rows(estimate, predicted, spec, moments, architecture)
             estimates += estimate_records(estimate, spec, architecture)
-        rows += sweep_rows(spec, moments, sweep, factors, plan.seeds, architecture)
+        if plan.sweep:
+            observation = next(results)
+            rows += sweep_rows(spec, moments, observation, factors, plan.seeds, architecture)
         seconds[architecture] = time.perf_counter() - begin
     seconds["total"] = time.perf_counter() - start
     settings = _settings(dataset, reduced, spec, plan, str(device), seconds)

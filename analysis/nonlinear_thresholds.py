@@ -1,0 +1,168 @@
+"""Nonlinear thresholds over the suite: predicted, observed, and everything known about each.
+
+    python analysis/nonlinear_thresholds.py [--data-dir DIR] [--effort X] [--seeds N]
+        [--datasets ...] [--models ...] [--architectures ...] [--out FILE] [--members FOLDER]
+    python analysis/nonlinear_thresholds.py --table          # the rows of FILE as Markdown
+
+One row per data set, model, network and level; factors are over the linear prediction. Rows that
+FILE has, with the same version and steps, are kept; members of a run that was stopped are kept in
+FOLDER.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import linvae
+from linvae.comparison import Comparison, Threshold
+from linvae.data import Dataset, load_dataset
+from linvae.pipeline import default_spec, make_plan, run_comparison
+from linvae.train import CellStore
+from linvae.verdicts import cause
+
+DATASETS = ("digits", "mnist", "fashion-mnist", "omniglot", "celeba", "ffhq")
+MODELS = ("vae", "cvae", "hvae")
+OPTIONS: dict[str, dict[str, Any]] = {"mlp": {}, "conv": {"channels": (8, 16)}}
+EVIDENCE = ("certified_beta", "local_beta", "residual_beta", "bracket_low", "bracket_high")
+COLUMNS = {
+    "locator": "locator",
+    "certified_beta": "certified",
+    "bracket_low": "bracket from",
+    "bracket_high": "to",
+    "local_beta": "local",
+    "residual_beta": "residual",
+}
+
+
+def compare(
+    dataset: Dataset, model: str, architecture: str, args: argparse.Namespace
+) -> Comparison:
+    """Thresholds alone, of one unit per level."""
+    plan = make_plan(
+        architectures=(architecture,),
+        n_seeds=args.seeds,
+        effort=args.effort,
+        options=OPTIONS[architecture],
+        store=CellStore(args.members),
+    )
+    return run_comparison(dataset, default_spec(model, 1, 1.0), replace(plan, sweep=False))
+
+
+def rows(comparison: Comparison, seconds: float) -> Iterator[dict[str, Any]]:
+    """One per level; None where there is no value."""
+    settings = comparison.settings
+    bounds = settings["bounds_of_any_network"] or {}
+    for threshold in comparison.thresholds():
+        at = {"architecture": threshold.architecture, "level": threshold.level}
+        why = cause(comparison, threshold)
+        yield {
+            "data": settings["dataset"], "sha256": settings["data_sha256"],
+            "n": settings["n_samples"], "dim": settings["target_dim"],
+            "model": settings["model"], **at,
+            "predicted_beta": threshold.predicted,
+            "locator": _locator(threshold),
+            **{name: _spread(comparison, name, at, threshold.predicted) for name in EVIDENCE},
+            "universal": [
+                _finite(bounds.get(name, math.nan) / threshold.predicted)
+                for name in ("found", "proven")
+            ] if threshold.level == 1 else [None, None],
+            "leading_skewness": settings["leading_skewness"],
+            "cause": why and {"name": why.name, "text": why.text},
+            "steps": next(iter(settings["training"].values()))["steps"],
+            "seconds": round(seconds),
+        }  # fmt: skip
+
+
+def _locator(threshold: Threshold) -> list[float | None]:
+    ends = (threshold.observed, threshold.low, threshold.high)
+    return [_finite(value / threshold.predicted) for value in ends]
+
+
+def _spread(
+    comparison: Comparison, quantity: str, at: dict[str, Any], predicted: float
+) -> list[float | None]:
+    """Mean, least and largest over seeds, over the prediction."""
+    found = [row.observed / predicted for row in comparison.select(quantity, **at)]
+    if not found:
+        return [None, None, None]
+    return [_finite(v) for v in (statistics.fmean(found), min(found), max(found))]
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 4) if math.isfinite(value) else None
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """Markdown: mean of seeds with their range."""
+    names = ("data", "model", "network", "level", *COLUMNS.values(), "universal", "skewness", "why")
+    lines = [names, ("---",) * len(names)]
+    for row in found:
+        universal = row["universal"][0]
+        lines.append(
+            (
+                row["data"], row["model"], row["architecture"], str(row["level"]),
+                *(_words(row[name]) for name in COLUMNS),
+                "-" if universal is None else f"{universal:.2f}",
+                f"{row['leading_skewness']:.2f}",
+                row["cause"]["name"] if row["cause"] else "-",
+            )
+        )  # fmt: skip
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _words(spread: list[float | None]) -> str:
+    mean, low, high = spread
+    if mean is None:
+        return "-" if low is None else f"above {low:.2f}"
+    return f"{mean:.3f} ({low:.3f}-{high:.3f})"
+
+
+def main() -> None:
+    """Measure what is missing and write the JSON after every case."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--effort", type=float, default=1.0, help="times the default steps")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--datasets", nargs="+", default=DATASETS)
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--architectures", nargs="+", default=tuple(OPTIONS))
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--members", type=Path, default=Path("results/members"))
+    parser.add_argument("--table", action="store_true", help="print FILE, train nothing")
+    args = parser.parse_args()
+    found = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
+    if args.table:
+        print(table(found))
+        return
+    done = {(row["data"], row["model"], row["architecture"]) for row in found}
+    for architecture, name, model in itertools.product(
+        args.architectures, args.datasets, args.models
+    ):
+        if (name, model, architecture) in done:
+            continue
+        dataset = load_dataset(name, data_dir=args.data_dir, conditional=model == "cvae")
+        start = time.perf_counter()
+        try:
+            comparison = compare(dataset, model, architecture, args)
+        except ValueError as error:  # a condition that explains everything: nothing to locate
+            print(f"{name} {model} {architecture}: {error}", flush=True)
+            continue
+        new = list(rows(comparison, time.perf_counter() - start))
+        found += new
+        print(table(new), flush=True)
+        args.out.write_text(
+            json.dumps({"version": linvae.__version__, "rows": found}, indent=1) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,8 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +126,7 @@ def _run(args: argparse.Namespace, dataset: Dataset, folder: Path, command: str)
     from linvae.report import render_text, write_report
 
     spec = default_spec(args.model, args.latent_dim, args.decoder_variance)
+    silent = args.quiet or args.json
     plan = make_plan(
         architectures=tuple(args.architecture or ("linear", "mlp")),
         hidden=args.hidden,
@@ -135,12 +137,15 @@ def _run(args: argparse.Namespace, dataset: Dataset, folder: Path, command: str)
         check_convergence=args.check_convergence,
         command=command,
         options=_network_options(args),
-        store=_store(args, folder),
     )
-    silent = args.quiet or args.json
     if not silent:
         print(f"data: {dataset.describe()}", *([dataset.note] if dataset.note else []), sep="\n  ")
-    with _progress(silent) as progress, _runner(args.scheduler) as make_runner:
+    with (
+        _members(args, folder) as store,
+        _progress(silent) as progress,
+        _runner(args.scheduler) as make_runner,
+    ):
+        plan = replace(plan, store=store)
         comparison = run_comparison(dataset, spec, plan, progress, make_runner)
     with all_or_nothing(folder, outputs=("comparison", "summary", "report", *FIGURES)) as staged:
         comparison.write(staged)
@@ -153,13 +158,24 @@ def _run(args: argparse.Namespace, dataset: Dataset, folder: Path, command: str)
         print(f"files: {folder}/report.html, comparison.csv, summary.json, figures (PNG, PDF)")
 
 
-def _store(args: argparse.Namespace, folder: Path) -> CellStore | None:
-    """Where finished members are kept; workers elsewhere need a folder that they can see."""
+@contextmanager
+def _members(args: argparse.Namespace, folder: Path) -> Iterator[CellStore | None]:
+    """Where finished members are kept; without --store until the run has ended.
+
+    Workers of a scheduler need a folder that they can see: only --store.
+    """
     from linvae.train import CellStore
 
-    if args.scheduler and not args.store:
-        return None
-    return CellStore(args.store or folder / UNFINISHED)
+    if args.store or args.scheduler:
+        yield CellStore(args.store) if args.store else None
+        return
+    kept = folder / UNFINISHED
+    try:
+        yield CellStore(kept)
+    finally:
+        for path in (kept, folder):  # nothing was trained: nothing is left
+            with suppress(OSError):
+                path.rmdir()
 
 
 def _network_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -126,7 +126,8 @@ def _control_rows(
     for i, nats in enumerate(estimate.information[s]):
         factor, held = float(estimate.factors[s, i]), bool(estimate.converged[s, i])
         at = (architecture, level, 1, spec.betas[0] * factor, float(nats), seed)
-        theory = factor_at_information(spec, moments, level, float(nats))
+        lost = not math.isfinite(nats)  # diverged
+        theory = math.nan if lost else factor_at_information(spec, moments, level, float(nats))
         yield Row("factor_at_information", *at, theory, factor if held else math.nan)
         yield Row("control_drift", *at, math.nan, float(estimate.drifts[s, i]))
 

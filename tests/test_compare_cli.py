@@ -136,7 +136,7 @@ BAD = {
     "decoder_variance nan": (["--decoder-variance", "nan"], "'nan' must be a finite number > 0"),
     "decoder_variance inf": (["--decoder-variance", "inf"], "'inf' must be a finite number > 0"),
     "seeds": (["--seeds", "0"], "'0' must be an integer >= 1"),
-    "architecture": (["--architecture", "conv"], "invalid choice: 'conv'"),
+    "architecture": (["--architecture", "transformer"], "invalid choice: 'transformer'"),
     "model": (["--model", "gan"], "invalid choice: 'gan'"),
     "quick and full": (["--quick", "--full"], "not allowed with"),
 }
@@ -172,17 +172,80 @@ def test_nothing_is_written_after_an_error(error, tmp_path, monkeypatch, capsys)
 
 def test_error_in_training_is_no_success(tmp_path, monkeypatch, short_runs, capsys):
     """A run that diverges ends in words and a code, and leaves no folder."""
-    import linvae.pipeline as pipeline
-    from linvae.train import DivergedError
+    import linvae.train.cells as cells
+    from linvae.train import Diverged, DivergedError, TrainResult
 
     def diverge(*_: object, **__: object) -> None:
-        raise DivergedError("training diverged at step 100")
+        raise DivergedError(TrainResult([], 0.0, 100, tuple(Diverged(0, p, 100) for p in range(7))))
 
-    monkeypatch.setattr(pipeline, "train", diverge)
+    monkeypatch.setattr(cells, "train", diverge)
     folder = tmp_path / "out"
     assert linvae.compare.main([*TINY, "--max-samples", "100", "--out", str(folder)]) != 0
-    assert "training diverged at step 100" in capsys.readouterr().err
-    assert not folder.exists()
+    assert "training diverged: the objective of all" in capsys.readouterr().err
+    assert not files(folder) - {linvae.compare.UNFINISHED}  # the lost members, to be told again
+
+
+def test_choices_are_those_of_the_networks():
+    """Written out in compare, so that --help does not wait for torch."""
+    from linvae.models import ARCHITECTURES
+    from linvae.models.activations import ACTIVATIONS
+
+    assert tuple(ARCHITECTURES) == linvae.compare.ARCHITECTURES
+    assert tuple(ACTIVATIONS) == linvae.compare.ACTIVATIONS
+
+
+def test_stopped_run_goes_on(tmp_path, monkeypatch, short_runs, capsys):
+    """Stopped in the sweep: the members of the threshold are not trained again."""
+    import linvae.jobs as jobs
+    import linvae.train.cells as cells
+
+    arguments = [*TINY, "--max-samples", "100", "--no-bracket"]
+    assert linvae.compare.main([*arguments, "--out", str(tmp_path / "whole")]) == 0
+    trained = []
+    original = cells.train
+
+    def counted(model, *others):
+        trained.append(model.n_points)
+        return original(model, *others)
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cells, "train", counted)
+    folder = tmp_path / "out"
+    with monkeypatch.context() as broken:
+        broken.setattr(jobs, "observe", stop)
+        assert linvae.compare.main([*arguments, "--out", str(folder)]) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+    assert trained == [7, 9]  # set-points and the collapsed one; betas of the sweep
+    assert linvae.compare.main([*arguments, "--out", str(folder)]) == 0
+    assert trained == [7, 9]
+    table = "comparison.csv"
+    assert (folder / table).read_bytes() == (tmp_path / "whole" / table).read_bytes()
+    assert linvae.compare.UNFINISHED not in files(folder)
+
+
+def test_store_is_kept(tmp_path, monkeypatch, short_runs):
+    import linvae.train.cells as cells
+
+    store = tmp_path / "members"
+    arguments = [*TINY, "--max-samples", "100", "--no-bracket", "--store", str(store)]
+    assert linvae.compare.main([*arguments, "--out", str(tmp_path / "one")]) == 0
+    monkeypatch.setattr(cells, "train", None)  # whoever calls it fails
+    assert linvae.compare.main([*arguments, "--out", str(tmp_path / "two")]) == 0
+    table = "comparison.csv"
+    assert (tmp_path / "one" / table).read_bytes() == (tmp_path / "two" / table).read_bytes()
+
+
+def test_networks_of_images(tmp_path, short_runs, capsys):
+    folder = tmp_path / "out"
+    options = ["--architecture", "conv", "--channels", "2,4", "--hidden", "4", "--model", "cvae"]
+    arguments = [*TINY[:2], *options, "--quick", "--seeds", "1", "--latent-dim", "2"]
+    arguments += ["--max-samples", "100", "--no-bracket", "--out", str(folder)]
+    assert linvae.compare.main(arguments) == 0
+    settings = json.loads((folder / "summary.json").read_text())["settings"]
+    assert settings["network_options"] == {"channels": [2, 4]}
+    assert "conv" in capsys.readouterr().out
 
 
 def test_help_names_every_option_and_its_default(capsys):
@@ -276,7 +339,7 @@ def test_number_of_seeds(options, seeds, tmp_path, monkeypatch):
 
     plans = []
 
-    def stop(dataset: object, spec: object, plan: pipeline.Plan, progress: object) -> None:
+    def stop(dataset: object, spec: object, plan: pipeline.Plan, *_: object) -> None:
         plans.append(plan)
         raise ValueError("far enough")
 

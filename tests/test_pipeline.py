@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from linvae.data import Dataset, gaussian
 from linvae.moments import Moments
@@ -250,3 +251,22 @@ def test_bounds_of_any_network_stand_in_settings_and_rows(compared):
     assert bounds["linear"] == pytest.approx(critical, rel=1e-5)  # float32 data
     assert bounds["linear"] <= bounds["found"] <= bounds["proven"]
     assert [row.predicted for row in rows] == [bounds["found"]]
+
+
+def test_a_member_that_diverged_stops_no_row(monkeypatch):
+    """Its information is NaN: no prediction belongs to it, and the others keep theirs."""
+    import linvae.train.cells as cells
+
+    original = cells.train
+
+    def one_lost(model, *others):
+        with torch.no_grad():
+            next(iter(model.decoders[0].parameters()))[0, 2] = torch.nan
+        return original(model, *others)
+
+    monkeypatch.setattr(cells, "train", one_lost)
+    plan = replace(short_plan(), sweep=False, bracket=False)
+    found = run_comparison(small(), VAESpec(1, decoder_variance=0.5), plan)
+    rows = found.select("factor_at_information", seed=0)
+    assert [math.isnan(row.predicted) for row in rows] == [False, False, True, False, False, False]
+    assert not found.select("rate_nats", architecture="linear")  # no sweep was asked for

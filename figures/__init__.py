@@ -26,6 +26,7 @@ NAMES = (
     "finite_samples",
     "weight_decay",
     "skewness",
+    "shift",
 )
 
 

@@ -57,6 +57,7 @@ SMALL = [
 ]
 OPTIONAL = {  # columns that some rows of these figures have empty, and why they may
     "thresholds": {"observed", "observed_low", "observed_high"},  # no seed gave an estimate
+    "shift": {"law_shift", "law_shift_first_component"},  # beyond small skewness there is no law
 }
 
 

@@ -269,7 +269,7 @@ class InformationControl:
     def found(self) -> dict[str, Tensor]:
         """`result` and `drift` by name."""
         information, factor = self.result()
-        return {"information": information, "factor": factor, "drift": self.drift()}
+        return {"information": information, "factor": factor, "drift": self.drift().double()}
 
     def state(self) -> dict[str, Tensor]:
         """Log factor, now and before, last error, and the sums of the last part."""

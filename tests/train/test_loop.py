@@ -115,7 +115,8 @@ def test_member_is_the_same_alone_and_in_a_stack(kind, architecture, stack):
 def test_member_is_the_same_after_200_steps(kind, architecture):
     """Every kind of network, with batch normalisation and without; what it gives and what it is.
 
-    1e-6 nats: a rate is a difference of numbers of about 1. Two variations take fewer steps.
+    1e-6 nats: a rate is a difference of numbers of about 1. Variations, and networks of images in
+    other models than the first, take fewer steps: their forward pass is the same.
     """
     if kind == "skip" and architecture == "linear":
         pytest.skip("refused: theory's chain has no such map")
@@ -129,7 +130,8 @@ def test_member_is_the_same_after_200_steps(kind, architecture):
         dataset = replace(dataset, target=(dataset.target > 0).astype(float))
     if kind == "skip":
         network = replace(network, skip=True)
-    config = TrainConfig(steps=200 if kind in KINDS else 30, batch_size=8)
+    whole = kind == "vae" or (kind in KINDS and architecture in ("linear", "mlp"))
+    config = TrainConfig(steps=200 if whole else 40, batch_size=8)
     alone, one = fit(spec, dataset, config, architecture=network)
     among, both = fit(spec, dataset, config, architecture=network, factors=(2.5, 1.0))
     for expected, found in zip(one.history, both.history[1::2], strict=True):

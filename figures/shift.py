@@ -37,10 +37,10 @@ def draw(rows: Rows) -> Canvas:
     ends = [{"x": value, "y": value} for value in (-0.04, 0.11)]
     line(right, ends, "x", "y", lw=0.8)
     spread_points(right, spread_rows(datasets), "predicted", "observed", 2)
-    for row in datasets:
+    for i, row in enumerate(datasets):  # names left and right in turn: neighbours stay legible
         right.annotate(
-            row["dataset"], (row["control_shift"], row["mlp_control"]), (5, -9),
-            textcoords="offset points", fontsize=8,
+            row["dataset"], (row["control_shift"], row["mlp_control"]), (-6 if i % 2 else 6, -3),
+            textcoords="offset points", ha="right" if i % 2 else "left", fontsize=8,
         )  # fmt: skip
     right.set_xlabel("predicted from the data")
     right.set_ylabel("MLPs, lowest to highest seed")

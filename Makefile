@@ -10,7 +10,7 @@ compare: $(INSTALLED)  ## predicted against observed collapse of the bundled dig
 	$(BIN)/python -m linvae.compare
 
 test: $(INSTALLED)  ## all tests
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

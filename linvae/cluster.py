@@ -350,8 +350,9 @@ class ClusterRunner:
 
     def __init__(self, client: Client, data: TrainingData) -> None:
         self.client = client
-        arrays = (data.target, data.condition)
-        self._shared = Shared(client, tuple(v if v is None else v[:].cpu().numpy() for v in arrays))
+        columns = (data.target, data.condition)
+        arrays = tuple(v if v is None else v[:].cpu().numpy() for v in columns)
+        self._shared = Shared(client, (*arrays, data.image))
 
     def run(self, jobs: Sequence[Job[R]], progress: Progress | None = None) -> list[Done[R]]:
         """See `Runner`: all parts of all jobs at once, as many as there are workers."""
@@ -387,10 +388,12 @@ def _merged(job: Job[R], outcomes: Sequence[Outcome[_Part, R]]) -> Done[R]:
     return Done(merge_seeds(job.seeds, cast("list[R | BaseException]", parts)), seconds)
 
 
-def _run_part(part: _Part, arrays: tuple[Any, ...]) -> Any:
+def _run_part(part: _Part, shared: tuple[Any, ...]) -> Any:
     """On a worker: the job on the worker's device; the arrays are centred already."""
+    target, condition, image = shared
     device = pick_device("auto" if os.environ.get("CUDA_VISIBLE_DEVICES") else "cpu")
-    return part.job.run(TrainingData.from_arrays(*arrays, centered=False, device=device))
+    data = TrainingData.from_arrays(target, condition, centered=False, device=device, image=image)
+    return part.job.run(data)
 
 
 def estimate_threshold_on(

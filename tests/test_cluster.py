@@ -191,7 +191,7 @@ def _kill_slow(folder: Path) -> None:
 def test_worker_killed_in_the_middle_costs_no_finished_job(workers, tmp_path):
     job = replace(JOBS["hierarchy"], seeds=tuple(range(6)))
     parts = [module._Part(0, part) for part in job.per_seed()]
-    arrays = (DATA.target.numpy(), None)
+    arrays = (DATA.target.numpy(), None, None)
     seen = []
 
     def on_done(outcome):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import pytest
 
-from linvae.data import gaussian
+from linvae.data import gaussian, load_dataset
 from linvae.jobs import LocalRunner, SweepJob, ThresholdJob, merge_seeds
 from linvae.metrics import estimate_threshold
 from linvae.models import Architecture
@@ -133,3 +133,16 @@ def test_all_seeds_lost_is_the_first_error():
 def test_parts_of_different_jobs_are_refused():
     with pytest.raises(ValueError, match=r"level differs between parts of one job: \[1, 2\]"):
         merge_seeds((7, 3), [record(7), record(3, level=2)])
+
+
+def test_a_worker_knows_which_pixel_each_coordinate_is():
+    """Networks of images run on a cluster too: the layout travels with the arrays."""
+    from linvae.cluster import _Part, _run_part
+
+    images = load_dataset("digits").subset(40, seed=0)
+    network = Architecture("conv", hidden=4, channels=(2,))
+    job = SweepJob(VAESpec(1), network, (0,), TrainConfig(steps=2, batch_size=8))
+    found = _run_part(_Part(0, job), (images.target, None, images.image_layout()))
+    assert found.distortion.shape == (1, 1)
+    with pytest.raises(ValueError, match="needs to know which pixel"):
+        _run_part(_Part(0, job), (images.target, None, None))

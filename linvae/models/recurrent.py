@@ -352,16 +352,8 @@ class SequenceDecoder(nn.Module):
         return nats.view(targets.shape)
 
 
-class StackedTextVAE(nn.Module):
-    """`n_seeds` x `n_points` VAEs of token sequences; `linvae.train.train` trains them.
-
-    The target of a batch is its tokens (n_seeds, batch, T), start token first; there is no
-    condition. Distortion: E[-log p(y_2 ... y_T | y_1, z)], nats per sequence. `eval()` ends the
-    dropout.
-
-    `spec`: a `VAESpec` with `likelihood="multinomial"` and a learned encoder variance. Raises
-    ValueError for any other. Source: He et al. (ICLR 2019).
-    """
+class _StackOfTexts(nn.Module):
+    """What the stacks of this module are made with; `_build` makes their networks."""
 
     def __init__(
         self,
@@ -377,8 +369,27 @@ class StackedTextVAE(nn.Module):
         stack = StackShape(seeds, n_points)
         self.spec, self.sizes, self.vocabulary = spec, sizes, vocabulary
         self.seeds, self.n_points = stack.seeds, n_points
-        self.encoder = SequenceEncoder(stack, vocabulary, spec.latent_dim, sizes)
-        self.decoder = SequenceDecoder(stack, vocabulary, spec.latent_dim, sizes)
+        self._build(stack)
+
+    def _build(self, stack: StackShape) -> None:
+        raise NotImplementedError
+
+
+class StackedTextVAE(_StackOfTexts):
+    """`n_seeds` x `n_points` VAEs of token sequences; `linvae.train.train` trains them.
+
+    The target of a batch is its tokens (n_seeds, batch, T), start token first; there is no
+    condition. Distortion: E[-log p(y_2 ... y_T | y_1, z)], nats per sequence. `eval()` ends the
+    dropout.
+
+    `spec`: a `VAESpec` with `likelihood="multinomial"` and a learned encoder variance. Raises
+    ValueError for any other. Source: He et al. (ICLR 2019).
+    """
+
+    def _build(self, stack: StackShape) -> None:
+        sizes, k = self.sizes, self.spec.latent_dim
+        self.encoder = SequenceEncoder(stack, self.vocabulary, k, sizes)
+        self.decoder = SequenceDecoder(stack, self.vocabulary, k, sizes)
 
     def forward(self, target: Tensor, condition: Tensor | None, noise: Sequence[Tensor]) -> Terms:
         """Objective terms on one batch; arguments as in `forward_with_latents`."""
@@ -408,28 +419,15 @@ class StackedTextVAE(nn.Module):
         return [gaussian_rate_per_unit(q, square, prior_variance)]
 
 
-class StackedLanguageModel(nn.Module):
+class StackedLanguageModel(_StackOfTexts):
     """The decoder of `StackedTextVAE` without z: the LSTM language model of the same sizes.
 
     It trains in the same loop as a VAE that has collapsed for good: its level is the prior and its
     rate 0, whatever `spec` is. The noise is not used.
     """
 
-    def __init__(
-        self,
-        spec: VAESpec,
-        *,
-        vocabulary: int,
-        sizes: SequenceSizes = SMALL,
-        seeds: Sequence[int] = (0,),
-        n_points: int = 1,
-    ) -> None:
-        super().__init__()
-        _check_spec(spec)
-        stack = StackShape(seeds, n_points)
-        self.spec, self.sizes, self.vocabulary = spec, sizes, vocabulary
-        self.seeds, self.n_points = stack.seeds, n_points
-        self.decoder = SequenceDecoder(stack, vocabulary, 0, sizes)
+    def _build(self, stack: StackShape) -> None:
+        self.decoder = SequenceDecoder(stack, self.vocabulary, 0, self.sizes)
 
     def forward(self, target: Tensor, condition: Tensor | None, noise: Sequence[Tensor]) -> Terms:
         """Objective terms on one batch of tokens, as in `StackedTextVAE`."""

@@ -85,7 +85,33 @@ class ConstantBetas:
         """Nothing to go on from."""
 
 
-class AnnealedBetas(ConstantBetas):
+class _ScheduledBetas(ConstantBetas):
+    """Betas that are a `share` of their final value, which depends on the step alone."""
+
+    step = 0
+
+    def share(self) -> float:
+        """Of the final betas, at this step."""
+        raise NotImplementedError
+
+    def betas(self) -> Tensor:
+        """The share of this step times the final betas."""
+        return self.share() * self._betas
+
+    def observe(self, terms: Terms, progress: float) -> None:
+        """Count the step."""
+        self.step += 1
+
+    def state(self) -> dict[str, Tensor]:
+        """The step."""
+        return {"step": torch.tensor(self.step)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from `state`."""
+        self.step = int(state["step"])
+
+
+class AnnealedBetas(_ScheduledBetas):
     """Betas that rise linearly from `start` times their value to all of it over `warmup_steps`.
 
     Source: Bowman et al. 2016, Generating sentences from a continuous space (KL annealing).
@@ -103,19 +129,11 @@ class AnnealedBetas(ConstantBetas):
         super().__init__(factors, betas, device)
         _check_count("warmup_steps", warmup_steps, "AnnealedBetas")
         _check_share("start", start, "AnnealedBetas")
-        self.warmup_steps, self.start, self.step = warmup_steps, start, 0
+        self.warmup_steps, self.start = warmup_steps, start
 
     def share(self) -> float:
         """start + (1 - start) min(1, step/warmup_steps)."""
         return self.start + (1 - self.start) * min(1.0, self.step / self.warmup_steps)
-
-    def betas(self) -> Tensor:
-        """The share of this step times the final betas."""
-        return self.share() * self._betas
-
-    def observe(self, terms: Terms, progress: float) -> None:
-        """Count the step."""
-        self.step += 1
 
     def setting(self, point: int) -> dict[str, object]:
         """The final betas and the schedule."""
@@ -125,16 +143,8 @@ class AnnealedBetas(ConstantBetas):
             "start": self.start,
         }
 
-    def state(self) -> dict[str, Tensor]:
-        """The step."""
-        return {"step": torch.tensor(self.step)}
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from `state`."""
-        self.step = int(state["step"])
-
-
-class CyclicalBetas(ConstantBetas):
+class CyclicalBetas(_ScheduledBetas):
     """`cycles` times over: betas rise linearly from 0 during `ramp` of the cycle, then stay.
 
     A cycle has `steps`/`cycles` steps; after the last one the betas stay at their value.
@@ -155,7 +165,7 @@ class CyclicalBetas(ConstantBetas):
         _check_count("steps", steps, "CyclicalBetas")
         _check_count("cycles", cycles, "CyclicalBetas")
         _check_share("ramp", ramp, "CyclicalBetas")
-        self.steps, self.cycles, self.ramp, self.step = steps, cycles, ramp, 0
+        self.steps, self.cycles, self.ramp = steps, cycles, ramp
 
     def share(self) -> float:
         """min(1, position in the cycle/ramp), the position from 0 to 1; 1 with ramp=0."""
@@ -163,14 +173,6 @@ class CyclicalBetas(ConstantBetas):
             return 1.0
         position = (self.step * self.cycles) % self.steps / self.steps
         return 1.0 if position >= self.ramp else position / self.ramp
-
-    def betas(self) -> Tensor:
-        """The share of this step times the final betas."""
-        return self.share() * self._betas
-
-    def observe(self, terms: Terms, progress: float) -> None:
-        """Count the step."""
-        self.step += 1
 
     def setting(self, point: int) -> dict[str, object]:
         """The final betas and the schedule."""
@@ -180,14 +182,6 @@ class CyclicalBetas(ConstantBetas):
             "cycles": self.cycles,
             "ramp": self.ramp,
         }
-
-    def state(self) -> dict[str, Tensor]:
-        """The step."""
-        return {"step": torch.tensor(self.step)}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from `state`."""
-        self.step = int(state["step"])
 
 
 class InformationControl:

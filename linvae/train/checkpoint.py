@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Checkpoint",
     "content_key",
-    "data_sha256",
     "member_identity",
     "optimizer_state",
     "read_file",
@@ -57,7 +56,6 @@ Identity = dict[str, Any]
 FORMAT = 1  # of the files; one more when their content changes its meaning
 SHARE = 0.02  # of the time, at most, goes into checkpoints written by the clock
 STALE_SECONDS = 3600.0  # after which a temporary file belongs to a process that was killed
-BLOCK = 4096  # samples hashed at a time
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ def study_identity(
         "linvae": __version__,
         "spec": {"kind": type(spec).__name__} | dataclasses.asdict(spec),  # type: ignore[call-overload]
         "architecture": dataclasses.asdict(Architecture.of(architecture)),
-        "data_sha256": data_sha256(data),
+        "data_sha256": data.sha256,
         "config": dataclasses.asdict(config),
     }
 
@@ -158,17 +156,6 @@ def content_key(identity: Identity) -> str:
     """sha256 of the canonical JSON of an identity."""
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def data_sha256(data: TrainingData) -> str:
-    """sha256 of shapes, pixels and values as trained on: centred, rotated, preprocessed."""
-    digest = hashlib.sha256(repr(data.image).encode())
-    for values in (data.target, data.condition):
-        digest.update(b"none" if values is None else str(tuple(values.shape)).encode())
-        for start in range(0, 0 if values is None else len(values), BLOCK):
-            assert values is not None
-            digest.update(_bytes(values[start : start + BLOCK]))
-    return digest.hexdigest()
 
 
 def optimizer_state(model: StackedVAE, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

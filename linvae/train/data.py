@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +18,7 @@ from linvae.data import ImageLayout
 
 __all__ = ["BatchOrder", "HostRows", "Noise", "TrainingData", "free_bytes", "pick_device"]
 
+BLOCK = 4096  # samples hashed at a time
 RESIDENT_SHARE = 0.5  # of the free memory that the data may fill; the rest is for the training
 
 
@@ -100,6 +103,18 @@ class TrainingData:
     def resident(self) -> bool:
         """True where the data lie on the device as a whole."""
         return isinstance(self.target, Tensor)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of shapes, pixels and values as trained on: centred, rotated, preprocessed."""
+        digest = hashlib.sha256(repr(self.image).encode())
+        for values in (self.target, self.condition):
+            digest.update(b"none" if values is None else str(tuple(values.shape)).encode())
+            for start in range(0, 0 if values is None else len(values), BLOCK):
+                assert values is not None
+                block = values[start : start + BLOCK].cpu().contiguous()
+                digest.update(block.reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def take(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """Rows `index` of both, with the shape of `index` in front."""

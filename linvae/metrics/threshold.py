@@ -12,7 +12,9 @@ model of one level gets one run more, with set-point 0: it collapses, and is wha
 held against (`linvae.metrics.evidence`). On demand two branches follow, from the networks trained
 here (`linvae.metrics.bracket`), and the control runs once more with twice the steps: a threshold
 that moves by more than a per cent has not settled, nor has a run whose log beta moves by that much
-over its last sixth.
+over its last sixth. Seeds of a linear model of one level that drift, or whose slope is off the law,
+are trained again in any case, with `LONGER` times the steps: there the slope is known whatever the
+data are.
 """
 
 from __future__ import annotations
@@ -27,8 +29,15 @@ from linvae.comparison import Estimate
 from linvae.metrics.bracket import Bracket, bracket_threshold
 from linvae.metrics.evidence import evidence, has_evidence
 from linvae.models import Architecture
-from linvae.spec import LinearSpec
-from linvae.train import CellStore, InformationControl, TrainConfig, TrainingData, train_cells
+from linvae.spec import ARVAESpec, LinearSpec
+from linvae.train import (
+    CellStore,
+    InformationControl,
+    TrainConfig,
+    Trained,
+    TrainingData,
+    train_cells,
+)
 
 __all__ = [
     "CONTROL_BATCH_SIZE",
@@ -44,6 +53,9 @@ SET_POINTS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)  # nats
 CONTROL_BATCH_SIZE = 128  # of 32: seeds scatter by 1 %; of 128: by 0.2 % (Omniglot, linear)
 SETTLED = 0.01  # change of log beta by which a run may drift, or twice the steps may move it
 MIN_POINTS = 4  # a line needs two; four show whether it is one
+SLOPES = {"learned": -2.0, "fixed": -4.0}  # of log beta per nat, by encoder variance
+SLOPE_ROOM = 0.1  # per nat; the line's end is 0.175 nats from its middle: 1.75 % of the threshold
+LONGER = 4  # times the steps of a seed that has not settled; twice left one in 40 spectra 4 % off
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +65,9 @@ class ThresholdEstimate:
     `critical_factors` multiplies all betas of the spec; NaN where fewer than four runs of a seed
     reached their set-point (`converged`). `slopes`: of log factor against nats.
     `fit_errors`: standard error of log critical factor from the scatter about the line. `drifts`:
-    change of log factor over the last sixth of each run. `doubled_factors`: critical factors after
-    twice the steps, NaN unless asked for.
+    change of log factor over the last sixth of each run. `trained_longer`: seeds that had not
+    settled and were trained again for `LONGER` times the steps: the numbers are of those runs.
+    `doubled_factors`: critical factors after twice the steps of `config`, NaN unless asked for.
     Evidence beside the line, NaN for hierarchies and learned decoder variances:
     `certified_factors`, below which a trained member (of the branches too) beats collapse, less two
     of their `certified_errors`; `local_factors`, below which the collapsed network is unstable;
@@ -71,6 +84,7 @@ class ThresholdEstimate:
     slopes: Array
     fit_errors: Array
     drifts: Array
+    trained_longer: npt.NDArray[np.bool_]
     doubled_factors: Array
     certified_factors: Array
     certified_errors: Array
@@ -99,7 +113,7 @@ class ThresholdEstimate:
             high=_most(values * np.exp(errors)),
             runs=self.runs,
             seconds=self.seconds,
-            note=_control_note(self.drifts, self.doubled_factors / values),
+            note=_control_note(self),
         )
 
     def _certificate_estimate(self) -> Estimate:
@@ -133,13 +147,15 @@ def estimate_threshold(
     config: TrainConfig | None = None,
     bracket: bool = False,
     check_convergence: bool = False,
+    settle: bool = True,
     progress: Callable[[int], None] | None = None,
     store: CellStore | None = None,
 ) -> ThresholdEstimate:
     """Train len(seeds) x len(set_points) members at once and read the threshold of `level`.
 
     `bracket` trains two branches from them; `check_convergence` trains them again with twice the
-    steps; `progress` tells of the control runs alone. With a `store` control runs that were stopped
+    steps; `settle` trains unsettled seeds of linear models again, for longer; `progress` tells of
+    the first control runs alone. With a `store` control runs that were stopped
     go on, and finished members are not trained again. Raises ValueError for a level that is not
     there, and with `bracket` for a learned decoder variance.
     """
@@ -148,54 +164,38 @@ def estimate_threshold(
             f"level={level} must be between 1 and {len(spec.latent_dims)}, the levels of {spec}"
         )
     config = config or TrainConfig(batch_size=CONTROL_BATCH_SIZE)
-    n_points, targets = len(set_points), [*set_points, *[0.0] * (bracket or has_evidence(spec))]
-
-    def control(points: Sequence[float], n_seeds: int) -> InformationControl:
-        return InformationControl(points, spec.betas, n_seeds, level - 1, data.target.device)
-
-    trained = train_cells(
-        spec,
-        data,
-        points=targets,
-        kl_weight=control,
-        config=config,
-        architecture=architecture,
-        seeds=seeds,
-        store=store,
-        progress=progress,
-    )
-    information, factors, drifts = (
-        np.asarray(trained.found[name].cpu(), dtype=np.float64)[:, :n_points]
-        for name in ("information", "factor", "drift")
-    )
-    converged = _converged(information, np.asarray(set_points))
-    lines = [_fit(*row) for row in zip(information, factors, converged, strict=True)]
-    critical, slopes, errors = np.array(lines).T
+    study = _Study(spec, data, Architecture.of(architecture), level, tuple(set_points), store)
+    trained, lines = study.train(seeds, config, progress, collapsed=bracket or has_evidence(spec))
+    runs, seconds = trained.runs, trained.result.seconds
+    off = lines.off(_law(study) if settle else np.nan)
+    if off.any():
+        again = [seed for seed, is_off in zip(seeds, off, strict=True) if is_off]
+        longer, of_these = study.train(again, _times(LONGER, config))
+        lines = lines.with_rows(off, of_these)
+        runs, seconds = runs + longer.runs, seconds + longer.result.seconds
     ratios, point = evidence(trained.model, data, collapsed=-1)
     branches = None
     if bracket:
-        observed = [*critical, *ratios.best()[0], *point.thresholds]
+        observed = [*lines.critical, *ratios.best()[0], *point.thresholds]
         if not np.isfinite(observed).any():  # too short for any of them: where the control ended
-            observed = [*factors.ravel()]
+            observed = [*lines.factors.ravel()]
         branches = bracket_threshold(trained.model, data, config, level=level, observed=observed)
         ratios = ratios.and_those_of(branches.ratios)
     doubled = np.full(len(seeds), np.nan)
     if check_convergence:
-        doubled = estimate_threshold(
-            spec, data, architecture=architecture, level=level, seeds=seeds, set_points=set_points,
-            config=replace(config, steps=2 * config.steps), store=store,
-        ).critical_factors  # fmt: skip
+        doubled = study.train(seeds, _times(2, config))[1].critical
     certified, certified_errors = ratios.best()
     return ThresholdEstimate(
         level=level,
         seeds=tuple(seeds),
-        information=information,
-        factors=factors,
-        converged=converged,
-        critical_factors=critical,
-        slopes=slopes,
-        fit_errors=errors,
-        drifts=drifts,
+        information=lines.information,
+        factors=lines.factors,
+        converged=lines.converged,
+        critical_factors=lines.critical,
+        slopes=lines.slopes,
+        fit_errors=lines.errors,
+        drifts=lines.drifts,
+        trained_longer=off,
         doubled_factors=doubled,
         certified_factors=certified,
         certified_errors=certified_errors,
@@ -203,9 +203,95 @@ def estimate_threshold(
         residual_factors=point.residuals,
         bracket=branches,
         conditional=data.condition is not None,
-        runs=len(seeds) * len(targets),
-        seconds=trained.result.seconds,
+        runs=runs,
+        seconds=seconds,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Lines:
+    """Control runs, (seeds, points), and the line through those of every seed, (seeds,)."""
+
+    information: Array
+    factors: Array
+    drifts: Array
+    converged: npt.NDArray[np.bool_]
+    critical: Array
+    slopes: Array
+    errors: Array
+
+    def off(self, law: float) -> npt.NDArray[np.bool_]:
+        """Seeds without a line, or with one that drifts or whose slope is not `law`; NaN: none."""
+        if np.isnan(law):
+            return np.zeros(len(self.slopes), dtype=bool)
+        settled = np.all(np.abs(self.drifts) <= SETTLED, axis=1)
+        return np.asarray(~(settled & (np.abs(self.slopes - law) <= SLOPE_ROOM)))
+
+    def with_rows(self, seeds: npt.NDArray[np.bool_], other: _Lines) -> _Lines:
+        """The marked seeds from `other`."""
+        found = {name: values.copy() for name, values in vars(self).items()}
+        for name, values in found.items():
+            values[seeds] = getattr(other, name)
+        return _Lines(**found)
+
+
+@dataclass(frozen=True, eq=False)
+class _Study:
+    """What all control runs of one threshold share."""
+
+    spec: LinearSpec
+    data: TrainingData
+    architecture: Architecture
+    level: int
+    set_points: tuple[float, ...]
+    store: CellStore | None
+
+    def train(
+        self,
+        seeds: Sequence[int],
+        config: TrainConfig,
+        progress: Callable[[int], None] | None = None,
+        collapsed: bool = False,
+    ) -> tuple[Trained, _Lines]:
+        """Control runs of some seeds; with `collapsed` one more for each, the last point."""
+        trained = train_cells(
+            self.spec,
+            self.data,
+            points=[*self.set_points, *[0.0] * collapsed],
+            kl_weight=self._control,
+            config=config,
+            architecture=self.architecture,
+            seeds=seeds,
+            store=self.store,
+            progress=progress,
+        )
+        return trained, self._lines(trained)
+
+    def _control(self, points: Sequence[float], n_seeds: int) -> InformationControl:
+        device = self.data.target.device
+        return InformationControl(points, self.spec.betas, n_seeds, self.level - 1, device)
+
+    def _lines(self, trained: Trained) -> _Lines:
+        information, factors, drifts = (
+            np.asarray(trained.found[name].cpu(), dtype=np.float64)[:, : len(self.set_points)]
+            for name in ("information", "factor", "drift")
+        )
+        converged = _converged(information, np.asarray(self.set_points))
+        lines = [_fit(*row) for row in zip(information, factors, converged, strict=True)]
+        return _Lines(information, factors, drifts, converged, *np.array(lines).T)
+
+
+def _law(study: _Study) -> float:
+    """Slope of log beta per nat where it is the same for all data; NaN elsewhere."""
+    spec = study.spec
+    general = isinstance(spec, ARVAESpec) or getattr(spec, "encoder_sees", "both") != "both"
+    if general or study.architecture.name != "linear" or not has_evidence(spec):
+        return np.nan
+    return SLOPES["learned" if spec.encoder_variances[0] is None else "fixed"]
+
+
+def _times(factor: int, config: TrainConfig) -> TrainConfig:
+    return replace(config, steps=factor * config.steps)
 
 
 def _bracket_estimate(bracket: Bracket) -> Estimate:
@@ -223,13 +309,17 @@ def _bracket_estimate(bracket: Bracket) -> Estimate:
     )
 
 
-def _control_note(drifts: Array, doubled: Array) -> str:
-    """What says that the runs have not settled, and what twice the steps changed."""
-    notes = []
+def _control_note(estimate: ThresholdEstimate) -> str:
+    """What says that the runs have not settled, and what more steps changed."""
+    drifts, notes = estimate.drifts, []
     moving = int(np.sum(np.abs(drifts) > SETTLED))
     if moving:
         largest = float(np.nanmax(np.abs(drifts)))
         notes.append(f"log beta of {moving} of {drifts.size} runs drifts, by up to {largest:.1%}")
+    longer = int(np.sum(estimate.trained_longer))
+    if longer:
+        notes.append(f"{longer} of {len(drifts)} seeds trained for {LONGER} times the steps")
+    doubled = estimate.doubled_factors / estimate.critical_factors
     if np.isfinite(doubled).any():
         notes.append(f"twice the steps: {np.nanmean(doubled) - 1:+.1%}")
     return "; ".join(notes)

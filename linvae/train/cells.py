@@ -152,6 +152,11 @@ class Trained:
     result: TrainResult
     found: dict[str, Tensor]
 
+    @property
+    def runs(self) -> int:
+        """Number of members."""
+        return len(self.model.seeds) * self.model.n_points
+
 
 def train_cells(
     spec: LinearSpec,

@@ -73,6 +73,7 @@ def test_estimate_meets_the_prediction(blind):
     spec, estimate, moments = blind
     solution = solve(spec, moments)
     assert estimate.converged.all()
+    assert not estimate.trained_longer.any()
     assert estimate.critical_factors.shape == (2,)
     assert not holds(np.ones(2), solution.critical_beta[0])  # where it started
     assert holds(estimate.critical_factors, solution.critical_beta[0])
@@ -177,11 +178,37 @@ def test_hierarchies_have_no_evidence():
     assert np.isnan(found.local_factors).all()
 
 
+def test_linear_seeds_that_have_not_settled_are_trained_for_longer():
+    """500 steps from a start fifteen times off miss set-points; 2000 steps meet the threshold."""
+    data = TrainingData.from_arrays(gaussian([3.0, 0.2], 200, seed=0).target)
+    options = {"seeds": (0,), "config": TrainConfig(steps=500, batch_size=32)}
+    found = estimate_threshold(VAESpec(1, decoder_variance=0.2), data, **options)
+    assert found.trained_longer.all()
+    assert found.runs == len(SET_POINTS) + 1 + len(SET_POINTS)
+    assert holds(found.critical_factors, 15.0)
+    assert "1 of 1 seeds trained for 4 times the steps" in found.estimates()[0].note
+    once = estimate_threshold(VAESpec(1, decoder_variance=0.2), data, settle=False, **options)
+    assert not once.trained_longer.any()
+    assert not holds(once.critical_factors, 15.0)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "spec"), [("mlp", VAESpec(1)), ("linear", HVAESpec((1, 1)))]
+)
+def test_only_where_the_law_is_known(architecture, spec):
+    """20 steps settle nothing, but the slope of a network, or of a hierarchy, may be anything."""
+    data = TrainingData.from_arrays(PLAIN.target)
+    found = estimate_threshold(
+        spec, data, architecture=architecture, seeds=(0,), config=TrainConfig(steps=20)
+    )
+    assert not found.trained_longer.any()
+
+
 def test_drift_and_twice_the_steps_say_whether_a_run_has_settled():
     """A run that is too short drifts; with twice the steps the estimate comes to the threshold."""
     data = TrainingData.from_arrays(gaussian([3.0, 0.2], 200, seed=0).target)
     found = estimate_threshold(
-        VAESpec(1), data, seeds=(0,), check_convergence=True,
+        VAESpec(1), data, seeds=(0,), check_convergence=True, settle=False,
         config=TrainConfig(steps=750, batch_size=64, learning_rate=6e-3),
     )  # fmt: skip
     assert np.abs(found.drifts).max() > SETTLED

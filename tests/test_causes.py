@@ -203,6 +203,25 @@ def test_supporting_numbers(quantity, was, now):
     assert causes.observed(found, 2.0, quantity) == pytest.approx(now)
 
 
+@pytest.mark.parametrize(
+    ("seeds", "after", "gone", "word"),
+    [
+        ([1.97, 1.99, 2.01], [0.995, 0.985, 1.005], 0.952, "shown"),
+        ([1.97, math.nan, 2.01], [None] * 3, None, "no threshold"),  # a lost seed shows nothing
+    ],
+)
+def test_explained(monkeypatch, dataset, seeds, after, gone, word):
+    """0.9 to 0.995 of a prediction of 2: log(0.995)/log(0.9) = 0.048 of the shift is left."""
+    names = ("certified_factors", "residual_factors", "local_factors", "slopes", "drifts")
+    found = SimpleNamespace(**dict.fromkeys(names, np.ones(3)), critical_factors=np.array(seeds))
+    monkeypatch.setattr(causes, "measure", lambda *_: (2.0, found))
+    row = causes.explain(ROW, dataset)
+    assert (row["after"], row["gone"], row["verdict"]) == (after, gone, word)
+    assert (row["expected"], row["quantity_before"], row["quantity_after"]) == (1, 0.6, 0.5)
+    longer = causes.explain(ROW | {"cause": "time"}, dataset)
+    assert longer["expected"] == pytest.approx(math.sqrt(0.9), abs=1e-4)  # half of the logarithm
+
+
 def test_numbers_that_are_not_there_are_none():
     silent = ROW | {"local_beta": [None] * 3, "cause": "unknown", "text": "nothing"}
     for quantity in ("local / residual", "slope per nat", "largest drift"):

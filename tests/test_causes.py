@@ -207,6 +207,7 @@ def test_supporting_numbers(quantity, was, now):
     ("seeds", "after", "gone", "word"),
     [
         ([1.97, 1.99, 2.01], [0.995, 0.985, 1.005], 0.952, "shown"),
+        ([1.86, 1.88, 1.90], [0.94, 0.93, 0.95], 0.413, "not shown"),
         ([1.97, math.nan, 2.01], [None] * 3, None, "no threshold"),  # a lost seed shows nothing
     ],
 )
@@ -220,6 +221,8 @@ def test_explained(monkeypatch, dataset, seeds, after, gone, word):
     assert (row["expected"], row["quantity_before"], row["quantity_after"]) == (1, 0.6, 0.5)
     longer = causes.explain(ROW | {"cause": "time"}, dataset)
     assert longer["expected"] == pytest.approx(math.sqrt(0.9), abs=1e-4)  # half of the logarithm
+    if gone == 0.413:  # most of what is expected of twice the steps
+        assert longer["verdict"] == "shown"
 
 
 def test_numbers_that_are_not_there_are_none():

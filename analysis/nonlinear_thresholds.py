@@ -17,7 +17,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def rows(comparison: Comparison, seconds: float) -> Iterator[dict[str, Any]]:
             "locator": _locator(threshold),
             **{name: _spread(comparison, name, at, threshold.predicted) for name in EVIDENCE},
             "universal": [
-                _finite(bounds.get(name, math.nan) / threshold.predicted)
+                finite(bounds.get(name, math.nan) / threshold.predicted)
                 for name in ("found", "proven")
             ] if threshold.level == 1 else [None, None],
             "leading_skewness": settings["leading_skewness"],
@@ -84,20 +84,25 @@ def rows(comparison: Comparison, seconds: float) -> Iterator[dict[str, Any]]:
 
 def _locator(threshold: Threshold) -> list[float | None]:
     ends = (threshold.observed, threshold.low, threshold.high)
-    return [_finite(value / threshold.predicted) for value in ends]
+    return [finite(value / threshold.predicted) for value in ends]
 
 
 def _spread(
     comparison: Comparison, quantity: str, at: dict[str, Any], predicted: float
 ) -> list[float | None]:
-    """Mean, least and largest over seeds, over the prediction."""
-    found = [row.observed / predicted for row in comparison.select(quantity, **at)]
+    return spread([row.observed / predicted for row in comparison.select(quantity, **at)])
+
+
+def spread(values: Iterable[float]) -> list[float | None]:
+    """Mean, least and largest of the values of seeds, None where there is none."""
+    found = [float(v) for v in values if not math.isnan(v)]
     if not found:
         return [None, None, None]
-    return [_finite(v) for v in (statistics.fmean(found), min(found), max(found))]
+    return [finite(v) for v in (statistics.fmean(found), min(found), max(found))]
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """Four decimals; None for what JSON has no number for."""
     return round(value, 4) if math.isfinite(value) else None
 
 
@@ -110,7 +115,7 @@ def table(found: list[dict[str, Any]]) -> str:
         lines.append(
             (
                 row["data"], row["model"], row["architecture"], str(row["level"]),
-                *(_words(row[name]) for name in COLUMNS),
+                *(words(row[name]) for name in COLUMNS),
                 "-" if universal is None else f"{universal:.2f}",
                 f"{row['leading_skewness']:.2f}",
                 row["cause"]["name"] if row["cause"] else "-",
@@ -119,8 +124,9 @@ def table(found: list[dict[str, Any]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _words(spread: list[float | None]) -> str:
-    mean, low, high = spread
+def words(found: list[float | None]) -> str:
+    """Mean with the range; a level that some seeds never lose is above the least."""
+    mean, low, high = found
     if mean is None:
         return "-" if low is None else f"above {low:.2f}"
     return f"{mean:.3f} ({low:.3f}-{high:.3f})"

@@ -143,9 +143,9 @@ class StackedMembers(nn.Module):
     def forward(
         self, x: Tensor, shared: Tensor | None = None, target: Tensor | None = None
     ) -> Tensor:
-        """Flat inputs (n_seeds, n_points or 1, rows, in) -> (n_seeds, n_points, rows, out).
+        """Flat inputs (n_seeds or 1, n_points or 1, rows, in) -> (n_seeds, n_points, rows, out).
 
-        `shared` and `target` (n_seeds, 1, batch, ...), rows = draws * batch.
+        `shared` and `target` (n_seeds or 1, 1, batch, ...), rows = draws * batch.
         """
         y = self._outputs(x, shared, target)
         return y if self.writes is None else self.writes(y)
@@ -162,8 +162,10 @@ class StackedMembers(nn.Module):
         return error.flatten(2)
 
     @property
-    def _points(self) -> int:
-        return int(getattr(self, _flat(self._names[0])).shape[1])
+    def _shape(self) -> tuple[int, int]:
+        """(n_seeds, n_points)."""
+        n_seeds, n_points = getattr(self, _flat(self._names[0])).shape[:2]
+        return n_seeds, n_points
 
     def _outputs(
         self,
@@ -174,14 +176,14 @@ class StackedMembers(nn.Module):
         hidden_only: bool = False,
     ) -> Tensor:
         """What the network gives for every member, (n_seeds, n_points, rows, ...)."""
-        network, points = self._network[0], self._points
+        network, shape = self._network[0], self._shape
         network.train(self.training)
         names = (*self._names, *self._statistics)
         values = {name: getattr(self, _flat(name)).flatten(0, 1) for name in names}
         inputs = (
-            _members(x, self.reads, points),
-            _members(shared, self.reads_shared, points),
-            _members(target, self.reads_target, points),
+            _members(x, self.reads, shape),
+            _members(shared, self.reads_shared, shape),
+            _members(target, self.reads_target, shape),
         )
 
         def one(member: dict[str, Tensor], arguments: tuple[Tensor | None, ...]) -> Tensor:
@@ -191,7 +193,7 @@ class StackedMembers(nn.Module):
         outputs = (
             _one_by_one(one, values, inputs) if self._statistics else _at_once(one, values, inputs)
         )
-        return torch.unflatten(outputs, 0, (-1, points))
+        return torch.unflatten(outputs, 0, shape)
 
 
 Inputs = tuple[Tensor | None, ...]
@@ -221,9 +223,9 @@ def _flat(name: str) -> str:
     return name.replace(".", "__")  # torch takes no dot in a name
 
 
-def _members(x: Tensor | None, reads: nn.Module | None, points: int) -> Tensor | None:
-    """The input of every member, seed-major; x has n_points 1 where they share it."""
+def _members(x: Tensor | None, reads: nn.Module | None, shape: tuple[int, int]) -> Tensor | None:
+    """The input of every member, seed-major; x has 1 where all seeds or all points share it."""
     if x is None:
         return None
     read: Tensor = x if reads is None else reads(x)
-    return read.expand(-1, points, *[-1] * (read.ndim - 2)).flatten(0, 1)
+    return read.expand(*shape, *[-1] * (read.ndim - 2)).flatten(0, 1)

@@ -110,6 +110,23 @@ def test_stack_of_encoders_is_each_member_by_itself():
             torch.testing.assert_close(found[i, point], alone(pixels), rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["mlp", "conv", "resnet", "pixelcnn"])
+def test_seeds_that_share_their_data_need_them_once(name):
+    """As evidence gives them: rows and noise of one seed for all; the same as repeated."""
+    target, condition, noise = values(N, 10), values(N, 2, seed=1), values(1, 2 * N, 1, seed=2)
+    model = build_model(
+        CVAESpec(1), target, condition, architecture=tiny(name), image=QUARTER, seeds=(3, 5),
+        n_points=2,
+    )  # fmt: skip
+    shuffled(model)
+    model.eval()
+    once = model(target[None], condition[None], [noise])
+    each = model(target.expand(2, -1, -1), condition.expand(2, -1, -1), [noise.expand(2, -1, -1)])
+    assert once.distortion.shape == (2, 2)
+    torch.testing.assert_close(once.distortion, each.distortion)
+    torch.testing.assert_close(once.rates, each.rates)
+
+
 def test_condition_reaches_the_decoder_through_its_own_encoder():
     target, condition = values(N, 10), values(N, 2, seed=1)
     for name in ("conv", "resnet", "pixelcnn"):

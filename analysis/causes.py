@@ -29,7 +29,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -63,7 +62,6 @@ COLUMNS = (
 )  # fmt: skip
 SEEDS = (0, 1, 2)
 LONGER, WIDER = 2, 4
-DRIFT, SLOPE = r"by up to (\S+)%", r"\((\S+) per nat"  # in the words of a cause
 SHARE = 0.5  # of the predicted change of the shift that must be seen, and of what may overshoot
 
 
@@ -167,20 +165,16 @@ INTERVENTIONS = {
 
 
 def recorded(row: Row, quantity: str) -> float | None:
-    """The supporting number of a row; drift and slope stand in the words of its cause alone."""
+    """The supporting number of a row."""
     certified, residual, local = (
         row[f"{name}_beta"][0] for name in ("certified", "residual", "local")
-    )
-    drift, slope = (
-        float(found[1]) if found else None
-        for found in (re.search(words, row["text"]) for words in (DRIFT, SLOPE))
     )
     return {
         "certified / predicted": certified,
         "residual / predicted": residual,
         "local / residual": local and finite(local / residual),
-        "slope per nat": slope,
-        "largest drift": drift and finite(drift / 100),
+        "slope per nat": row["slope_per_nat"],
+        "largest drift": row["largest_drift"],
     }[quantity]
 
 

@@ -76,10 +76,17 @@ def rows(comparison: Comparison, seconds: float) -> Iterator[dict[str, Any]]:
                 for name in ("found", "proven")
             ] if threshold.level == 1 else [None, None],
             "leading_skewness": settings["leading_skewness"],
+            "slope_per_nat": finite(threshold.slope),
+            "largest_drift": finite(_largest_drift(comparison, at)),
             "cause": why and {"name": why.name, "text": why.text},
             "steps": next(iter(settings["training"].values()))["steps"],
             "seconds": round(seconds),
         }  # fmt: skip
+
+
+def _largest_drift(comparison: Comparison, at: dict[str, Any]) -> float:
+    drifts = [abs(row.observed) for row in comparison.select("control_drift", **at)]
+    return max((d for d in drifts if math.isfinite(d)), default=math.nan)
 
 
 def _locator(threshold: Threshold) -> list[float | None]:

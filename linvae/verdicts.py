@@ -54,7 +54,7 @@ class Cause:
     | features   | share of the residual threshold that the collapsed network can use  | below |
     | time       | twice the steps / once, or the share of runs that still drift       | both  |
     | skewness   | of the leading component                                            | above |
-    | line       | slope of the fit                                                    | above |
+    | line       | slope of the fit                                                    | both  |
     | bound      | proven universal threshold                                          | above |
     | unknown    | observed / predicted: nothing recorded explains it                  | below |
     """
@@ -318,14 +318,17 @@ def cause(comparison: Comparison, row: Threshold) -> Cause | None:
     if row.ratio > 1:
         return _cause_above(comparison, row)
     found = sorted(_causes_below(comparison, row), key=lambda c: c.number)
-    found += _time(comparison, row)
+    found += [*_line(row), *_time(comparison, row)]
     if not found:
         return _guess_below(comparison, row)
     return Cause(found[0].name, found[0].number, "; ".join(c.text for c in found))
 
 
 def _causes_below(comparison: Comparison, row: Threshold) -> Iterator[Cause]:
-    """What the collapsed network itself says: its regression, its features."""
+    """What the collapsed network itself says: its regression; its features, up to their own end.
+
+    A network observed above the local threshold of the collapsed one has got features since.
+    """
     residual = Spread.of(_seen(comparison, "residual_beta", row)).mean
     local = Spread.of(_seen(comparison, "local_beta", row)).mean
     if residual / row.predicted < 1 - LINEAR_TOLERANCE:
@@ -336,7 +339,8 @@ def _causes_below(comparison: Comparison, row: Threshold) -> Iterator[Cause]:
             "better regression of the target: what the collapsed network leaves of it has a linear "
             f"threshold of {number(residual)}, {share:.3f} of the prediction",
         )
-    if local / residual < 1 - LINEAR_TOLERANCE:
+    reached = row.observed <= (1 + LINEAR_TOLERANCE) * local
+    if local / residual < 1 - LINEAR_TOLERANCE and reached:
         share = local / residual
         yield Cause(
             "features",
@@ -389,11 +393,21 @@ def _cause_above(comparison: Comparison, row: Threshold) -> Cause:
     skewness = comparison.settings.get("leading_skewness")
     if skewness is not None and abs(skewness) > SKEWNESS:
         return Cause("skewness", skewness, _skewed(comparison, row, skewness))
-    text = (
-        f"a nonlinear unit codes a curve, so its line ({row.slope:.2f} per nat, linear theory "
-        f"{row.predicted_slope:.2f}) bends and its end at information 0 is less certain"
+    return Cause("line", row.slope, _curve(row))
+
+
+def _line(row: Threshold) -> list[Cause]:
+    """A slope that is not that of the leading component alone."""
+    off = abs(row.slope / row.predicted_slope - 1) > SLOPE_TOLERANCE
+    return [Cause("line", row.slope, _curve(row))] if off else []
+
+
+def _curve(row: Threshold) -> str:
+    return (
+        f"a nonlinear unit codes a curve, other components with the leading one, so its line "
+        f"({row.slope:.2f} per nat, linear theory {row.predicted_slope:.2f}) bends and its end at "
+        "information 0 is less certain"
     )
-    return Cause("line", row.slope, text)
 
 
 def _skewed(comparison: Comparison, row: Threshold, skewness: float) -> str:

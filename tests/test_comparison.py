@@ -65,6 +65,7 @@ def vae_comparison(
     linear: tuple[float, ...] = (0.993, 1.001),
     mlp: tuple[float, ...] = (1.02, 1.06),
     slope: float = -2.03,
+    mlp_slope: float = -1.3,
     line: float = 1.0,
     **settings: Any,
 ) -> Comparison:
@@ -76,7 +77,7 @@ def vae_comparison(
     for i in range(60):
         rows += _sweep_rows("theory", 1, 0.3 * 7 ** (i / 59), -1)
     for architecture, ratios in (("linear", linear), ("mlp", mlp)):
-        slope_seen = slope if architecture == "linear" else -1.3
+        slope_seen = slope if architecture == "linear" else mlp_slope
         rows += _control_rows(architecture, 1, ratios, slope_seen, SPECTRUM[0])
         end = line * SPECTRUM[0]
         rows.append(Row("fitted_critical_beta", architecture, 1, 1, NAN, NAN, -1, end, NAN))

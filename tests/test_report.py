@@ -126,8 +126,8 @@ SKEWED = (
 REGRESSES = "the network regresses the target on the condition better than the linear theory"
 FEATURES = "the encoder's features and the training time limit what a nonlinear unit picks up"
 CURVED = (
-    "a nonlinear unit codes a curve, so its line (-1.30 per nat, linear theory -2.00) bends and "
-    "its end at information 0 is less certain"
+    "a nonlinear unit codes a curve, other components with the leading one, so its line (-1.30 per "
+    "nat, linear theory -2.00) bends and its end at information 0 is less certain"
 )
 REASONS = {
     "above-skewed": (1.1, {"leading_skewness": -0.7}, SKEWED.replace("1.20", "-0.70")),
@@ -135,9 +135,10 @@ REASONS = {
     "above-little-skew": (1.1, {"leading_skewness": 0.49}, CURVED),
     "above-unknown-skew": (1.1, {"leading_skewness": None}, CURVED),
     "above-nan-skew": (1.1, {"leading_skewness": NAN}, CURVED),
-    "below-cvae": (0.9, {"model": "cvae"}, REGRESSES),
-    "below-vae": (0.9, {}, FEATURES),
-    "below-skewed": (0.9, {"leading_skewness": 1.2}, FEATURES),
+    "below-cvae": (0.9, {"model": "cvae", "mlp_slope": -2.2}, REGRESSES),
+    "below-vae": (0.9, {"mlp_slope": -2.2}, FEATURES),
+    "below-skewed": (0.9, {"leading_skewness": 1.2, "mlp_slope": -1.8}, FEATURES),
+    "below-curved": (0.9, {"leading_skewness": 1.2}, CURVED),
     "at-1": (1.0, {}, ""),
 }
 
@@ -187,8 +188,9 @@ def test_evidence_follows_the_locator(condition_dim, against):
 # --- verdicts: branches, free energy, causes ------------------------------------------------------
 
 
-def _cause(mlp: float, settings: dict | None = None, **changes):
-    comparison = with_estimates(vae_comparison(mlp=(mlp,), **(settings or {})), **changes)
+def _cause(mlp: float, settings: dict | None = None, slope: float = -2.0, **changes):
+    drawn = vae_comparison(mlp=(mlp,), mlp_slope=slope, **(settings or {}))
+    comparison = with_estimates(drawn, **changes)
     return cause(comparison, next(t for t in comparison.thresholds() if t.architecture == "mlp"))
 
 
@@ -202,9 +204,13 @@ CAUSES = {
         0.9, {}, {"residual": 0.99, "local": 0.891}, ("features", 0.9), "can use 0.900 of what is",
     ),
     "both": (
-        0.6, {}, {"residual": 0.9, "local": 0.45}, ("features", 0.5),
+        0.45, {}, {"residual": 0.9, "local": 0.45}, ("features", 0.5),
         "from beta = 0.6417 on; better regression of the target",
     ),
+    "features-that-came": (
+        0.93, {}, {"local": 0.891, "drift": 0.03}, ("time", 1 / 6), "training time: log beta of 2",
+    ),
+    "line-below": (0.9, {}, {"slope": -1.3, "drift": 0.03}, ("line", -1.3), "; training time: log"),
     "twice-the-steps": (
         0.9, {}, {"doubled": 0.936}, ("time", 1.04), "twice the steps give 1.040 of it",
     ),
@@ -229,7 +235,9 @@ CAUSES = {
         1.1, {"leading_skewness": -1.2}, {"energies": (-1, -1, -1, 0)}, ("skewness", -1.2),
         "(first-order transition)",
     ),
-    "line": (1.1, {}, {"energies": (0, 0, 0, 0)}, ("line", -1.3), "codes a curve"),
+    "line": (
+        1.1, {}, {"energies": (0, 0, 0, 0), "slope": -1.3}, ("line", -1.3), "codes a curve",
+    ),
 }  # fmt: skip
 
 

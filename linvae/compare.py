@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +30,17 @@ from linvae.data import Dataset, load_dataset, resolve_name
 
 if TYPE_CHECKING:
     from linvae.jobs import Runner
+    from linvae.spec import LinearSpec
     from linvae.train import CellStore, TrainingData
 
 # as in linvae.models, whose import takes seconds
 ARCHITECTURES = ("linear", "mlp", "conv", "resnet", "pixelcnn")
 ACTIVATIONS = ("relu", "gelu", "tanh", "elu", "leaky_relu")
+PRESETS = (
+    "dang-vae", "dang-vae-fixed", "dang-vae-mlp", "dang-cvae", "dang-cvae-mlp", "dang-cvae-conv",
+    "dang-hvae", "dang-hvae-fixed", "dang-hvae-mlp", "dang-hvae-conv", "song-mnist",
+    "song-omniglot",
+)  # fmt: skip
 UNFINISHED = ".members"  # finished members of a run that has not ended, in its result folder
 EXAMPLES = """\
 examples:
@@ -43,6 +49,7 @@ examples:
   python -m linvae.compare --dataset mnist --model cvae       bottom-left quarter -> the rest
   python -m linvae.compare --dataset digits --model hvae --architecture linear --json
   python -m linvae.compare --architecture mlp --activation tanh --depth 2
+  python -m linvae.compare --preset dang-hvae-mlp --dataset digits
   python -m linvae.compare --dataset mnist --scheduler tcp://127.0.0.1:8786
 """
 
@@ -56,6 +63,13 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_data_arguments(p)
+    p.add_argument(
+        "--preset",
+        choices=PRESETS,
+        metavar="NAME",
+        help="published networks, latents, variances and betas, on the published data unless "
+        "--dataset says otherwise; trained as everything here: " + ", ".join(PRESETS),
+    )
     p.add_argument("--model", choices=("vae", "cvae", "hvae"), default="vae", help="default vae")
     p.add_argument(
         "--architecture",
@@ -110,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    args = parser().parse_args(arguments)
+    args = _parse(arguments)
     with exit_codes() as status:
         folder = args.out or Path("results") / f"{resolve_name(args.dataset)}-{args.model}"
         check_writable(folder)
@@ -120,16 +134,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status.code
 
 
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The arguments; a preset stands for those that were not given."""
+    p = parser()
+    args = p.parse_args(arguments)
+    if args.preset is None:
+        return args
+    from linvae.models import PRESETS as RECORDS
+
+    preset = RECORDS[args.preset]
+    fixed = ("model", "architecture", "latent_dim", "decoder_variance")
+    given = p.parse_args(arguments, argparse.Namespace(**dict.fromkeys(fixed)))
+    for name in fixed:
+        if getattr(given, name):
+            option = name.replace("_", "-")
+            p.error(f"--{option} is set by --preset {args.preset}: leave one of them out")
+    names = dict.fromkeys(("linear", preset.architecture.name))
+    p.set_defaults(
+        dataset=preset.dataset, model=preset.model, architecture=list(names), hidden=None
+    )
+    return p.parse_args(arguments)
+
+
 def _run(args: argparse.Namespace, dataset: Dataset, folder: Path, command: str) -> None:
-    from linvae.pipeline import default_spec, make_plan, run_comparison
+    from linvae.pipeline import make_plan, run_comparison
     from linvae.plots import FIGURES, save_figures
     from linvae.report import render_text, write_report
 
-    spec = default_spec(args.model, args.latent_dim, args.decoder_variance)
+    spec = _spec(args)
     silent = args.quiet or args.json
     plan = make_plan(
         architectures=tuple(args.architecture or ("linear", "mlp")),
-        hidden=args.hidden,
         n_seeds=args.seeds or (5 if args.full else 3),
         device=args.device,
         effort=1 / 3 if args.quick else 4.0 if args.full else 1.0,
@@ -178,11 +213,27 @@ def _members(args: argparse.Namespace, folder: Path) -> Iterator[CellStore | Non
                 path.rmdir()
 
 
+def _spec(args: argparse.Namespace) -> LinearSpec:
+    """The model of the preset, or of the options."""
+    from linvae.pipeline import default_spec
+
+    if args.preset is None:
+        return default_spec(args.model, args.latent_dim, args.decoder_variance)
+    from linvae.models import PRESETS as RECORDS
+
+    return RECORDS[args.preset].spec
+
+
 def _network_options(args: argparse.Namespace) -> dict[str, Any]:
-    """What was given of the networks' sizes."""
-    given = {name: getattr(args, name) for name in ("depth", "activation", "channels")}
-    options = {name: value for name, value in given.items() if value is not None}
-    return options | ({"skip": True} if args.skip else {})
+    """Sizes of the networks: of the preset, and what was given."""
+    sizes: dict[str, Any] = {}
+    if args.preset is not None:
+        from linvae.models import PRESETS as RECORDS
+
+        sizes = {k: v for k, v in asdict(RECORDS[args.preset].architecture).items() if k != "name"}
+    given = {name: getattr(args, name) for name in ("hidden", "depth", "activation", "channels")}
+    given = {name: value for name, value in given.items() if value is not None}
+    return sizes | given | ({"skip": True} if args.skip else {})
 
 
 @contextmanager

@@ -49,22 +49,20 @@ class Plan:
     """Everything about a run that is neither data nor spec."""
 
     architectures: tuple[str, ...] = ("linear", "mlp")
-    hidden: int = 64
     seeds: tuple[int, ...] = (0, 1, 2)
     device: str = "auto"
     config: TrainConfig = field(default_factory=TrainConfig)
     bracket: bool = True  # two branches for every threshold, about the cost of its control runs
     check_convergence: bool = False  # control runs again with twice the steps: three times the cost
     command: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)  # of the networks: depth, channels ...
+    options: Mapping[str, Any] = field(default_factory=dict)  # sizes of the networks, by field
     store: CellStore | None = None
     sweep: bool = True  # rates and units over beta; without: thresholds alone
 
     def network(self, architecture: str) -> Architecture:
         """The named architecture with the sizes of the plan."""
-        if architecture == "linear":
-            return Architecture(architecture, hidden=self.hidden)
-        return Architecture(architecture, hidden=self.hidden, **self.options)
+        options = {} if architecture == "linear" else self.options
+        return Architecture(architecture, **options)
 
     def config_for(self, architecture: str, level: int = 0) -> TrainConfig:
         """Config of the sweep (level 0) or of the control runs of a level.
@@ -83,7 +81,6 @@ class Plan:
 def make_plan(
     *,
     architectures: tuple[str, ...] = ("linear", "mlp"),
-    hidden: int = 64,
     n_seeds: int = 3,
     device: str = "auto",
     effort: float = 1.0,
@@ -97,7 +94,7 @@ def make_plan(
     config = TrainConfig()
     config = replace(config, steps=max(config.log_every, round(config.steps * effort)))
     return Plan(
-        architectures, hidden, tuple(range(n_seeds)), device, config, bracket, check_convergence,
+        architectures, tuple(range(n_seeds)), device, config, bracket, check_convergence,
         command, options or {}, store,
     )  # fmt: skip
 
@@ -287,7 +284,6 @@ def _settings(
         "prior_variances": list(spec.prior_variances),
         "encoder_variances": list(spec.encoder_variances),
         "architectures": list(plan.architectures),
-        "hidden": plan.hidden,
         "network_options": dict(plan.options),
         "seeds": list(plan.seeds),
         "device": device,

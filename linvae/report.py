@@ -305,7 +305,7 @@ SETTING_LABELS = {
     "leading_skewness": "skewness of the leading component",
     "spec": "model",
     "architectures": "trained networks",
-    "hidden": "hidden units (mlp)",
+    "network_options": "sizes of networks that are not linear",
     "seeds": "seeds",
     "optimizer": "optimiser",
     "training": "training",

@@ -16,7 +16,9 @@ import linvae
 import linvae.__main__
 import linvae.compare
 from linvae.cli import all_or_nothing
+from linvae.models import PRESETS
 from linvae.moments import Moments
+from linvae.pipeline import make_plan
 from linvae.spec import VAESpec
 from linvae.theory import solve
 
@@ -244,8 +246,44 @@ def test_networks_of_images(tmp_path, short_runs, capsys):
     arguments += ["--max-samples", "100", "--no-bracket", "--out", str(folder)]
     assert linvae.compare.main(arguments) == 0
     settings = json.loads((folder / "summary.json").read_text())["settings"]
-    assert settings["network_options"] == {"channels": [2, 4]}
+    assert settings["network_options"] == {"channels": [2, 4], "hidden": 4}
     assert "conv" in capsys.readouterr().out
+
+
+def test_preset_sets_data_model_and_networks():
+    parsed = linvae.compare._parse(["--preset", "dang-cvae-conv"])
+    assert (parsed.dataset, parsed.model) == ("mnist", "cvae")
+    assert parsed.architecture == ["linear", "conv"]
+    preset = PRESETS["dang-cvae-conv"]
+    assert linvae.compare._spec(parsed) == preset.spec
+    options = linvae.compare._network_options(parsed)
+    assert make_plan(architectures=("conv",), options=options).network("conv") == (
+        preset.architecture
+    )
+    other = linvae.compare._parse(["--preset", "dang-vae", "--dataset", "digits", "--seeds", "1"])
+    assert (other.dataset, other.architecture, other.seeds) == ("digits", ["linear"], 1)
+    smaller = linvae.compare._parse(["--preset", "dang-cvae-mlp", "--hidden", "4"])
+    assert linvae.compare._network_options(smaller)["hidden"] == 4
+
+
+def test_preset_runs(tmp_path, short_runs):
+    folder = tmp_path / "out"
+    arguments = ["--preset", "dang-hvae", "--dataset", "digits", "--quick", "--seeds", "1"]
+    arguments += ["--quiet", "--max-samples", "100", "--no-bracket", "--out", str(folder)]
+    assert linvae.compare.main(arguments) == 0
+    settings = json.loads((folder / "summary.json").read_text())["settings"]
+    assert settings["spec"] == repr(PRESETS["dang-hvae"].spec)
+    assert settings["betas"] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    "option", [["--model", "vae"], ["--latent-dim", "8"], ["--architecture", "mlp"]]
+)
+def test_preset_refuses_what_it_sets(option, capsys):
+    with pytest.raises(SystemExit) as stop:
+        linvae.compare.main(["--preset", "dang-cvae", *option])
+    assert stop.value.code == 2
+    assert f"{option[0]} is set by --preset dang-cvae: leave one" in capsys.readouterr().err
 
 
 def test_help_names_every_option_and_its_default(capsys):

@@ -39,7 +39,7 @@ SETTINGS: dict[str, Any] = {
     "encoder_variances": [None],
     "spec": "VAESpec(latent_dim=8, beta=1.0, decoder_variance=1.0)",
     "architectures": ["linear", "mlp"],
-    "hidden": 256,
+    "network_options": {"hidden": 256},
     "seeds": [0, 1],
     "device": "cpu",
     "optimizer": "adam",

@@ -12,7 +12,6 @@ import pytest
 
 from analysis.dang import NAMES, correlation, cvae, digits, hierarchy, variances
 from analysis.dang.__main__ import MEASURED, deviations, main, read_rows
-from analysis.dang.presets import PRESETS
 from analysis.dang.sweep import (
     ACTIVE,
     EPSILON,
@@ -375,13 +374,3 @@ def test_unknown_experiment_and_missing_data_say_what_to_do(tmp_path, capsys, mo
 def test_units_of_variance():
     assert variance_unit(load_dataset("digits")) == pytest.approx(UNIT)
     assert variance_unit(load_dataset("digits", conditional=True)) == pytest.approx(UNIT)
-
-
-def test_presets_are_in_our_convention():
-    for name, preset in PRESETS.items():
-        halved = preset.architecture.name != "linear"
-        published = [b / 2 for b in preset.published_beta] if halved else preset.published_beta
-        assert list(preset.spec.betas) == list(published), name
-        assert preset.model in ("vae", "cvae", "hvae")
-    assert PRESETS["dang-cvae"].steps == 46_900
-    assert PRESETS["dang-hvae"].spec.prior_variances == (0.25, 0.25)

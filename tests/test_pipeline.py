@@ -23,7 +23,9 @@ QUANTITIES = {"rate_nats", "unit_rate_nats", "information_nats", "active_units",
 
 def short_plan(steps: int = 40, n_seeds: int = 2, architectures=("linear",)):
     """So short that nothing converges: predictions and the shape of the table do not mind."""
-    plan = make_plan(architectures=architectures, n_seeds=n_seeds, hidden=8, device="cpu")
+    plan = make_plan(
+        architectures=architectures, n_seeds=n_seeds, options={"hidden": 8}, device="cpu"
+    )
     return replace(plan, config=TrainConfig(steps=steps))
 
 

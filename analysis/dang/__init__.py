@@ -12,7 +12,7 @@
 
 **Which beta.** Everywhere the weight of the KL divergence in nats beside |y - g|^2/(2 s): that of
 the published theory and linear scripts. The published nonlinear scripts halve the KL divergence and
-not the squared error, so that their beta is twice ours (`analysis.dang.presets`).
+not the squared error, so that their beta is twice ours (`linvae.models.presets`).
 
 **Which units.** Published settings are for images of 28 x 28 pixels. Smaller ones average areas,
 which keeps the variance of a pixel and divides their number, so every variance of the data space is

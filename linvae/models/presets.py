@@ -1,9 +1,13 @@
 """Published settings by name: networks, specification, and how they were trained.
 
+`python -m linvae.compare --preset NAME` takes networks, specification and data from here; the
+training stays ours, that of the set is a record.
+
 Facts that the sources leave open are ours: kernels of 4x4 in strided convolutions, one hidden
 layer behind the convolutions of Dang et al.'s single-digit model, no bias in front of batch
 normalisation. Their nonlinear scripts weigh the squared error by 1/s instead of 1/(2 s), so that
-our beta is half of theirs; Song et al.'s squared error without a variance is s = 1/2.
+our beta is half of theirs; their deviations are squared; the linear single-digit network has a
+hidden layer of 16 there. Song et al.'s squared error without a variance is s = 1/2.
 """
 
 from __future__ import annotations
@@ -28,13 +32,14 @@ class Preset:
     |---------------|--------------------------------------------------------|--------|
     | architecture  | kind and sizes of the networks                         | -      |
     | spec          | latents, variances and betas                           | -      |
-    | data          | data set of the suite, ": quarter" for its quarter task | -     |
+    | data          | data set of the suite, ": " and its task               | -      |
     | epochs        | passes over the training set                           | -      |
     | batch_size    | samples of a step                                      | -      |
     | learning_rate | of Adam                                                | -      |
     | schedule      | "constant" or "cosine" learning rate                   | -      |
     | clip_norm     | largest norm of the gradient; None: any. `linvae.train` does not clip | - |
     | source        | where it is from                                       | -      |
+    | swept         | what the experiment varies, in published values        | -      |
     """
 
     architecture: Architecture
@@ -46,6 +51,18 @@ class Preset:
     source: str
     schedule: str = "constant"
     clip_norm: float | None = None
+    swept: str = ""
+
+    @property
+    def model(self) -> str:
+        """What `compare --model` calls it."""
+        return {VAESpec: "vae", CVAESpec: "cvae", HVAESpec: "hvae"}[type(self.spec)]
+
+    @property
+    def dataset(self) -> str | None:
+        """What `compare --dataset` calls the data; None where it has none that would do."""
+        name, _, task = self.data.partition(": ")
+        return name if task in ("", "quarter") else None
 
 
 def _song(channels: tuple[int, ...], latent_dim: int) -> Architecture:
@@ -73,24 +90,58 @@ _HE = Architecture(
     lag=3,
 )
 
+LINEAR, QUARTER, DIGIT = Architecture(), "mnist: quarter", "mnist: quarter of one digit"
 PRESETS = {
+    "dang-vae": Preset(LINEAR, VAESpec(5), "mnist", 1000, 128, 1e-4, DANG),
+    "dang-vae-fixed": Preset(
+        LINEAR, VAESpec(5, encoder_variance=(64.0, 16.0, 4.0, 1.0, 0.25)), "mnist",
+        100, 128, 1e-3, DANG + "; SGD with momentum 0.9",
+    ),
     "dang-vae-mlp": Preset(
         Architecture("mlp", hidden=256), VAESpec(16, beta=0.5), "mnist", 100, 128, 1e-4, DANG
     ),
+    "dang-cvae": Preset(
+        LINEAR, CVAESpec(64), QUARTER, 100, 128, 1e-4, DANG, swept="beta 0.1 to 5.0 by 0.1"
+    ),
     "dang-cvae-mlp": Preset(
-        Architecture("mlp", hidden=16), CVAESpec(16, beta=0.5), "mnist: quarter",
+        Architecture("mlp", hidden=16), CVAESpec(16, beta=0.5), QUARTER,
         100, 128, 1e-3, DANG, clip_norm=0.01,
+        swept="beta 0.1, 0.5, 1, 2 at eta_dec 1; eta_dec 0.25, 0.5, 1, 2 at beta 1",
     ),
     "dang-cvae-conv": Preset(
         Architecture("conv", channels=(32, 16), hidden=100),
-        CVAESpec(16, beta=0.5, decoder_variance=0.25, prior_variance=0.25), "mnist: quarter",
+        CVAESpec(16, beta=0.5, decoder_variance=0.25, prior_variance=0.25), QUARTER,
         100, 128, 1e-3, DANG, clip_norm=0.1,
+    ),
+    "dang-cvae-digit": Preset(
+        LINEAR, CVAESpec(16, decoder_variance=0.25, prior_variance=0.25), DIGIT,
+        100, 128, 1e-3, DANG, swept="digits 0 to 9",
+    ),
+    "dang-cvae-digit-mlp": Preset(
+        Architecture("mlp", hidden=100),
+        CVAESpec(16, beta=0.5, decoder_variance=0.25, prior_variance=0.25), DIGIT,
+        100, 128, 1e-3, DANG, swept="digits 0 to 9",
+    ),
+    "dang-correlation": Preset(
+        Architecture("mlp", hidden=128), CVAESpec(128, beta=0.5, decoder_variance=0.25),
+        "gaussian: correlated pairs", 1000, 16, 1e-3, DANG, swept="correlation 0, 1/8, 1/4, 1/2, 1",
+    ),
+    "dang-hvae": Preset(
+        LINEAR, HVAESpec.markovian((10, 10), betas=(1.0, 2.0), encoder_variances=(0.25, None),
+                                   decoder_variance=0.25, prior_variance=0.25),
+        "mnist", 100, 128, 1e-3, DANG, swept="beta_2 0.1 to 7.0 by 0.1",
+    ),
+    "dang-hvae-fixed": Preset(
+        LINEAR, HVAESpec.markovian((10, 10), betas=(1.0, 2.0), encoder_variances=(0.25, 0.25),
+                                   decoder_variance=0.25, prior_variance=0.25),
+        "mnist", 100, 128, 1e-3, DANG,
     ),
     "dang-hvae-mlp": Preset(
         Architecture("mlp", hidden=256),
-        HVAESpec((16, 16), betas=0.5, decoder_variance=0.25, prior_variances=0.25,
-                 encoder_variances=(0.25, None)),
+        HVAESpec.markovian((16, 16), betas=0.5, encoder_variances=(0.25, None),
+                           decoder_variance=0.25, prior_variance=0.25),
         "mnist", 100, 128, 1e-3, DANG, clip_norm=0.1,
+        swept="beta_1 or beta_2 0.1, 0.5, 1, 2; eta 0.25, 0.5, 0.7, 1, 2",
     ),
     "dang-hvae-conv": Preset(
         Architecture("conv", channels=(64, 32), hidden=64),

@@ -70,7 +70,20 @@ def conv_decoder(a: int, b: int, hidden: int, k: int) -> int:
     return dense(k, hidden, b * 49) + conv(4, b, a) + conv(4, a, 1)
 
 
+def linear(*widths: int) -> int:
+    """Matrices alone: data are centred."""
+    return sum(a * b for a, b in itertools.pairwise(widths))
+
+
 EXPECTED = {
+    "dang-vae": linear(784, 5, 784),
+    "dang-vae-fixed": linear(784, 5, 784),
+    "dang-cvae": linear(784, 64) + linear(64 + 196, 588),
+    "dang-cvae-digit": linear(784, 16) + linear(16 + 196, 588),
+    "dang-cvae-digit-mlp": dense(784, 100, 32) + dense(16 + 196, 100, 588),
+    "dang-correlation": dense(256, 128, 256) + dense(128 + 128, 128, 128),
+    "dang-hvae": linear(784, 10, 10) + linear(10, 10, 784),
+    "dang-hvae-fixed": linear(784, 10, 10) + linear(10, 10, 784),
     "dang-vae-mlp": dense(784, 256, 32) + dense(16, 256, 784),
     "dang-cvae-mlp": dense(784, 16, 32) + dense(16 + 196, 16, 588),
     "dang-cvae-conv": conv_encoder(32, 16, 100, 32)
@@ -96,12 +109,14 @@ EXPECTED = {
 def test_number_of_parameters(name):
     """Of the networks alone: no latent variance of its own, no offset of a Bernoulli target."""
     preset = PRESETS[name]
-    data, _, quarter = preset.data.partition(": ")
+    data, _, task = preset.data.partition(": ")
     side = SIDE.get(data, 28)
     image, condition = ImageLayout((side, side, 1)), None
     pixels = torch.rand(4, side * side, generator=torch.Generator().manual_seed(0))
     target = pixels
-    if quarter:
+    if data == "gaussian":
+        target, condition = torch.randn(2, 4, 128, generator=torch.Generator().manual_seed(0))
+    if "quarter" in task:
         at = torch.zeros(side, side, dtype=bool)
         at[side // 2 :, : side // 2] = True
         at = at.flatten()
@@ -121,3 +136,21 @@ def test_settings_are_those_of_a_training(name):
     TrainConfig(batch_size=preset.batch_size, learning_rate=preset.learning_rate)
     assert preset.source
     assert isinstance(preset.architecture, Architecture)
+
+
+def test_published_betas_are_in_our_convention():
+    """The nonlinear scripts of Dang et al. have beta = 1 where ours is 1/2; the linear ones 1."""
+    for name, preset in PRESETS.items():
+        if name.startswith("dang") and name != "dang-hvae-conv":
+            assert preset.spec.betas[0] == (1.0 if preset.architecture.name == "linear" else 0.5)
+    assert PRESETS["dang-hvae"].spec.prior_variances == (0.25, 0.25)
+
+
+def test_presets_of_compare_have_data_and_gaussian_pixels():
+    from linvae.compare import PRESETS as offered
+
+    gaussian = [
+        k for k, p in PRESETS.items() if getattr(p.spec, "likelihood", "gaussian") == "gaussian"
+    ]
+    fit = [k for k in gaussian if PRESETS[k].dataset]
+    assert sorted(offered) == sorted(fit)

@@ -1,8 +1,8 @@
 """Why nonlinear thresholds are not the linear ones, shown by one further run for each.
 
-    python analysis/causes.py [--data-dir DIR] [--datasets ...] [--models ...] [--architectures ...]
+    python -m analysis.causes [--data-dir DIR] [--datasets ...] [--models ...] [--architectures ...]
         [--cause NAME] [--rows FILE] [--out FILE] [--members FOLDER]
-    python analysis/causes.py --table                    # the rows of OUT as Markdown
+    python -m analysis.causes --table                    # the rows of OUT as Markdown
 
 A row of ROWS, nonlinear_thresholds.json, whose locator is outside 0.95-1.05 names a cause
 (`linvae.verdicts.cause`). Here it is measured once more, same steps and seeds, with that cause

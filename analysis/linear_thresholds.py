@@ -1,6 +1,6 @@
 """Observed thresholds of linear networks, started blind, against the known ones.
 
-    python analysis/linear_thresholds.py [--data-dir DIR] [--spectra N] [--seeds N] [--out FILE]
+    python -m analysis.linear_thresholds [--data-dir DIR] [--spectra N] [--seeds N] [--out FILE]
 
 On digits, mnist, omniglot and on random spectra; VAE, CVAE and both levels of a hierarchy; Adam and
 SGD. Every run starts at beta = 1 and never sees the prediction; the optimisers' settings are the

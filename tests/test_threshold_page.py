@@ -1,0 +1,29 @@
+"""docs/thresholds.md says what the measured JSON says."""
+
+from __future__ import annotations
+
+from analysis.threshold_table import PAGE, linear_table, page
+
+
+def test_page_is_that_of_the_json():
+    """Stale: python -m analysis.threshold_table."""
+    assert PAGE.read_text(encoding="utf-8") == page()
+
+
+def _row(model: str, optimizer: str, *ratios: float) -> dict:
+    return {
+        "data": "spectrum 1", "model": model, "level": 1, "optimizer": optimizer,
+        "observed_over_predicted": list(ratios), "slopes_per_nat": [-2.0] * len(ratios),
+    }  # fmt: skip
+
+
+def test_linear_seeds_are_counted_and_misses_named():
+    rows = [_row("vae", "adam", 1.0, 0.99), _row("vae", "adam", 1.019, 0.97), _row("vae", "sgd", 1)]
+    lines = list(linear_table(rows))
+    assert "| vae | 1 | adam | 2 | 4 | 3 | 0.970 | 1.019 |" in lines
+    assert "| vae | 1 | sgd | 1 | 1 | 1 | 1.000 | 1.000 |" in lines
+    misses = [line for line in lines if line.startswith("\n- ")]
+    assert misses == [
+        "\n- spectrum 1, vae, level 1, adam: 1.019, 0.970; slopes -2.000, -2.000 per nat."
+    ]
+    assert list(linear_table(rows[2:]))[-1] == "\nNone outside."

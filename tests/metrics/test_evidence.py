@@ -1,4 +1,4 @@
-"""Certificate and local threshold against closed forms, on weights put in by hand."""
+"""Certificate against closed forms and brute force, on weights put in by hand."""
 
 from __future__ import annotations
 
@@ -99,52 +99,6 @@ def test_certificate_of_trained_linear_networks_is_below_the_threshold():
     assert np.all(best > 0.7 * critical)  # of 0.9 of it: the logarithmic mean is 0.95
 
 
-@pytest.mark.parametrize("conditional", [False, True])
-def test_local_threshold_of_a_linear_network_is_that_of_its_data(conditional):
-    """With a condition: of the residual that its own decoder leaves, here all of the target."""
-    dataset, data = data_of(conditional=conditional)
-    spec = (CVAESpec if conditional else VAESpec)(1, beta=2.0, decoder_variance=S)
-    model = build_model(spec, data.target, data.condition, seeds=(3, 5))
-    if conditional:
-        with torch.no_grad():
-            model.decoders[0].weight.zero_()
-    found = local_thresholds(model, data, 0)
-    top = np.linalg.eigvalsh(np.cov(dataset.target.T, ddof=0))[-1]
-    # the ridge takes RIDGE of the largest variance from the smaller ones
-    assert found == pytest.approx(np.full(2, top / (S * 2.0)), rel=1e-4)
-
-
-def test_local_threshold_counts_what_the_hidden_layers_carry():
-    """phi = relu(+-y_2) explains y_2 alone; psi = relu(z) carries (1/4)/(1/2 - 1/(2 pi)) of z."""
-    dataset, data = data_of()
-    spec = VAESpec(1, decoder_variance=S)
-    model = build_model(spec, data.target, architecture=Architecture("mlp", hidden=2))
-    encoder, decoder = model.encoders[0], model.decoders[0]
-    with torch.no_grad():
-        encoder.inner.weight.zero_()
-        encoder.inner.weight[0, 0, :, 1] = torch.tensor([1.0, -1.0])
-        encoder.inner.bias.zero_()
-        decoder.inner.weight[0, 0, :, 0] = torch.tensor([1.0, 0.0])
-        decoder.inner.bias.zero_()
-    explained = np.linalg.eigvalsh(_explained_by_second(dataset.target))[-1]
-    share = 0.25 / (0.5 - 1 / (2 * np.pi))
-    # 512 quantiles stand for the normal law: its tails are cut at 3.1
-    found = collapsed_point(model, data, 0)
-    assert found.thresholds[0] == pytest.approx(share * explained / S, rel=5e-3)
-    # what is there to explain is more than what y_2 explains of it
-    top = np.linalg.eigvalsh(np.cov(dataset.target.T, ddof=0))[-1]
-    assert found.residuals[0] == pytest.approx(top / S, rel=1e-5)
-    assert explained < 0.9 * top
-
-
-def _explained_by_second(target: np.ndarray) -> np.ndarray:
-    y = target - target.mean(axis=0)
-    features = np.column_stack([np.maximum(y[:, 1], 0), np.maximum(-y[:, 1], 0)])
-    features = features - features.mean(axis=0)
-    fitted = features @ np.linalg.lstsq(features, y, rcond=None)[0]
-    return fitted.T @ fitted / len(y)
-
-
 def test_member_that_diverged_certifies_nothing():
     dataset, data = data_of()
     spec = VAESpec(1, decoder_variance=S)
@@ -171,37 +125,7 @@ def test_noisy_ratio_certifies_nothing():
     assert np.isnan(best[1])
 
 
-def test_refusals():
-    _, data = data_of()
-    _, conditional = data_of(conditional=True)
-    deep = build_model(HVAESpec((1, 1)), data.target)
-    with pytest.raises(
-        ValueError, match="must have one level, a Gaussian likelihood and a fixed decoder "
-    ):
-        exchange_ratios(deep, data)
-    model = build_model(CVAESpec(1), conditional.target, conditional.condition)
-    with pytest.raises(ValueError, match="collapsed_distortion is None but the data have a cond"):
-        exchange_ratios(model, conditional)
-    wide = build_model(VAESpec(2), data.target)
-    with pytest.raises(ValueError, match=r"latent_dims=\(2,\) must be \(1,\) in collapsed_point"):
-        local_thresholds(wide, data, 0)
-
-
 PIXELS = Architecture("conv", hidden=4, channels=(3,), kernels=(3, 3), pixel_channels=4)
-
-
-@pytest.mark.parametrize("decoder", ["conv", "pixelcnn"])
-def test_decoders_of_images_have_no_local_threshold_yet(decoder):
-    """Refused by name, and left out of the evidence beside a line."""
-    dataset, _ = data_of((4.0, 2.0, 1.0, 0.5), n=40)
-    data = TrainingData.from_arrays(dataset.target, image=ImageLayout((2, 2, 1)))
-    network = replace(PIXELS, decoder=decoder)
-    model = build_model(VAESpec(1), data.target, architecture=network, image=data.image, n_points=2)
-    with pytest.raises(ValueError, match=f"decoder='{decoder}' has a last layer that all posit"):
-        local_thresholds(model, data, 0)
-    ratios, point = evidence(model, data, collapsed=1)
-    assert ratios.factors.shape == (1, 2)
-    assert np.isnan(point.thresholds[0])
 
 
 def test_autoregressive_decoder_needs_a_collapsed_network():
@@ -214,13 +138,31 @@ def test_autoregressive_decoder_needs_a_collapsed_network():
         exchange_ratios(model, data)
 
 
-def test_bernoulli_has_no_gaussian_evidence():
-    dataset, _ = data_of()
-    target = (dataset.target > 0).astype(float)
-    data = TrainingData.from_arrays(target, centered=False)
-    model = build_model(VAESpec(1, likelihood="bernoulli"), data.target)
-    ratios, point = evidence(model, data, collapsed=0)
-    found = (ratios.factors, ratios.errors, point.thresholds, point.residuals)
-    assert all(np.isnan(values).all() for values in found)
-    with pytest.raises(ValueError, match="must have one level, a Gaussian likelihood"):
-        exchange_ratios(model, data)
+# --- hierarchies ----------------------------------------------------------------------------------
+
+FIXED_BELOW = HVAESpec(
+    (1, 1), betas=(1.0, 0.4), decoder_variance=S, prior_variances=(0.6, 1.3),
+    encoder_variances=(0.9, None),
+)  # fmt: skip
+HIERARCHIES = {
+    "learned": HVAESpec((1, 1), betas=(0.8, 1.1), decoder_variance=S),
+    "fixed below": FIXED_BELOW,
+    "fixed below, nothing to code": HVAESpec((1, 1), betas=(1.0, 2.0), encoder_variances=(0.5, None)),
+    "fixed above": HVAESpec((1, 1), betas=(1.0, 1.4), encoder_variances=(None, 0.7)),
+    "both fixed": HVAESpec((1, 1), betas=(2.0, 0.5), encoder_variances=(1.4, 0.3)),
+    "three": HVAESpec((1, 1, 1), betas=(2.0, 1.5, 0.8), encoder_variances=(1.2, 0.9, None)),
+    "pinned": HVAESpec((1, 1, 1), betas=(1.0, 3.0, 1.5), encoder_variances=(None, 0.9, None)),
+    "two units": HVAESpec((2, 2), betas=(1.0, 0.4), encoder_variances=(0.9, None)),
+}
+
+
+@pytest.mark.parametrize("spec", HIERARCHIES.values(), ids=HIERARCHIES.keys())
+def test_least_rates_are_those_of_the_best_linear_hierarchy(spec):
+    """Data of next to no variance leave level 1 nothing else to carry than its own noise."""
+    nothing = Moments.from_covariance(1e-9 * np.eye(max(spec.latent_dims)))
+    rates = np.array(solve(spec, nothing).rates)
+    assert rates_at_collapse(spec) == pytest.approx(rates @ spec.betas, abs=1e-7)
+
+
+def chain_cost(spec, weights: np.ndarray, dims) -> float:
+    """sum_l beta_l R_l of a linear chain on z_1 ~ N(0, Sigma_1), all matrices by hand."""

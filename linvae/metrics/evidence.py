@@ -128,12 +128,12 @@ class ExchangeRatios:
         )
 
 
-def has_certificate(spec: LinearSpec, level: int = 1) -> bool:
-    """True where f_x is defined for collapse of `level`: see the module's table."""
-    if level > 1 or spec.decoder_variance == "learned":
+def has_certificate(spec: LinearSpec, level: int | None = None) -> bool:
+    """True where f_x is defined for collapse of `level`, None the only one: the module's table."""
+    if spec.decoder_variance == "learned":
         return False
     if isinstance(spec, HVAESpec):
-        return math.isfinite(rates_at_collapse(spec))
+        return level == 1 and math.isfinite(rates_at_collapse(spec))
     return isinstance(spec, VAESpec) and spec.likelihood in ("gaussian", "bernoulli")
 
 
@@ -141,7 +141,7 @@ has_evidence = has_certificate  # until its callers ask for what they need
 
 
 def needs_collapsed(
-    spec: LinearSpec, architecture: Architecture, conditional: bool, level: int = 1
+    spec: LinearSpec, architecture: Architecture, conditional: bool, level: int | None = None
 ) -> bool:
     """True where `evidence` reads a collapsed member: for f_loc, or for D_0."""
     given = conditional or architecture.decoder == "pixelcnn"
@@ -149,11 +149,12 @@ def needs_collapsed(
 
 
 def evidence(
-    model: StackedVAE, data: TrainingData, collapsed: int, level: int = 1
+    model: StackedVAE, data: TrainingData, collapsed: int, level: int | None = None
 ) -> tuple[ExchangeRatios, CollapsedPoint]:
     """Certificate of all members and local thresholds of `collapsed`; NaN where not defined.
 
-    The member `collapsed` gives D_0 too where no constant does.
+    The member `collapsed` gives D_0 too where no constant does. `level`: whose threshold is asked
+    for, None the only one.
     """
     nothing = np.full(len(model.seeds), np.nan)
     ratios, point = (
@@ -185,7 +186,7 @@ def exchange_ratios(
     an autoregressive decoder; None is the best constant. Raises ValueError where `has_certificate`
     is False, and where D_0 is needed and missing.
     """
-    if not has_certificate(model.spec):
+    if not has_certificate(model.spec, level=1):
         raise ValueError(
             f"spec={model.spec!r} must have a Gaussian or Bernoulli likelihood, a fixed decoder "
             "variance, and learned levels whose betas do not fall upwards, in exchange_ratios"

@@ -71,7 +71,8 @@ Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 REACH = 5.0  # standard deviations of z to which its law is integrated
 LATENT_POINTS = 257  # of the trapezoidal rule, whose error is that of the kinks of an activation
-GIVEN_POINTS = 33  # the same where it is done for every condition: kinks lie differently at each
+GIVEN_POINTS = 17  # the same where it is done for every condition: kinks lie differently at each
+CONDITIONS = 512  # samples, about, at which the patches of a shared layer are correlated
 VALUES = 2**24  # of psi held at a time
 LEFT_OUT = 1e-3  # share of what psi has of z that differs from sample to sample, and is too little
 RIDGE = 1e-6  # of the largest variance of a hidden unit: dead units have none
@@ -223,14 +224,13 @@ def _by_dense_layer(member: _Member, phi: Array, residual: Array) -> float:
     centre: Array | float = 0.0
     pulled: list[Array] = []
     for psi, share, along, _ in member.decoder_side():
-        weighted = np.tensordot(share, psi, 1)
         rows = (psi * np.sqrt(share)[:, None, None]).reshape(-1, psi.shape[-1])
-        second, centre = second + rows.T @ rows, centre + weighted.sum(axis=0)
+        second, centre = second + rows.T @ rows, centre + np.tensordot(share, psi, 1).sum(axis=0)
         pulled.append(along)
-    joined = sum(pulled) if not member.has_condition else np.concatenate(pulled, axis=1)
-    root = np.linalg.cholesky(_with_ridge(second - np.outer(centre, centre)))
+    joined = np.concatenate(pulled, axis=1) if member.has_condition else np.sum(pulled, axis=0)
+    root = np.linalg.cholesky(_with_ridge(np.asarray(second - np.outer(centre, centre))))
     turned = solve_triangular(root, joined.reshape(-1, len(root)).T, lower=True).T
-    gram = 0.0
+    gram: Array | float = 0.0
     for component in _components(turned):
         scaled = component.reshape(len(joined), -1, 1) * phi
         mixed = _explained(np.concatenate(list(scaled), axis=1), residual)
@@ -254,8 +254,10 @@ def _by_shared_layer(member: _Member, phi: Array, residual: Array) -> float:
     second: Array | float = 0.0
     total: Array | float = 0.0
     mixed: Array | float = 0.0
+    step = -(-len(phi) // CONDITIONS) if member.has_condition else 1
     for psi, share, along, samples in member.decoder_side():
-        second, total = second + layer.second(psi, share), total + layer.total(psi, share)
+        some, weight = psi[:, samples % step == 0], share * step
+        second, total = second + layer.second(some, weight), total + layer.total(some, weight)
         at = samples if member.has_condition else slice(None)
         mixed = mixed + layer.mixed(along, signals[at], features[at])
     gram = layer.gram(np.asarray(second), np.asarray(total))
@@ -319,14 +321,14 @@ class _SharedLayer:
 def _whitened(features: Array) -> Array:
     """Centred features turned to unit covariance, a ridge for dead units, and a constant 1."""
     root = np.linalg.cholesky(_with_ridge(features.T @ features / len(features)))
-    whitened = solve_triangular(root, features.T, lower=True).T
-    return np.concatenate([whitened, np.ones((len(features), 1))], axis=1)
+    whitened: Array = solve_triangular(root, features.T, lower=True).T
+    return np.insert(whitened, 0, 1.0, axis=1)
 
 
 def _explained(phi: Array, residual: Array) -> Array:
     """What each whitened feature explains of the residual, (h, d)."""
     found = phi.T.astype(residual.dtype) @ residual  # no float64 copy of the data
-    return found.astype(np.float64) / len(phi)
+    return np.asarray(found, dtype=np.float64) / len(phi)
 
 
 def _largest_ratio(mixed: Array, gram: Array) -> float:

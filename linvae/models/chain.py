@@ -284,7 +284,7 @@ class StackedVAE(nn.Module):
         psi: Tensor = decoder.hidden(z, given)[0, 0]
         if self.architecture.decoder == "conv":
             psi = self._shared_layer.patches(psi)
-        return psi.unflatten(0, (len(latents), n))
+        return torch.unflatten(psi, 0, (len(latents), n))
 
     def decoder_sources(self) -> Tensor:
         """Row of weights, patch and channel of every coordinate of the target, (3, d)."""

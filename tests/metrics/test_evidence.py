@@ -295,13 +295,15 @@ def test_certificate_is_one_of_level_one_alone():
     """NaN for levels above, for betas that have no least rate, and in `evidence` beside a line."""
     _, data = data_of()
     spec = HVAESpec((1, 1), betas=(1.0, 1.5))
-    assert has_certificate(spec)
+    assert has_certificate(spec, level=1)
     assert not has_certificate(spec, level=2)
-    assert not has_certificate(HVAESpec((1, 1), betas=(1.0, 0.5)))
+    assert not has_certificate(spec)
+    assert not has_certificate(HVAESpec((1, 1), betas=(1.0, 0.5)), level=1)
     model = build_model(spec, data.target, n_points=2)
     assert np.isnan(evidence(model, data, 1, level=2)[0].factors).all()
-    assert np.isnan(evidence(model, data, 1)[1].thresholds).all()
-    assert evidence(model, data, 1)[0].factors.shape == (1, 2)
+    ratios, point = evidence(model, data, 1, level=1)
+    assert ratios.factors.shape == (1, 2)
+    assert np.isnan(point.thresholds).all()
 
 
 def test_collapsed_member_is_needed_for_its_own_threshold_and_for_conditions():
@@ -309,8 +311,8 @@ def test_collapsed_member_is_needed_for_its_own_threshold_and_for_conditions():
     assert needs_collapsed(VAESpec(1), network, conditional=False)
     assert not needs_collapsed(VAESpec(1, likelihood="bernoulli"), network, conditional=False)
     assert needs_collapsed(VAESpec(1, likelihood="bernoulli"), masked, conditional=False)
-    assert not needs_collapsed(HVAESpec((1, 1)), network, conditional=False)
-    assert needs_collapsed(HVAESpec((1, 1)), network, conditional=True)
+    assert not needs_collapsed(HVAESpec((1, 1)), network, conditional=False, level=1)
+    assert needs_collapsed(HVAESpec((1, 1)), network, conditional=True, level=1)
     assert not needs_collapsed(HVAESpec((1, 1)), network, conditional=True, level=2)
     assert not needs_collapsed(VAESpec(1, decoder_variance="learned"), network, conditional=True)
 

@@ -17,18 +17,23 @@ which stops to be positive below the factor
 With a learned variance that depends on the input, log sigma^2 too moves by a function of phi:
 the same with h_2 = (zeta^2 - 1)/sqrt 2 in place of zeta, so that T' S^-1 T is summed over both.
 
-*Dense last layer.* Every coordinate has weights of its own, M and T fall apart, and
+*Dense last layer.* Every coordinate has weights of its own, M is one block repeated, and without a
+condition T falls apart as well:
 
     f_loc = rho^2 lambda_max(C_phi) eta^2/(beta s sigma^2)
 
 C_phi the covariance of the residual explained linearly by phi, rho^2 the largest share of the
-variance of a combination of zeta (and h_2) that is linear in psi(z). With a condition psi(z, x)
-is taken at many x and the product is an approximation.
+variance of a combination of zeta (and h_2) that is linear in psi(z): a residual threshold
+lambda_max(C)/(beta s), the share of it that the encoder's features carry and that of the decoder's.
 
 *Shared last layer* (a convolution). w is as wide as the patches that it sees, one for each row of
 weights. Its bias is shared as well: eliminating it leaves M less the mean over z *and over all
 positions of a channel*, not less the mean of every pixel, so that a w that would move the mean
-image, which is 0 for centred data, pays for it. With a condition T is summed over all samples.
+image, which is 0 for centred data, pays for it. A collapsed decoder of this kind is stable far
+below the threshold of its data, and once it is, so are networks that were trained to collapse.
+
+*With a condition* psi depends on x and T is the sum over all samples. Such a decoder may lean
+another way at every x, so that f_loc may exceed the residual threshold.
 
 Neglected: layers below the last ones, which are free to move as well, so that f_loc is at most
 the threshold of the whole network; the mean of r, which a trained bias makes 0; what is left of
@@ -71,7 +76,7 @@ Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 REACH = 5.0  # standard deviations of z to which its law is integrated
 LATENT_POINTS = 257  # of the trapezoidal rule, whose error is that of the kinks of an activation
-GIVEN_POINTS = 17  # the same where it is done for every condition: kinks lie differently at each
+GIVEN_POINTS = 33  # the same where it is done for every condition: kinks lie differently at each
 CONDITIONS = 512  # samples, about, at which the patches of a shared layer are correlated
 VALUES = 2**24  # of psi held at a time
 LEFT_OUT = 1e-3  # share of what psi has of z that differs from sample to sample, and is too little
@@ -81,9 +86,9 @@ DENSE = 1024  # coordinates above which the largest eigenvalue is found iterativ
 
 @dataclass(frozen=True, eq=False)
 class CollapsedPoint:
-    """f_loc of a collapsed network, and the residual threshold that is its largest factor.
+    """f_loc of a collapsed network and the residual threshold, (n_seeds,), in factors on beta.
 
-    Both (n_seeds,), in factors on beta.
+    Without a condition the second bounds the first.
     """
 
     thresholds: Array
@@ -321,8 +326,8 @@ class _SharedLayer:
 def _whitened(features: Array) -> Array:
     """Centred features turned to unit covariance, a ridge for dead units, and a constant 1."""
     root = np.linalg.cholesky(_with_ridge(features.T @ features / len(features)))
-    whitened: Array = solve_triangular(root, features.T, lower=True).T
-    return np.insert(whitened, 0, 1.0, axis=1)
+    whitened = solve_triangular(root, features.T, lower=True).T
+    return np.asarray(np.insert(whitened, 0, 1.0, axis=1))
 
 
 def _explained(phi: Array, residual: Array) -> Array:

@@ -29,8 +29,9 @@ lambda_max(C)/(beta s), the share of it that the encoder's features carry and th
 *Shared last layer* (a convolution). w is as wide as the patches that it sees, one for each row of
 weights. Its bias is shared as well: eliminating it leaves M less the mean over z *and over all
 positions of a channel*, not less the mean of every pixel, so that a w that would move the mean
-image, which is 0 for centred data, pays for it. A collapsed decoder of this kind is stable far
-below the threshold of its data, and once it is, so are networks that were trained to collapse.
+image, which is 0 for centred data, pays for it. Trained to collapse, such a decoder loses what it
+had of z, and the point is then stable far below the threshold of its data: the lower end of a
+hysteresis.
 
 *With a condition* psi depends on x and T is the sum over all samples. Such a decoder may lean
 another way at every x, so that f_loc may exceed the residual threshold.
@@ -314,7 +315,7 @@ class _SharedLayer:
 
     def gram(self, second: Array, total: Array) -> Array:
         """M with the bias of every channel eliminated, (rows q, rows q)."""
-        gram = block_diag(*second)
+        gram: Array = block_diag(*second)
         channels = np.zeros(self.n_rows, dtype=np.intp)
         channels[self.row] = self.channel
         for c, count in enumerate(np.bincount(self.channel)):
@@ -333,7 +334,7 @@ def _whitened(features: Array) -> Array:
 def _explained(phi: Array, residual: Array) -> Array:
     """What each whitened feature explains of the residual, (h, d)."""
     found = phi.T.astype(residual.dtype) @ residual  # no float64 copy of the data
-    return np.asarray(found, dtype=np.float64) / len(phi)
+    return np.asarray(found / len(phi), dtype=np.float64)
 
 
 def _largest_ratio(mixed: Array, gram: Array) -> float:

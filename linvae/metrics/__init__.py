@@ -2,10 +2,15 @@
 
 from linvae.metrics.bracket import Bracket, Branch, bracket_threshold
 from linvae.metrics.evidence import (
-    CollapsedPoint,
     ExchangeRatios,
-    collapsed_point,
     exchange_ratios,
+    has_certificate,
+    rates_at_collapse,
+)
+from linvae.metrics.local_threshold import (
+    CollapsedPoint,
+    collapsed_point,
+    has_local,
     local_thresholds,
 )
 from linvae.metrics.naive import naive_crossing, naive_threshold
@@ -34,8 +39,11 @@ __all__ = [
     "estimate_threshold",
     "exchange_ratios",
     "fit_threshold",
+    "has_certificate",
+    "has_local",
     "local_thresholds",
     "naive_crossing",
     "naive_threshold",
     "observe",
+    "rates_at_collapse",
 ]

@@ -53,7 +53,7 @@ from linvae.metrics.evidence import (
     DRAWS,
     ExchangeRatios,
     certificate,
-    has_evidence,
+    has_certificate,
     terms_of_draws,
 )
 from linvae.metrics.observe import observe
@@ -265,14 +265,14 @@ class _Run:
             Branch(factors[p], watched.checkpoints()[..., p], energies[:, p], errors[:, p])
             for p in parts
         )
-        return alive, collapsed, _certificate(model, self.data, distortions, rates)
+        return alive, collapsed, _certificate(model, self.data, distortions, rates, self.level)
 
 
 def _certificate(
-    model: StackedVAE, data: TrainingData, distortions: Array, rates: Array
+    model: StackedVAE, data: TrainingData, distortions: Array, rates: Array, level: int
 ) -> ExchangeRatios:
     """That of all members; the last one is collapsed. NaN where it is not defined."""
-    if not has_evidence(model.spec):
+    if not has_certificate(model.spec, level):
         nothing = np.full(distortions.shape[1:], np.nan)
         return ExchangeRatios(nothing, nothing)
     return certificate(model, data, distortions, rates, collapsed=-1)

@@ -1,41 +1,61 @@
-"""What is certain about an observed threshold, and what a collapsed network itself says.
+"""What is certain about an observed threshold: a certificate that a trained model is.
 
-Both are in factors on the betas of the spec, like every observed threshold, for one latent level.
+In factors on the betas of the spec, like every observed threshold. A model with distortion D and
+level rates R_l beats every collapsed one, whatever trained it, at every factor below
 
-**Exchange ratio**, the certificate. A model with distortion D and rate R beats the collapsed one,
-D_0 and R_0, at every factor below
+    f_x = (D_0 - D) / (sum_l beta_l R_l - P_0)
 
-    f_x = (D_0 - D) / (beta (R - R_0))
+Collapsed: level 1 carries nothing about the data, q(z_1|y) = q(z_1). D_0 is the distortion of the
+best constant, P_0 the least sum_l beta_l R_l of any such model. The largest f_x of all models is a
+lower bound of the threshold of total collapse, up to the Monte-Carlo error of D and R_l and the
+rounding of float32, the larger one where f_x is the ratio of two small numbers.
 
-whatever trained it: the largest f_x of all models is a lower bound of the threshold of total
-collapse, up to the Monte-Carlo error of D and the rounding of float32, the larger one where R - R_0
-is next to nothing. D_0 is exact, that of the best constant, except with a condition or an
-autoregressive decoder: there it is that of a collapsed network of the same training, which is fair
-but no proof. In a linear model with one unit at its optimum f_x is the logarithmic mean of factor
-and threshold, (f_c - f)/log(f_c/f), with a fixed variance their geometric mean: low by half the
-distance.
+*D_0.* A decoder of a z_1 independent of y is a mixture of constants, no better than the best:
+E|y - E y|^2/2s + d/2 log 2 pi s, or with a Bernoulli likelihood the entropy of the mean of every
+coordinate. With a condition or an autoregressive decoder D_0 is that of a collapsed network of the
+same training instead, which is fair but no proof.
 
-**Local threshold**, from the last hidden layers. Near collapse a network is linear in phi(v), the
-last hidden layer of its encoder, and in psi(z), that of its decoder, so that only the heads decide:
+*P_0.* One level: 0 where the variance is learned, the rate of a mean 0 where it is fixed. In a
+hierarchy the levels above may still code the noise of a level 1 of fixed variance. Let
+I_l = I(z_(l-1); z_l), I_1 = I_(L+1) = 0. Of all densities of given entropy and of all of given mean
+square the Gaussian is extreme, so that for any networks
 
-    f_loc = rho^2 lambda_max(C_phi) eta^2/(beta s sigma^2)
+    R_l >= k_l/2 (rho_l exp(2 (I_l - I_(l+1))/k_l) - 1 - log rho_l)    sigma_l^2 fixed
+    R_l >= I_l - I_(l+1)                                               sigma_l^2 learned
 
-C_phi the covariance of the target (of its residual, with a condition) explained linearly by phi,
-rho^2 the share of the variance of z that is linear in psi(z), sigma^2 the encoder variance at
-collapse, eta^2 where it is learned. Read off a collapsed network it is the threshold below which
-that very point is unstable. It is a product of what can pull a threshold down, one factor each: the
-residual threshold lambda_max(C)/(beta s), C the covariance of the target or of its residual; the
-share lambda_max(C_phi)/lambda_max(C) that the encoder's features carry; and rho^2 of the decoder's.
+with rho_l = sigma_l^2/eta_l^2, and, as no I_l is negative, for all prices p_l that do not decrease
+upwards, p_l = beta_l where the variance is learned (Lagrange duality), with a_l = beta_l rho_l,
+
+    sum_l beta_l R_l >= P_0 = sum over fixed l of
+                              k_l/2 (p_l (1 - log(p_l/a_l)) - beta_l (1 + log rho_l))
+
+The best prices: log p is the isotonic regression of log a with weights k_l, clipped between learned
+levels. Linear hierarchies of equal widths attain it. Learned betas that fall upwards have no such
+prices: P_0 is -inf and nothing is certified. With `skip` every level reads the data, none codes the
+noise of another, and every level pays for its own fixed variance alone, p = a.
+
+In a linear model with one unit at its optimum f_x is the logarithmic mean of factor and threshold,
+(f_c - f)/log(f_c/f), with a fixed variance their geometric mean: low by half the distance. It comes
+to f_c as f does.
 
 | symbol  | here                         | shape            | unit         |
 |---------|------------------------------|------------------|--------------|
 | f_x     | ExchangeRatios.factors       | (seeds, points)  | -            |
 | -       | ExchangeRatios.errors        | (seeds, points)  | -            |
-| f_loc   | CollapsedPoint.thresholds    | (seeds,)         | -            |
-| -       | CollapsedPoint.residuals     | (seeds,)         | -            |
 | D, D_0  | Observation.distortion       | (seeds, points)  | nats         |
+| R_l     | Observation.rates            | (..., levels)    | nats         |
+| P_0     | rates_at_collapse            | scalar           | nats         |
 
-Source: ours. Equalities that tests check: both means, and lambda_max/s for linear models.
+| certified, or NaN             | level 1 | levels above |
+|-------------------------------|---------|--------------|
+| VAE, CVAE, Gaussian, fixed s  | yes     |              |
+| VAE, Bernoulli                | yes     |              |
+| hierarchy, P_0 finite         | yes     | NaN          |
+| learned s, other likelihoods  | NaN     | NaN          |
+
+The local threshold of the collapsed network stands beside it (`linvae.metrics.local_threshold`).
+Source: ours. Equalities that tests check: both means; P_0 against the optimum of linear
+hierarchies; that no other model comes below it.
 """
 
 from __future__ import annotations
@@ -46,33 +66,33 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import entr
 
+from linvae.metrics.local_threshold import CollapsedPoint, collapsed_point, has_local
 from linvae.metrics.observe import evaluating, parts
-from linvae.models import StackedVAE
+from linvae.models import Architecture, StackedVAE
 from linvae.models.chain import mean_square
-from linvae.objectives import GaussianLevel, gaussian_distortion, gaussian_rate_per_unit
-from linvae.spec import LinearSpec, VAESpec
+from linvae.objectives import gaussian_distortion
+from linvae.spec import HVAESpec, LinearSpec, VAESpec
 from linvae.train.data import Noise, TrainingData
 
 __all__ = [
     "DRAWS",
-    "CollapsedPoint",
     "ExchangeRatios",
     "certificate",
-    "collapsed_point",
     "evidence",
     "exchange_ratios",
+    "has_certificate",
     "has_evidence",
-    "local_thresholds",
+    "needs_collapsed",
+    "rates_at_collapse",
     "terms_of_draws",
 ]
 
 Array = npt.NDArray[np.float64]
 DRAWS = 8  # antithetic pairs per sample; their spread is the Monte-Carlo error
 NOISY = 0.03  # share of a ratio above which its error disqualifies it
-ROUNDING = 1e-6  # of the mean square of the target over 2 s, of a mean of float32 distortions
-LATENT_POINTS = 512  # of N(0, eta^2), at which the decoder's last hidden layer is read
-RIDGE = 1e-6  # of the largest variance of a hidden unit: dead units have none
+ROUNDING = 1e-6  # of a mean of float32 terms
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,42 +128,44 @@ class ExchangeRatios:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class CollapsedPoint:
-    """f_loc of a collapsed network, and the residual threshold that is its largest factor.
-
-    Both (n_seeds,), in factors on beta.
-    """
-
-    thresholds: Array
-    residuals: Array
+def has_certificate(spec: LinearSpec, level: int | None = None) -> bool:
+    """True where f_x is defined for collapse of `level`, None the only one: the module's table."""
+    if spec.decoder_variance == "learned":
+        return False
+    if isinstance(spec, HVAESpec):
+        return level == 1 and math.isfinite(rates_at_collapse(spec))
+    return isinstance(spec, VAESpec) and spec.likelihood in ("gaussian", "bernoulli")
 
 
-def has_evidence(spec: LinearSpec) -> bool:
-    """True where both are defined: one level, Gaussian, a fixed decoder variance."""
-    return (
-        isinstance(spec, VAESpec)
-        and spec.likelihood == "gaussian"
-        and spec.decoder_variance != "learned"
-    )
+has_evidence = has_certificate  # until its callers ask for what they need
+
+
+def needs_collapsed(
+    spec: LinearSpec, architecture: Architecture, conditional: bool, level: int | None = None
+) -> bool:
+    """True where `evidence` reads a collapsed member: for f_loc, or for D_0."""
+    given = conditional or architecture.decoder == "pixelcnn"
+    return has_local(spec, architecture) or (has_certificate(spec, level) and given)
 
 
 def evidence(
-    model: StackedVAE, data: TrainingData, collapsed: int
+    model: StackedVAE, data: TrainingData, collapsed: int, level: int | None = None
 ) -> tuple[ExchangeRatios, CollapsedPoint]:
-    """Certificate of all members and local thresholds; the member `collapsed` gives D_0.
+    """Certificate of all members and local thresholds of `collapsed`; NaN where not defined.
 
-    D_0 is the best constant where the collapsed decoder is one. NaN where they are not defined.
+    The member `collapsed` gives D_0 too where no constant does. `level`: whose threshold is asked
+    for, None the only one.
     """
-    if not has_evidence(model.spec):
-        nothing = np.full(len(model.seeds), np.nan)
-        return ExchangeRatios(nothing[:, None], nothing[:, None]), CollapsedPoint(nothing, nothing)
-    distortions, rates = terms_of_draws(model, data)
-    ratios = certificate(model, data, distortions, rates, collapsed)
-    if _sharing(model):
-        nothing = np.full(len(model.seeds), np.nan)
-        return ratios, CollapsedPoint(nothing, nothing)
-    return ratios, collapsed_point(model, data, collapsed)
+    nothing = np.full(len(model.seeds), np.nan)
+    ratios, point = (
+        ExchangeRatios(nothing[:, None], nothing[:, None]),
+        CollapsedPoint(nothing, nothing),
+    )
+    if has_certificate(model.spec, level):
+        ratios = certificate(model, data, *terms_of_draws(model, data), collapsed)
+    if has_local(model.spec, model.architecture):
+        point = collapsed_point(model, data, collapsed)
+    return ratios, point
 
 
 def certificate(
@@ -152,20 +174,23 @@ def certificate(
     """`exchange_ratios` from `terms_of_draws`; `collapsed` gives D_0 where no constant does."""
     if _is_constant_at_collapse(model):
         return _ratios(model, data, distortions, rates, _best_constant(model, data))
-    saved = distortions[..., collapsed].mean(axis=0)
-    return _ratios(model, data, distortions, rates, saved)
+    return _ratios(model, data, distortions, rates, distortions[..., collapsed].mean(axis=0))
 
 
 def exchange_ratios(
     model: StackedVAE, data: TrainingData, collapsed_distortion: npt.ArrayLike | None = None
 ) -> ExchangeRatios:
-    """The certificate of every member of a stack of one level.
+    """The certificate of every member of a stack, against collapse of level 1.
 
     `collapsed_distortion` D_0 in nats, a number or one per seed: needed with a condition and with
-    an autoregressive decoder; None is the best constant. Raises ValueError for hierarchies, another
-    likelihood, a learned decoder variance, and where it is needed and missing.
+    an autoregressive decoder; None is the best constant. Raises ValueError where `has_certificate`
+    is False, and where D_0 is needed and missing.
     """
-    _check_one_level(model, "exchange_ratios")
+    if not has_certificate(model.spec, level=1):
+        raise ValueError(
+            f"spec={model.spec!r} must have a Gaussian or Bernoulli likelihood, a fixed decoder "
+            "variance, and learned levels whose betas do not fall upwards, in exchange_ratios"
+        )
     if collapsed_distortion is None:
         if not _is_constant_at_collapse(model):
             given = "data have a condition" if model.condition_dim else "decoder sees the target"
@@ -184,70 +209,67 @@ def _ratios(
     rates: Array,
     collapsed_distortion: npt.ArrayLike,
 ) -> ExchangeRatios:
+    betas = np.asarray(model.spec.betas)
     saved = np.reshape(collapsed_distortion, (-1, 1)) - distortions
-    # of one level the rate needs no draw
-    paid = float(model.spec.betas[0]) * (rates[0, ..., 0] - _rate_at_collapse(model))
-    rounding = ROUNDING * mean_square(data.target) / (2 * float(model.spec.decoder_variance))
+    paid = rates @ betas - rates_at_collapse(model.spec, skip=model.architecture.skip)
+    size = np.abs(rates).mean(axis=0) @ betas
     with np.errstate(divide="ignore", invalid="ignore"):
-        factors = np.where(paid > 0, saved / paid, np.nan)
-        errors = np.hypot(factors.std(axis=0, ddof=1) / math.sqrt(DRAWS), rounding / paid)
-    return ExchangeRatios(factors.mean(axis=0), np.where(paid > 0, errors, np.nan))
+        price = np.where(paid.mean(axis=0) > 0, paid.mean(axis=0), np.nan)
+        factors = saved.mean(axis=0) / price
+        noise = (saved - factors * paid).std(axis=0, ddof=1) / math.sqrt(DRAWS)
+        rounding = ROUNDING * (_size_of_distortion(model, data) + np.abs(factors) * size)
+        return ExchangeRatios(factors, np.hypot(noise, rounding) / price)
 
 
-def local_thresholds(model: StackedVAE, data: TrainingData, point: int) -> Array:
-    """`collapsed_point`'s thresholds, (n_seeds,)."""
-    return collapsed_point(model, data, point).thresholds
+def rates_at_collapse(spec: LinearSpec, *, skip: bool = False) -> float:
+    """P_0: the least sum_l beta_l R_l, nats, of models whose level 1 does not depend on the data.
 
-
-def collapsed_point(model: StackedVAE, data: TrainingData, point: int) -> CollapsedPoint:
-    """f_loc of the member `point` of every seed, which should be collapsed.
-
-    Raises ValueError as `exchange_ratios`, for more than one latent unit, and for decoders of
-    images, whose last layer is shared by all positions.
+    `skip`: every encoder reads the data, not the level below. -inf where there is no least one.
+    Equality that a test checks: the optimum of linear hierarchies of equal widths.
     """
-    _check_one_level(model, "collapsed_point")
-    if _sharing(model):
-        raise ValueError(
-            f"decoder={model.architecture.decoder!r} has a last layer that all positions share, "
-            "and collapsed_point needs one of its own for each coordinate: use decoder='mlp'"
+    betas = np.asarray(spec.betas)
+    rho = [
+        np.ones(k) if fixed is None else np.broadcast_to(np.asarray(fixed) / eta2, k)
+        for fixed, eta2, k in zip(
+            spec.encoder_variances, spec.prior_variances, spec.latent_dims, strict=True
         )
-    if model.spec.latent_dims != (1,):
-        raise ValueError(
-            f"latent_dims={model.spec.latent_dims} must be (1,) in collapsed_point: with more "
-            "units the directions of z share the decoder's hidden layer"
+    ]
+    if skip or len(betas) == 1:  # only here do the variances of one level differ
+        return float(
+            sum(b / 2 * np.sum(r - 1 - np.log(r)) for b, r in zip(betas, rho, strict=True))
         )
-    found = [_collapsed_member(model, data, s, point) for s in range(len(model.seeds))]
-    return CollapsedPoint(*np.array(found).T)
+    log_rho, widths = np.log([r[0] for r in rho]), np.asarray(spec.latent_dims)
+    log_a = np.log(betas) + log_rho
+    log_p = _prices(log_a, widths, np.array([v is None for v in spec.encoder_variances]))
+    if log_p is None:
+        return -math.inf
+    gains = np.exp(log_p) * (1 - log_p + log_a) - betas * (1 + log_rho)
+    return float(widths @ gains / 2)
 
 
-@torch.no_grad()
-def _collapsed_member(
-    model: StackedVAE, data: TrainingData, seed: int, point: int
-) -> tuple[float, float]:
-    """f_loc and the residual threshold of one member."""
-    eta2, fixed = model.spec.prior_variances[0], model.spec.encoder_variances[0]
-    sigma2 = eta2 if fixed is None else float(np.min(fixed))
-    whole = data.take(torch.arange(len(data)))
-    with evaluating(model):
-        phi, psi, z, residual = model.last_layers(*whole, seed, point, LATENT_POINTS)
-    share = float(np.mean(_explained(z, psi) ** 2) / np.mean(z**2))
-    scale = float(model.spec.betas[0]) * float(model.spec.decoder_variance) * sigma2 / eta2
-    features = _largest_variance(_explained(residual, phi))
-    return share * features / scale, _largest_variance(residual) / scale
+def _prices(log_a: Array, weights: Array, learned: npt.NDArray[np.bool_]) -> Array | None:
+    """log p that does not decrease and is log a on learned levels; None where there is none."""
+    below = np.maximum.accumulate(np.where(learned, log_a, -np.inf))
+    above = np.minimum.accumulate(np.where(learned, log_a, np.inf)[::-1])[::-1]
+    if np.any(below > above):
+        return None
+    fit, runs = log_a.copy(), np.cumsum(learned)
+    for run in np.unique(runs):
+        fixed = ~learned & (runs == run)
+        fit[fixed] = _isotonic(log_a[fixed], weights[fixed])
+    return np.clip(fit, below, above)
 
 
-def _largest_variance(values: Array) -> float:
-    centred = values - values.mean(axis=0)
-    return float(np.linalg.eigvalsh(centred.T @ centred / len(centred))[-1])
+def _isotonic(values: Array, weights: Array) -> Array:
+    """Non-decreasing weighted least-squares fit: max over i <= l of min over j >= l of means."""
+    n = len(values)
 
+    def mean(i: int, j: int) -> float:
+        return float(np.average(values[i : j + 1], weights=weights[i : j + 1]))
 
-def _explained(values: Array, features: Array) -> Array:
-    """The part of `values` that is linear in `features`, both centred; a ridge for dead units."""
-    values, features = values - values.mean(axis=0), features - features.mean(axis=0)
-    gram = features.T @ features
-    ridge = RIDGE * float(np.diag(gram).max()) * np.eye(len(gram))
-    fitted: Array = features @ np.linalg.solve(gram + ridge, features.T @ values)
-    return fitted
+    return np.array(
+        [max(min(mean(i, j) for j in range(k, n)) for i in range(k + 1)) for k in range(n)]
+    )
 
 
 def _is_constant_at_collapse(model: StackedVAE) -> bool:
@@ -255,33 +277,27 @@ def _is_constant_at_collapse(model: StackedVAE) -> bool:
     return model.condition_dim == 0 and model.architecture.decoder != "pixelcnn"
 
 
-def _sharing(model: StackedVAE) -> bool:
-    """True where the decoder's last layer has weights that positions share."""
-    return model.architecture.decoder in ("conv", "pixelcnn")
-
-
-def _check_one_level(model: StackedVAE, where: str) -> None:
-    if not has_evidence(model.spec):
-        raise ValueError(
-            f"spec={model.spec!r} must have one level, a Gaussian likelihood and a fixed decoder "
-            f"variance in {where}"
-        )
-
-
 def _best_constant(model: StackedVAE, data: TrainingData) -> float:
+    """D of the mean, or of the entropies of the means."""
+    if model.is_bernoulli:
+        return float(np.sum(_entropies(data)))
     s = torch.tensor(float(model.spec.decoder_variance), dtype=torch.float64)
     square = torch.tensor(mean_square(data.target), dtype=torch.float64)
     return float(gaussian_distortion(square, data.target.shape[1], s))
 
 
-def _rate_at_collapse(model: StackedVAE) -> float:
-    """Of a mean that is 0 and a variance that is fixed, nats; 0 where it is learned."""
-    fixed = model.spec.encoder_variances[0]
-    if fixed is None:
-        return 0.0
-    variance = torch.as_tensor(fixed, dtype=torch.float64).expand(model.spec.latent_dims[0])
-    idle = GaussianLevel(torch.zeros_like(variance), torch.log(variance))
-    return float(gaussian_rate_per_unit(idle, variance, model.spec.prior_variances[0]).sum())
+def _size_of_distortion(model: StackedVAE, data: TrainingData) -> float:
+    """Of the float32 terms that a distortion is the mean of, nats."""
+    if model.is_bernoulli:
+        return float(np.sum(_entropies(data)))
+    return mean_square(data.target) / (2 * float(model.spec.decoder_variance))
+
+
+def _entropies(data: TrainingData) -> Array:
+    """-m log m - (1 - m) log(1 - m) of the mean m of every coordinate, nats, (d,)."""
+    sums = [data.take(index)[0].double().sum(dim=0) for index in parts(data)]
+    mean = np.asarray(torch.stack(sums).sum(dim=0).cpu()) / len(data)
+    return np.asarray(entr(mean) + entr(1 - mean), dtype=np.float64)
 
 
 @torch.no_grad()

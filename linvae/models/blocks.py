@@ -130,10 +130,24 @@ class Doubling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, d_in, H, W) -> (rows, d_out, *size), H and W half of size, rounded up."""
-        pairs = F.pixel_shuffle(F.conv2d(x, self.weight, padding=1), 2)
-        height, width = self._size
-        y = pairs[:, :, 1 : 1 + height, 1 : 1 + width]
+        y = self._arranged(F.conv2d(x, self.weight, padding=1))
         return y if self.bias is None else y + self.bias[:, None, None]
+
+    def patches(self, x: Tensor) -> Tensor:
+        """What the rows of the weight see, (rows, positions, 4 d_in)."""
+        return F.unfold(x, 2, padding=1).mT
+
+    def sources(self) -> Tensor:
+        """Which row of the weight and which patch each output is made of, 2 x (d_out, *size)."""
+        rows, (height, width) = len(self.weight), (-(-n // 2) + 1 for n in self._size)
+        every = torch.arange(rows * height * width).view(1, rows, height, width)
+        at = self._arranged(every)[0]
+        return torch.stack([at // (height * width), at % (height * width)])
+
+    def _arranged(self, products: Tensor) -> Tensor:
+        """Outputs of the four parities side by side, cut to size."""
+        height, width = self._size
+        return F.pixel_shuffle(products, 2)[:, :, 1 : 1 + height, 1 : 1 + width]
 
 
 class Network(MemberNetwork):

@@ -28,8 +28,9 @@ from torch import Tensor, nn
 
 from linvae.data import ImageLayout
 from linvae.models.architecture import Architecture
+from linvae.models.blocks import Doubling
 from linvae.models.layers import StackedLinear, StackedMLP, StackShape
-from linvae.models.members import StackedMembers
+from linvae.models.members import Collection, StackedMembers
 from linvae.models.networks import Networks
 from linvae.objectives import (
     GaussianLevel,
@@ -251,36 +252,51 @@ class StackedVAE(nn.Module):
             rates.append(gaussian_rate_per_unit(q, square, self.spec.prior_variances[level]))
         return rates
 
-    def last_layers(
-        self, target: Tensor, condition: Tensor | None, seed_index: int, point: int, n_latents: int
-    ) -> tuple[Array, Array, Array, Array]:
-        """What one member of one level knows of target and latent before its last layers.
+    def encoder_features(
+        self, target: Tensor, condition: Tensor | None, seed_index: int, point: int
+    ) -> tuple[Tensor, Tensor]:
+        """What one member of one level has for some rows, before its encoder's last layer.
 
-        The encoder's last hidden layer phi on the data (n, h); the decoder's psi (m, h) and the z
-        (m, k) it saw, quantiles of the prior, with conditions in turn; the target less the output
-        at z = 0, (n, d), data units. A linear network has the inputs themselves.
+        The last hidden layer phi (n, h), and the target less the output at z = 0, (n, d), data
+        units. A linear network has its input itself.
         """
         x, y = self._scaled(
             target[None, None], None if condition is None else condition[None, None]
         )
-        sees = self._joined(x, y)
-        k, eta2 = self.spec.latent_dims[0], self.spec.prior_variances[0]
-        quantiles = (
-            torch.arange(n_latents, dtype=torch.float64, device=y.device) + 0.5
-        ) / n_latents
-        z = math.sqrt(eta2) * torch.special.ndtri(quantiles).to(y.dtype)[:, None].expand(-1, k)
-        shared = x if self.decoder_sees_condition else None
-        latents, given = z[None, None], None
-        if shared is not None:
-            given = shared[:, :, torch.arange(n_latents, device=y.device) % shared.shape[2]]
+        phi = _alone(self.encoders[0], seed_index, point).hidden(self._joined(x, y), None)
+        idle = torch.zeros_like(y[..., :1]).expand(*y.shape[:-1], self.spec.latent_dims[0])
         decoder = _alone(self.decoders[0], seed_index, point)
-        psi = decoder.hidden(latents, given)
-        output = decoder(torch.zeros_like(y[..., :1]).expand(*y.shape[:-1], k), shared)
-        phi = _alone(self.encoders[0], seed_index, point).hidden(sees, None)
-        residual = (y - output) * self.scale
-        parts = (phi, psi, latents, residual)
-        phi, psi, z, residual = (np.asarray(v[0, 0].double().cpu(), np.float64) for v in parts)
-        return phi, psi, z, residual
+        output = decoder(idle, x if self.decoder_sees_condition else None)
+        return phi[0, 0], ((y - output) * self.scale)[0, 0]
+
+    def decoder_features(
+        self, latents: Tensor, condition: Tensor | None, seed_index: int, point: int
+    ) -> Tensor:
+        """The decoder's last hidden layer at every z (m,) and condition, (m, n, ...); n 1 without.
+
+        Of a layer that positions share, the patches that it sees, (m, n, positions, q).
+        """
+        n, given = 1, None
+        if condition is not None and self.decoder_sees_condition:
+            n, given = len(condition), (condition / self.condition_scale)[None, None]
+        z = latents.repeat_interleave(n)[None, None, :, None]
+        decoder = _alone(self.decoders[0], seed_index, point)
+        psi: Tensor = decoder.hidden(z, given)[0, 0]
+        if self.architecture.decoder == "conv":
+            psi = self._shared_layer.patches(psi)
+        return torch.unflatten(psi, 0, (len(latents), n))
+
+    def decoder_sources(self) -> Tensor:
+        """Row of weights, patch and channel of every coordinate of the target, (3, d)."""
+        layer, index = self._shared_layer, cast(Collection, self.decoders[0].writes).index
+        row, patch = layer.sources()
+        channel = torch.arange(len(row))[:, None, None].expand_as(row)
+        return torch.stack([row, patch, channel]).flatten(1).to(index.device)[:, index]
+
+    @property
+    def _shared_layer(self) -> Doubling:
+        """The last layer of a decoder of images, whose weights all positions share."""
+        return cast(Doubling, cast(StackedMembers, self.decoders[0]).member.head)
 
     @torch.no_grad()
     def start_at_means(self, target: Rows, condition: Rows | None) -> None:

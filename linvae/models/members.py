@@ -154,6 +154,11 @@ class StackedMembers(nn.Module):
         """The last hidden layer, (n_seeds, n_points, rows, ...)."""
         return self._outputs(x, shared, None, hidden_only=True)
 
+    @property
+    def member(self) -> MemberNetwork:
+        """The network of one member; the values it holds are none of the stack's."""
+        return self._network[0]
+
     def squared_error(self, x: Tensor, target: Tensor, shared: Tensor | None = None) -> Tensor:
         """|target - y(x, shared)|^2 of every row of x, (n_seeds, n_points, draws * batch)."""
         output = self(x, shared, target if self.autoregressive else None)

@@ -1,4 +1,4 @@
-"""Certificate and local threshold against closed forms, on weights put in by hand."""
+"""Certificate against closed forms and brute force, on weights put in by hand."""
 
 from __future__ import annotations
 
@@ -7,15 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
 
 from linvae.data import ImageLayout, gaussian
-from linvae.metrics import (
-    ExchangeRatios,
-    collapsed_point,
-    exchange_ratios,
-    local_thresholds,
-)
-from linvae.metrics.evidence import evidence
+from linvae.metrics import ExchangeRatios, exchange_ratios, has_certificate, rates_at_collapse
+from linvae.metrics.evidence import evidence, needs_collapsed
 from linvae.models import Architecture, build_model
 from linvae.moments import Moments
 from linvae.spec import CVAESpec, HVAESpec, VAESpec
@@ -99,52 +95,6 @@ def test_certificate_of_trained_linear_networks_is_below_the_threshold():
     assert np.all(best > 0.7 * critical)  # of 0.9 of it: the logarithmic mean is 0.95
 
 
-@pytest.mark.parametrize("conditional", [False, True])
-def test_local_threshold_of_a_linear_network_is_that_of_its_data(conditional):
-    """With a condition: of the residual that its own decoder leaves, here all of the target."""
-    dataset, data = data_of(conditional=conditional)
-    spec = (CVAESpec if conditional else VAESpec)(1, beta=2.0, decoder_variance=S)
-    model = build_model(spec, data.target, data.condition, seeds=(3, 5))
-    if conditional:
-        with torch.no_grad():
-            model.decoders[0].weight.zero_()
-    found = local_thresholds(model, data, 0)
-    top = np.linalg.eigvalsh(np.cov(dataset.target.T, ddof=0))[-1]
-    # the ridge takes RIDGE of the largest variance from the smaller ones
-    assert found == pytest.approx(np.full(2, top / (S * 2.0)), rel=1e-4)
-
-
-def test_local_threshold_counts_what_the_hidden_layers_carry():
-    """phi = relu(+-y_2) explains y_2 alone; psi = relu(z) carries (1/4)/(1/2 - 1/(2 pi)) of z."""
-    dataset, data = data_of()
-    spec = VAESpec(1, decoder_variance=S)
-    model = build_model(spec, data.target, architecture=Architecture("mlp", hidden=2))
-    encoder, decoder = model.encoders[0], model.decoders[0]
-    with torch.no_grad():
-        encoder.inner.weight.zero_()
-        encoder.inner.weight[0, 0, :, 1] = torch.tensor([1.0, -1.0])
-        encoder.inner.bias.zero_()
-        decoder.inner.weight[0, 0, :, 0] = torch.tensor([1.0, 0.0])
-        decoder.inner.bias.zero_()
-    explained = np.linalg.eigvalsh(_explained_by_second(dataset.target))[-1]
-    share = 0.25 / (0.5 - 1 / (2 * np.pi))
-    # 512 quantiles stand for the normal law: its tails are cut at 3.1
-    found = collapsed_point(model, data, 0)
-    assert found.thresholds[0] == pytest.approx(share * explained / S, rel=5e-3)
-    # what is there to explain is more than what y_2 explains of it
-    top = np.linalg.eigvalsh(np.cov(dataset.target.T, ddof=0))[-1]
-    assert found.residuals[0] == pytest.approx(top / S, rel=1e-5)
-    assert explained < 0.9 * top
-
-
-def _explained_by_second(target: np.ndarray) -> np.ndarray:
-    y = target - target.mean(axis=0)
-    features = np.column_stack([np.maximum(y[:, 1], 0), np.maximum(-y[:, 1], 0)])
-    features = features - features.mean(axis=0)
-    fitted = features @ np.linalg.lstsq(features, y, rcond=None)[0]
-    return fitted.T @ fitted / len(y)
-
-
 def test_member_that_diverged_certifies_nothing():
     dataset, data = data_of()
     spec = VAESpec(1, decoder_variance=S)
@@ -171,37 +121,7 @@ def test_noisy_ratio_certifies_nothing():
     assert np.isnan(best[1])
 
 
-def test_refusals():
-    _, data = data_of()
-    _, conditional = data_of(conditional=True)
-    deep = build_model(HVAESpec((1, 1)), data.target)
-    with pytest.raises(
-        ValueError, match="must have one level, a Gaussian likelihood and a fixed decoder "
-    ):
-        exchange_ratios(deep, data)
-    model = build_model(CVAESpec(1), conditional.target, conditional.condition)
-    with pytest.raises(ValueError, match="collapsed_distortion is None but the data have a cond"):
-        exchange_ratios(model, conditional)
-    wide = build_model(VAESpec(2), data.target)
-    with pytest.raises(ValueError, match=r"latent_dims=\(2,\) must be \(1,\) in collapsed_point"):
-        local_thresholds(wide, data, 0)
-
-
 PIXELS = Architecture("conv", hidden=4, channels=(3,), kernels=(3, 3), pixel_channels=4)
-
-
-@pytest.mark.parametrize("decoder", ["conv", "pixelcnn"])
-def test_decoders_of_images_have_no_local_threshold_yet(decoder):
-    """Refused by name, and left out of the evidence beside a line."""
-    dataset, _ = data_of((4.0, 2.0, 1.0, 0.5), n=40)
-    data = TrainingData.from_arrays(dataset.target, image=ImageLayout((2, 2, 1)))
-    network = replace(PIXELS, decoder=decoder)
-    model = build_model(VAESpec(1), data.target, architecture=network, image=data.image, n_points=2)
-    with pytest.raises(ValueError, match=f"decoder='{decoder}' has a last layer that all posit"):
-        local_thresholds(model, data, 0)
-    ratios, point = evidence(model, data, collapsed=1)
-    assert ratios.factors.shape == (1, 2)
-    assert np.isnan(point.thresholds[0])
 
 
 def test_autoregressive_decoder_needs_a_collapsed_network():
@@ -214,13 +134,237 @@ def test_autoregressive_decoder_needs_a_collapsed_network():
         exchange_ratios(model, data)
 
 
-def test_bernoulli_has_no_gaussian_evidence():
-    dataset, _ = data_of()
-    target = (dataset.target > 0).astype(float)
+# --- hierarchies ----------------------------------------------------------------------------------
+
+HIERARCHIES = {
+    "learned": HVAESpec((1, 1), betas=(0.8, 1.1), decoder_variance=S),
+    "fixed below": HVAESpec(
+        (1, 1), betas=(1.0, 0.4), prior_variances=(0.6, 1.3), encoder_variances=(0.9, None)
+    ),
+    "nothing to code": HVAESpec((1, 1), betas=(1.0, 2.0), encoder_variances=(0.5, None)),
+    "fixed above": HVAESpec((1, 1), betas=(1.0, 1.4), encoder_variances=(None, 0.7)),
+    "both fixed": HVAESpec((1, 1), betas=(2.0, 0.5), encoder_variances=(1.4, 0.3)),
+    "three": HVAESpec((1, 1, 1), betas=(2.0, 1.5, 0.8), encoder_variances=(1.2, 0.9, None)),
+    "pinned": HVAESpec((1, 1, 1), betas=(1.0, 3.0, 1.5), encoder_variances=(None, 0.9, None)),
+    "two units": HVAESpec((2, 2), betas=(1.0, 0.4), encoder_variances=(0.9, None)),
+}
+
+
+@pytest.mark.parametrize("spec", HIERARCHIES.values(), ids=HIERARCHIES.keys())
+def test_least_rates_are_those_of_the_best_linear_hierarchy(spec):
+    """Data of next to no variance leave level 1 nothing to carry but its own noise."""
+    nothing = Moments.from_covariance(1e-9 * np.eye(max(spec.latent_dims)))
+    found = solve(spec, nothing)
+    # of the order of the variance that is left
+    assert rates_at_collapse(spec) == pytest.approx(found.rates @ spec.betas, abs=1e-7)
+
+
+@pytest.mark.parametrize("spec", [
+    HVAESpec((1, 3), betas=(2.0, 0.5), encoder_variances=(1.4, 0.3)),
+    HVAESpec((4, 1, 2), betas=(2.0, 1.5, 0.8), encoder_variances=(1.2, 0.9, 0.2)),
+    HVAESpec((2, 1, 2), betas=(1.0, 1.5, 0.2), encoder_variances=(None, 2.0, 0.8)),
+])  # fmt: skip
+def test_least_rates_are_the_least_that_information_allows(spec):
+    """The bound on every R_l, minimised over all I_l >= 0 by brute force; widths differ."""
+    terms = zip(spec.betas, spec.latent_dims, spec.encoder_variances, strict=True)
+    levels = [(b, k, v) for b, k, v in terms]
+
+    def paid(upper: np.ndarray) -> float:
+        t = -np.diff([0.0, *upper, 0.0])  # I_l - I_(l+1)
+        return sum(
+            b * (x if v is None else k / 2 * (v * np.exp(2 * x / k) - 1 - np.log(v)))
+            for x, (b, k, v) in zip(t, levels, strict=True)
+        )
+
+    start = np.full(len(levels) - 1, 0.3)
+    best = minimize(paid, start, bounds=[(0, None)] * len(start), options={"ftol": 1e-14})
+    assert best.x.max() > 0.1  # something is coded
+    assert rates_at_collapse(spec) == pytest.approx(best.fun, abs=1e-8)
+
+
+def test_least_rates_are_those_of_the_best_channel():
+    """Blahut-Arimoto: any channel from a Gaussian z_1 to any code, not Gaussian ones alone."""
+    spec = HIERARCHIES["fixed below"]
+    (sigma2, _), (eta2, _), (b1, b2) = spec.encoder_variances, spec.prior_variances, spec.betas
+    z = np.linspace(-5, 5, 161) * np.sqrt(sigma2)
+    source = np.exp(-(z**2) / (2 * sigma2))
+    source /= source.sum()
+    kernel = np.exp(-b1 / b2 * (z[:, None] - z) ** 2 / (2 * eta2))
+    used = np.full(len(z), 1 / len(z))
+    for _ in range(3000):
+        used = used * ((source / (kernel @ used)) @ kernel)
+    # min over channels of b1 E (z - code)^2/(2 eta^2) + b2 I(z; code)
+    best = -b2 * source @ np.log(kernel @ used)
+    idle = b1 / 2 * (-1 - np.log(sigma2 / eta2))
+    # codes on a grid of 0.06 are as good as free ones to its square
+    assert rates_at_collapse(spec) == pytest.approx(best + idle, abs=1e-3)
+
+
+NETWORKS = {
+    "fixed below": (HIERARCHIES["fixed below"], 0.01),
+    "both fixed": (HIERARCHIES["both fixed"], 0.01),
+    "three": (HIERARCHIES["three"], 0.02),
+    "narrow above": (HVAESpec((2, 1), betas=(1.0, 0.4), encoder_variances=(0.9, None)), 0.3),
+    "wide above": (HVAESpec((1, 2), betas=(2.0, 0.5), encoder_variances=(1.4, 0.3)), 0.3),
+}
+
+
+@pytest.mark.parametrize(("spec", "room"), NETWORKS.values(), ids=NETWORKS.keys())
+def test_no_network_has_lower_rates(spec, room):
+    """Trained for nothing else, on data that do not vary, they come close but not below."""
+    y = torch.zeros(1, 2)
+    network = Architecture("mlp", hidden=12, activation="tanh")
+    model = build_model(spec, y, architecture=network, seeds=range(4))
+    betas, generator = torch.tensor(spec.betas), torch.Generator().manual_seed(0)
+
+    def paid(draws: int) -> torch.Tensor:
+        noise = [torch.randn(4, draws, k, generator=generator) for k in spec.latent_dims]
+        return model(y[None].expand(4, -1, -1), None, noise).rates @ betas
+
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 300)
+    for _ in range(300):
+        optimiser.zero_grad()
+        paid(128).sum().backward()
+        optimiser.step()
+        schedule.step()
+    with torch.no_grad():
+        found = torch.stack([paid(20_000) for _ in range(10)]).double()[..., 0]
+    mean, error = found.mean(0).numpy(), found.std(0).numpy() / np.sqrt(10)
+    least = rates_at_collapse(spec)
+    assert np.all(mean > least - 4 * error)
+    assert mean.min() < least + room
+
+
+def test_levels_that_read_the_data_pay_each_for_its_own_variance():
+    """With skip none codes the noise of another: sigma^2/eta^2 - 1 - log of it, times beta/2."""
+    spec = HVAESpec((2, 1), betas=(1.0, 0.4), encoder_variances=(0.9, 0.5))
+    expected = 2 * (0.9 - 1 - np.log(0.9)) / 2 + 0.4 * (0.5 - 1 - np.log(0.5)) / 2
+    assert rates_at_collapse(spec, skip=True) == pytest.approx(expected)
+    assert rates_at_collapse(spec) < expected
+    # betas that fall upwards are no harm there
+    falling = HVAESpec((1, 1), betas=(1.0, 0.5))
+    assert rates_at_collapse(falling) == -np.inf
+    assert rates_at_collapse(falling, skip=True) == 0
+
+
+def put_chain(model, spec, moments, shares) -> list[float]:
+    """Members at the linear optimum of `shares` of level 1's threshold; their exact f_x."""
+    critical = solve(spec, moments).level_critical_betas[0, 0] / spec.betas[0]
+    exact = []
+    idle = float(solve(spec.scale_betas(2 * critical), moments).distortion)
+    for point, share in enumerate(shares):
+        found = solve(spec.scale_betas(share * critical), moments)
+        scales = (model.scale, 1.0)
+        with torch.no_grad():
+            for level, scale in enumerate(scales):
+                at = {n: found.weights[f"{n}{level + 1}"] for n in ("W", "U", "Sigma")}
+                model.encoders[level].weight[0, point] = torch.as_tensor(at["W"] * scale)
+                model.decoders[level].weight[0, point] = torch.as_tensor(at["U"] / scale)
+                variance = torch.tensor(np.diag(at["Sigma"]))
+                model.log_variances[level][0, point] = torch.log(variance)
+        paid = found.rates @ spec.betas - rates_at_collapse(spec)
+        exact.append((idle - float(found.distortion)) / paid)
+    return exact
+
+
+@pytest.mark.parametrize("spec", [
+    HVAESpec((1, 1), betas=(1.0, 1.3), decoder_variance=S),
+    HVAESpec((1, 1), betas=(1.0, 0.4), decoder_variance=S, encoder_variances=(0.9, None)),
+    HVAESpec((1, 1), betas=(1.0, 2.0), decoder_variance=S, encoder_variances=(0.4, None)),
+    HVAESpec((1, 1), betas=(1.0, 0.7), decoder_variance=S, encoder_variances=(0.6, 1.5)),
+])  # fmt: skip
+def test_certificate_of_linear_hierarchies_comes_to_the_threshold_from_below(spec):
+    dataset, data = data_of(n=2000)
+    moments = Moments.from_data(dataset.target)
+    critical = solve(spec, moments).level_critical_betas[0, 0] / spec.betas[0]
+    shares = np.array([0.3, 0.6, 0.9, 0.99])
+    model = build_model(spec, data.target, n_points=4)
+    exact = np.array(put_chain(model, spec, moments, shares))
+    assert np.all(exact < critical)
+    assert np.all(exact >= shares * critical)  # at an optimum no member is beaten by collapse
+    found = exchange_ratios(model, data)
+    # of 4 members; 5 errors, which are themselves known to a quarter from 8 draws
+    assert np.all(np.abs(found.factors[0] - exact) < 5 * found.errors[0])
+    assert np.all(found.errors[0, :2] < 0.02 * critical)
+    best, _ = found.best()
+    assert 0.5 * critical < best[0] < critical
+
+
+def test_certificate_is_one_of_level_one_alone():
+    """NaN for levels above, for betas that have no least rate, and in `evidence` beside a line."""
+    _, data = data_of()
+    spec = HVAESpec((1, 1), betas=(1.0, 1.5))
+    assert has_certificate(spec, level=1)
+    assert not has_certificate(spec, level=2)
+    assert not has_certificate(spec)
+    assert not has_certificate(HVAESpec((1, 1), betas=(1.0, 0.5)), level=1)
+    model = build_model(spec, data.target, n_points=2)
+    assert np.isnan(evidence(model, data, 1, level=2)[0].factors).all()
+    ratios, point = evidence(model, data, 1, level=1)
+    assert ratios.factors.shape == (1, 2)
+    assert np.isnan(point.thresholds).all()
+
+
+def test_collapsed_member_is_needed_for_its_own_threshold_and_for_conditions():
+    network, masked = Architecture("mlp"), Architecture("pixelcnn")
+    assert needs_collapsed(VAESpec(1), network, conditional=False)
+    assert not needs_collapsed(VAESpec(1, likelihood="bernoulli"), network, conditional=False)
+    assert needs_collapsed(VAESpec(1, likelihood="bernoulli"), masked, conditional=False)
+    assert not needs_collapsed(HVAESpec((1, 1)), network, conditional=False, level=1)
+    assert needs_collapsed(HVAESpec((1, 1)), network, conditional=True, level=1)
+    assert not needs_collapsed(HVAESpec((1, 1)), network, conditional=True, level=2)
+    assert not needs_collapsed(VAESpec(1, decoder_variance="learned"), network, conditional=True)
+
+
+# --- other likelihoods, refusals ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_bernoulli_certificate_is_against_the_entropy_of_the_means(grey):
+    """D_0 by the brute force of a constant decoder; D and R from their definitions."""
+    rng = np.random.default_rng(5)
+    t = rng.standard_normal((400, 1))
+    odds = 3 * t * [1.0, -0.7, 0.4] + [0.2, -1.0, 1.5]
+    probability = 1 / (1 + np.exp(-odds))
+    target = probability if grey else (rng.random((400, 3)) < probability).astype(float)
     data = TrainingData.from_arrays(target, centered=False)
-    model = build_model(VAESpec(1, likelihood="bernoulli"), data.target)
-    ratios, point = evidence(model, data, collapsed=0)
-    found = (ratios.factors, ratios.errors, point.thresholds, point.residuals)
-    assert all(np.isnan(values).all() for values in found)
-    with pytest.raises(ValueError, match="must have one level, a Gaussian likelihood"):
-        exchange_ratios(model, data)
+    spec = VAESpec(1, beta=1.4, likelihood="bernoulli", encoder_variance=0.3)
+    model = build_model(spec, data.target, n_points=2)
+    weights = torch.tensor([[1.2], [-0.8], [0.5]])
+    with torch.no_grad():
+        model.encoders[0].weight[0, 0] = weights.T
+        model.decoders[0].weight[0, 0] = weights
+    found = exchange_ratios(model, data)
+    mean = target.mean(axis=0)
+    constants = np.linspace(0.001, 0.999, 4001)[:, None]
+    losses = -mean * np.log(constants) - (1 - mean) * np.log(1 - constants)
+    idle = losses.min(axis=0).sum()
+    mu = (target - mean) @ weights.numpy()[:, 0] / model.scale
+    zeta, share = np.polynomial.hermite_e.hermegauss(40)
+    z = mu[:, None] + np.sqrt(0.3) * zeta
+    offsets = model.offset[0, 0].detach().numpy()
+    logits = z[..., None] * weights.numpy()[:, 0] + offsets
+    error = np.logaddexp(0, logits) - target[:, None] * logits
+    distortion = (error.sum(-1) @ share).mean() / share.sum()
+    expected = (idle - distortion) / (1.4 * np.mean(mu**2) / 2)
+    assert found.errors[0, 0] < 0.01 * expected
+    # 5 errors of 8 draws; the grid of constants is off by 1e-8
+    assert found.factors[0, 0] == pytest.approx(expected, abs=5 * found.errors[0, 0])
+    assert np.isnan(evidence(model, data, 1)[1].thresholds).all()
+
+
+def test_refusals():
+    _, data = data_of()
+    _, conditional = data_of(conditional=True)
+    unbounded = build_model(HVAESpec((1, 1), betas=(1.0, 0.5)), data.target)
+    learned = build_model(VAESpec(1, decoder_variance="learned"), data.target)
+    for model in (unbounded, learned):
+        with pytest.raises(ValueError, match="must have a Gaussian or Bernoulli likelihood, a fix"):
+            exchange_ratios(model, data)
+        ratios, point = evidence(model, data, collapsed=0)
+        found = (ratios.factors, ratios.errors, point.thresholds, point.residuals)
+        assert all(np.isnan(values).all() for values in found)
+    model = build_model(CVAESpec(1), conditional.target, conditional.condition)
+    with pytest.raises(ValueError, match="collapsed_distortion is None but the data have a cond"):
+        exchange_ratios(model, conditional)

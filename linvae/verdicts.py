@@ -205,10 +205,10 @@ def _evidence(comparison: Comparison, row: Threshold) -> str:
 
 
 def _certified(comparison: Comparison, row: Threshold) -> str:
-    """Certificate and local threshold; "" without them."""
+    """Certificate, and local threshold where there is one; "" without a certificate."""
     certified = _seen(comparison, "certified_beta", row)
     local = _seen(comparison, "local_beta", row)
-    if not certified or not local:
+    if not certified:
         return ""
     bound, error = max(certified), max(_seen(comparison, "certified_error", row))
     against = (
@@ -216,10 +216,10 @@ def _certified(comparison: Comparison, row: Threshold) -> str:
         if comparison.settings.get("condition_dim")
         else "every collapsed network (certain)"
     )
+    unstable = f"; the collapsed one is unstable below {Spread.of(local).text()} (local)"
     return (
         f"A trained network beats {against} up to beta = {number(bound)}, Monte-Carlo error "
-        f"{number(error, 2)}; the collapsed one is unstable below {Spread.of(local).text()} "
-        "(local)."
+        f"{number(error, 2)}{unstable if local else ''}."
     )
 
 

@@ -83,7 +83,6 @@ __all__ = [
     "evidence",
     "exchange_ratios",
     "has_certificate",
-    "has_evidence",
     "needs_collapsed",
     "rates_at_collapse",
     "terms_of_draws",
@@ -135,9 +134,6 @@ def has_certificate(spec: LinearSpec, level: int | None = None) -> bool:
     if isinstance(spec, HVAESpec):
         return level == 1 and math.isfinite(rates_at_collapse(spec))
     return isinstance(spec, VAESpec) and spec.likelihood in ("gaussian", "bernoulli")
-
-
-has_evidence = has_certificate  # until its callers ask for what they need
 
 
 def needs_collapsed(

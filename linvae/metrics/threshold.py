@@ -8,13 +8,13 @@ function bends where another level collapses: a line through set-points beyond t
 an amount that theory knows. A network has no such law; there the line is a locator.
 
 The estimate uses no prediction: every run starts at factor 1, with one latent unit per level. A
-model of one level gets one run more, with set-point 0: it collapses, and is what the others are
-held against (`linvae.metrics.evidence`). On demand two branches follow, from the networks trained
-here (`linvae.metrics.bracket`), and the control runs once more with twice the steps: a threshold
-that moves by more than a per cent has not settled, nor has a run whose log beta moves by that much
-over its last sixth. Seeds of a linear model of one level that drift, or whose slope is off the law,
-are trained again in any case, with `LONGER` times the steps: there the slope is known whatever the
-data are.
+model of one level, and one that is bracketed, gets one run more, with set-point 0: it collapses,
+and is what the others are held against (`linvae.metrics.evidence`). On demand two branches follow,
+from the networks trained here (`linvae.metrics.bracket`), and the control runs once more with twice
+the steps: a threshold that moves by more than a per cent has not settled, nor has a run whose log
+beta moves by that much over its last sixth. Seeds of a linear model of one level that drift, or
+whose slope is off the law, are trained again in any case, with `LONGER` times the steps: there the
+slope is known whatever the data are.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ import numpy.typing as npt
 
 from linvae.comparison import Estimate
 from linvae.metrics.bracket import Bracket, bracket_threshold
-from linvae.metrics.evidence import evidence, has_evidence
+from linvae.metrics.evidence import evidence, needs_collapsed
+from linvae.metrics.local_threshold import has_local
 from linvae.models import Architecture
 from linvae.spec import ARVAESpec, LinearSpec
 from linvae.train import (
@@ -68,7 +69,7 @@ class ThresholdEstimate:
     change of log factor over the last sixth of each run. `trained_longer`: seeds that had not
     settled and were trained again for `LONGER` times the steps: the numbers are of those runs.
     `doubled_factors`: critical factors after twice the steps of `config`, NaN unless asked for.
-    Evidence beside the line, NaN for hierarchies and learned decoder variances:
+    Evidence beside the line, NaN where it is not defined (`linvae.metrics.evidence`):
     `certified_factors`, below which a trained member (of the branches too) beats collapse, less two
     of their `certified_errors`; `local_factors`, below which the collapsed network is unstable;
     `residual_factors`, that of the residual it leaves. `conditional`: D_0 was itself trained.
@@ -100,8 +101,10 @@ class ThresholdEstimate:
         found = [self._control_estimate()]
         if self.bracket is not None:
             found.append(_bracket_estimate(self.bracket))
+        if not np.isnan(self.certified_factors).all():
+            found.append(self._certificate_estimate())
         if not np.isnan(self.local_factors).all():
-            found += [self._certificate_estimate(), self._local_estimate()]
+            found.append(self._local_estimate())
         return found
 
     def _control_estimate(self) -> Estimate:
@@ -164,8 +167,10 @@ def estimate_threshold(
             f"level={level} must be between 1 and {len(spec.latent_dims)}, the levels of {spec}"
         )
     config = config or TrainConfig(batch_size=CONTROL_BATCH_SIZE)
-    study = _Study(spec, data, Architecture.of(architecture), level, tuple(set_points), store)
-    trained, lines = study.train(seeds, config, progress, collapsed=bracket or has_evidence(spec))
+    network, conditional = Architecture.of(architecture), data.condition is not None
+    study = _Study(spec, data, network, level, tuple(set_points), store)
+    collapsed = bracket or needs_collapsed(spec, network, conditional, level)
+    trained, lines = study.train(seeds, config, progress, collapsed)
     runs, seconds = trained.runs, trained.result.seconds
     off = lines.off(_law(study) if settle else np.nan)
     if off.any():
@@ -173,7 +178,7 @@ def estimate_threshold(
         longer, of_these = study.train(again, _times(LONGER, config))
         lines = lines.with_rows(off, of_these)
         runs, seconds = runs + longer.runs, seconds + longer.result.seconds
-    ratios, point = evidence(trained.model, data, collapsed=-1)
+    ratios, point = evidence(trained.model, data, collapsed=-1, level=level)
     branches = None
     if bracket:
         observed = [*lines.critical, *ratios.best()[0], *point.thresholds]
@@ -202,7 +207,7 @@ def estimate_threshold(
         local_factors=point.thresholds,
         residual_factors=point.residuals,
         bracket=branches,
-        conditional=data.condition is not None,
+        conditional=conditional or network.decoder == "pixelcnn",
         runs=runs,
         seconds=seconds,
     )
@@ -285,7 +290,7 @@ def _law(study: _Study) -> float:
     """Slope of log beta per nat where it is the same for all data; NaN elsewhere."""
     spec = study.spec
     general = isinstance(spec, ARVAESpec) or getattr(spec, "encoder_sees", "both") != "both"
-    if general or study.architecture.name != "linear" or not has_evidence(spec):
+    if general or study.architecture.name != "linear" or not has_local(spec, study.architecture):
         return np.nan
     return SLOPES["learned" if spec.encoder_variances[0] is None else "fixed"]
 

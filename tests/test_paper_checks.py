@@ -19,7 +19,6 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_limits
 
 # the package stands beside linvae and is not installed with it
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -88,13 +87,6 @@ def expected_verdict(paper: str, name: str) -> str:
         if name in by_paper.get(paper, "").split():
             return verdict
     return HOLDS
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Small matrices: threads only get in each other's way."""
-    with threadpool_limits(1, user_api="blas"):
-        yield
 
 
 @pytest.fixture(scope="module")

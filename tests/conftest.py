@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+
+# Before NumPy is imported, and for the processes that tests start: the matrices here are small, and
+# threads of BLAS that wait for each other cost three to five times the time where cores are shared.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

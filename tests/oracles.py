@@ -13,6 +13,7 @@ fixed by `Packing`.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -135,7 +136,8 @@ def value_and_gradient(p: Setting, w: Weights) -> tuple[float, Weights]:
     for level in range(1, levels):
         M.append(w.W[level - 1] @ M[-1] @ w.W[level - 1].T + S[level])
     K = [EC @ F.T, *(w.W[i] @ M[i] for i in range(levels - 1))]
-    below = [np.vdot(FC, F), *(np.trace(m) for m in M)]
+    below = [np.vdot(FC, F), *(m.trace() for m in M)]
+    diagonals = [L.diagonal() for L in w.L]
     value = p.d / 2 * np.log(2 * np.pi * s)
     error_0 = 0.0
     for level in range(levels + 1):
@@ -148,7 +150,7 @@ def value_and_gradient(p: Setting, w: Weights) -> tuple[float, Weights]:
             error_0 = error
         else:
             k, eta2 = p.dims[level - 1], p.priors[level - 1]
-            log_det = 2 * np.sum(np.log(np.abs(np.diag(w.L[level - 1]))))
+            log_det = 2 * np.log(np.abs(diagonals[level - 1])).sum()
             value += p.betas[level - 1] / 2 * (k * np.log(eta2) - k - log_det)
 
     dU = [2 * price[i] * (w.U[i] @ M[i] - K[i].T) for i in range(levels)]
@@ -164,7 +166,7 @@ def value_and_gradient(p: Setting, w: Weights) -> tuple[float, Weights]:
             own += W.T @ G @ W - price[level + 1] * (UW + UW.T)
         G = own
         gradient = np.tril(2 * G @ w.L[level])
-        gradient[np.diag_indices_from(gradient)] -= p.betas[level] / np.diag(w.L[level])
+        gradient.flat[:: p.dims[level] + 1] -= p.betas[level] / diagonals[level]
         dL[level] = gradient
     dE = 2 * G @ EC - 2 * price[0] * w.U[0].T @ FC
     dB = -2 * price[0] * (FC - w.U[0] @ EC)[:, : p.dx]
@@ -172,7 +174,8 @@ def value_and_gradient(p: Setting, w: Weights) -> tuple[float, Weights]:
     # E|W dec(z) - z|^2 = eta^2 |W U - I|^2 for z from the prior
     circle = w.E[:, p.dx :] @ w.U[0] - np.eye(p.dims[0])
     loss, slope = p.gamma * p.priors[0] / 2, p.gamma * p.priors[0]
-    value += loss * np.sum(circle**2) + p.kappa / 2 * (np.sum(w.E**2) + np.sum(w.U[0] ** 2))
+    size = np.vdot(w.E, w.E) + np.vdot(w.U[0], w.U[0])
+    value += loss * np.vdot(circle, circle) + p.kappa / 2 * size
     dE[:, p.dx :] += slope * circle @ w.U[0].T
     dE += p.kappa * w.E
     dU[0] = dU[0] + slope * w.E[:, p.dx :].T @ circle + p.kappa * w.U[0]
@@ -189,13 +192,17 @@ class Packing:
         self.tril = [np.tril_indices(k) for k in p.dims]
         self.diagonal = [np.flatnonzero(i == j) for i, j in self.tril]
         self.widths = (p.d, *p.dims)
+        self.fixed = [  # Cholesky factors of the encoders that are not learned
+            None if fixed is None else np.diag(np.sqrt(np.broadcast_to(fixed, k)))
+            for k, fixed in zip(p.dims, p.fixed, strict=True)
+        ]
 
     def unpack(self, vector: np.ndarray) -> Weights:
         p, at = self.p, 0
 
         def take(*shape: int) -> np.ndarray:
             nonlocal at
-            size = int(np.prod(shape))
+            size = math.prod(shape)
             at += size
             return vector[at - size : at].reshape(shape)
 
@@ -205,9 +212,9 @@ class Packing:
         U = [take(a, b) for a, b in zip(self.widths, self.widths[1:], strict=False)]
         W = [take(b, a) for a, b in zip(p.dims, p.dims[1:], strict=False)]
         L = []
-        for level, (k, fixed) in enumerate(zip(p.dims, p.fixed, strict=True)):
+        for level, (k, fixed) in enumerate(zip(p.dims, self.fixed, strict=True)):
             if fixed is not None:
-                L.append(np.diag(np.sqrt(np.broadcast_to(fixed, k))))
+                L.append(fixed)
                 continue
             entries = take(len(self.tril[level][0])).copy()
             entries[self.diagonal[level]] = np.exp(entries[self.diagonal[level]])
@@ -226,7 +233,7 @@ class Packing:
         for level, fixed in enumerate(p.fixed):
             if fixed is None:
                 entries = g.L[level][self.tril[level]]
-                entries[self.diagonal[level]] *= np.diag(w.L[level])
+                entries[self.diagonal[level]] *= w.L[level].diagonal()
                 parts.append(entries)
         if p.s is None:
             parts.append(np.array([g.log_s]))

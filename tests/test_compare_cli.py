@@ -49,6 +49,12 @@ def short_runs(monkeypatch):
     monkeypatch.setattr(pipeline, "make_plan", short)
 
 
+@pytest.fixture
+def no_drawing(monkeypatch):
+    """Figures are empty files: for tests that look at the members and the table."""
+    monkeypatch.setattr("linvae.plots.save_figure", lambda figure, path: path.touch())
+
+
 def files(folder) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
@@ -196,7 +202,7 @@ def test_choices_are_those_of_the_networks():
     assert tuple(ACTIVATIONS) == linvae.compare.ACTIVATIONS
 
 
-def test_stopped_run_goes_on(tmp_path, monkeypatch, short_runs, capsys):
+def test_stopped_run_goes_on(tmp_path, monkeypatch, short_runs, no_drawing, capsys):
     """Stopped in the sweep: the members of the threshold are not trained again."""
     import linvae.jobs as jobs
     import linvae.train.cells as cells
@@ -227,7 +233,7 @@ def test_stopped_run_goes_on(tmp_path, monkeypatch, short_runs, capsys):
     assert linvae.compare.UNFINISHED not in files(folder)
 
 
-def test_store_is_kept(tmp_path, monkeypatch, short_runs):
+def test_store_is_kept(tmp_path, monkeypatch, short_runs, no_drawing):
     import linvae.train.cells as cells
 
     store = tmp_path / "members"
@@ -239,7 +245,7 @@ def test_store_is_kept(tmp_path, monkeypatch, short_runs):
     assert (tmp_path / "one" / table).read_bytes() == (tmp_path / "two" / table).read_bytes()
 
 
-def test_networks_of_images(tmp_path, short_runs, capsys):
+def test_networks_of_images(tmp_path, short_runs, no_drawing, capsys):
     folder = tmp_path / "out"
     options = ["--architecture", "conv", "--channels", "2,4", "--hidden", "4", "--model", "cvae"]
     arguments = [*TINY[:2], *options, "--quick", "--seeds", "1", "--latent-dim", "2"]

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 
 import numpy as np
 import oracles
 import pytest
 
-from linvae.theory import objective, solve
+from linvae.theory import Solution, objective, solve
 
 from .problems import Problem
 
 ALIVE, DEAD = 0.98, 1.02
 
 
+@cache
+def solved(problem: Problem) -> Solution:
+    """The solution that all checks of a problem are about."""
+    return solve(problem.spec, problem.moments)
+
+
 def check_global_minimum(problem: Problem) -> None:
     """No weights do better, and some random start arrives."""
     found = oracles.brute_force(problem.spec, problem.moments, n_starts=6, seed=problem.seed)
-    oracles.assert_is_minimum(solve(problem.spec, problem.moments).objective, found)
+    oracles.assert_is_minimum(solved(problem).objective, found)
 
 
 def check_consistency(problem: Problem) -> None:
     """The weights attain the objective, are stationary, and the record agrees with itself."""
     spec, moments = problem.spec, problem.moments
-    solution = solve(spec, moments)
+    solution = solved(problem)
     oracles.assert_same_terms(solution, objective(spec, moments, solution.weights))
     p, w = oracles.setting_of(spec, moments), oracles.from_names(solution.weights, spec, moments)
     oracles.assert_stationary(p, w)
@@ -62,7 +69,7 @@ def thresholds(problems: list[Problem], each: int = 3) -> list[Threshold]:
     """At most `each` positive, finite critical betas per level of every problem."""
     found = []
     for problem in problems:
-        critical = solve(problem.spec, problem.moments).level_critical_betas
+        critical = solved(problem).level_critical_betas
         for level, row in enumerate(critical):
             modes = np.flatnonzero(np.isfinite(row) & (row > 0))
             found += [Threshold(problem, level, int(mode)) for mode in modes[:each]]
@@ -71,8 +78,7 @@ def thresholds(problems: list[Problem], each: int = 3) -> list[Threshold]:
 
 def scaled_betas(at: Threshold, factor: float):
     """The specification at `factor` times the critical betas of the mode."""
-    solution = solve(at.problem.spec, at.problem.moments)
-    critical = solution.level_critical_betas[at.level, at.mode]
+    critical = solved(at.problem).level_critical_betas[at.level, at.mode]
     return at.problem.spec.scale_betas(factor * critical / at.problem.spec.betas[0])
 
 
@@ -95,7 +101,7 @@ def check_collapsed_at_critical_beta(at: Threshold) -> None:
 def check_critical_decoder_variance(at: Threshold) -> None:
     """The same with the decoder variance instead (level 1)."""
     spec = at.problem.spec
-    critical = solve(spec, at.problem.moments).critical_decoder_variance[at.mode]
+    critical = solved(at.problem).critical_decoder_variance[at.mode]
     assert not collapsed_at(oracles.with_decoder_variance(spec, ALIVE * critical), at)
     assert collapsed_at(oracles.with_decoder_variance(spec, DEAD * critical), at)
 

@@ -85,10 +85,15 @@ every_error = pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS.keys(
 every_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
 
 
+@cache
+def _found(spec, moments):
+    return oracles.brute_force(spec, moments, n_starts=3, seed=0)
+
+
 @every_error
 @every_model
 def test_brute_force_detects(model, error):
-    found = oracles.brute_force(*model, n_starts=3, seed=0)
+    found = _found(*model)
     oracles.assert_is_minimum(solve(*model).objective, found)  # right before it is made wrong
     with pytest.raises(AssertionError):
         oracles.assert_is_minimum(solve(*error(*model)).objective, found)
@@ -135,14 +140,14 @@ def test_a_local_but_not_global_optimum_is_detected(model):
     # a beta so large that everything collapses gives the weights of the collapsed point
     collapsed = solve(spec.scale_betas(1e6), moments)
     claimed = objective(spec, moments, collapsed.weights).objective
-    found = oracles.brute_force(spec, moments, n_starts=3, seed=0)
+    found = _found(spec, moments)
     with pytest.raises(AssertionError, match="brute force is lower"):
         oracles.assert_is_minimum(claimed, found)
 
 
 @every_model
 def test_a_claim_that_no_weights_attain_is_detected(model):
-    found = oracles.brute_force(*model, n_starts=3, seed=0)
+    found = _found(*model)
     with pytest.raises(AssertionError, match="no start reached it"):
         oracles.assert_is_minimum(solve(*model).objective - 1e-6, found)
 
@@ -170,11 +175,6 @@ every_penalty = pytest.mark.parametrize("model", PENALISED.values(), ids=PENALIS
 every_error_but_beta = pytest.mark.parametrize(
     "error", WITHOUT_BETA.values(), ids=WITHOUT_BETA.keys()
 )
-
-
-@cache
-def _found(spec, moments):
-    return oracles.brute_force(spec, moments, n_starts=3, seed=0)
 
 
 @every_error

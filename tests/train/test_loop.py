@@ -304,14 +304,15 @@ def test_training_reaches_the_closed_form(name):
     """The exact objective of the trained weights is the optimum, from above.
 
     2e-3 nats: the last steps, at a hundredth of the learning rate, still move with the mini-batch
-    (a quarter of the data); the gaps seen are below 4e-4. At a fifth of the learning rate the
-    weakest mode is still on its way: 2e-2 nats.
+    (a quarter of the data); the gaps seen are below 5e-4. At a fifth of the learning rate the
+    weakest mode is still on its way: 2e-3 to 0.2 nats. The weakest modes need 1000 steps.
     """
     spec, conditional = CLOSED_FORM[name]
+    steps = 1000 if name in ("vae", "general", "cvae") else 500
     dataset = make_data(conditional)
     moments = Moments.from_data(dataset.target, dataset.condition)
     solution = solve(spec, moments)
-    model, _ = fit(spec, dataset, TrainConfig(steps=1000, batch_size=128, learning_rate=5e-2))
+    model, _ = fit(spec, dataset, TrainConfig(steps=steps, batch_size=128, learning_rate=5e-2))
     gap = objective(spec, moments, model.weights(0, 0)).objective - solution.objective
     assert -1e-9 < gap < 2e-3
 

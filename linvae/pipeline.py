@@ -37,6 +37,7 @@ from linvae.spec import CVAESpec, HVAESpec, LinearSpec, VAESpec
 from linvae.theory import Solution, solve
 from linvae.theory.modes import mode_decomposition
 from linvae.theory.network_bounds import network_bounds
+from linvae.theory.skewness_shift import SkewnessShift, skewness_shift
 from linvae.train import CellStore, TrainConfig, TrainingData, pick_device
 
 __all__ = ["Plan", "default_spec", "make_plan", "run_comparison"]
@@ -166,7 +167,9 @@ def run_comparison(
     settings["betas_swept"] = _sweep_betas(spec, solution)
     settings["estimates"] = estimates
     settings["bounds_of_any_network"] = bounds and dict(vars(bounds))
-    settings["leading_skewness"] = _leading_skewness(reduced, moments, spec)
+    law = _law_of_leading_mode(reduced, moments, spec)
+    settings["leading_skewness"] = law.skewness
+    settings["skewness_shift"] = law.shift
     return Comparison(settings, tuple(rows))
 
 
@@ -248,13 +251,13 @@ def _sweep_betas(spec: LinearSpec, solution: Solution) -> list[float]:
     return [float(solution.critical_beta[0] * x) for x in SWEEP]
 
 
-def _leading_skewness(dataset: Dataset, moments: Moments, spec: LinearSpec) -> float:
-    """Skewness of the leading mode's score: what opens the gap above the linear threshold."""
+def _law_of_leading_mode(dataset: Dataset, moments: Moments, spec: LinearSpec) -> SkewnessShift:
+    """What the leading mode's score says of the gap above the linear threshold."""
     parts = [part for part in (dataset.condition, dataset.target) if part is not None]
-    scores = (np.concatenate(parts, axis=1) - moments.mean) @ mode_decomposition(
-        spec, moments
-    ).readout[0]
-    return float(np.mean(scores**3) / np.mean(scores**2) ** 1.5)
+    readout = mode_decomposition(spec, moments).readout[0]
+    scores = (np.concatenate(parts, axis=1) - moments.mean) @ readout
+    scores = scores / np.sqrt(np.mean(scores**2))
+    return skewness_shift(float(np.mean(scores**3)), float(np.mean(scores**4)))
 
 
 def _settings(

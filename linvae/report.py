@@ -303,6 +303,7 @@ SETTING_LABELS = {
     "data_sha256": "sha256 of the data",
     "data_note": "note on the data",
     "leading_skewness": "skewness of the leading component",
+    "skewness_shift": "shift of a network's threshold predicted from it",
     "spec": "model",
     "architectures": "trained networks",
     "network_options": "sizes of networks that are not linear",

@@ -415,6 +415,9 @@ def _skewed(comparison: Comparison, row: Threshold, skewness: float) -> str:
         f"skewed leading component ({skewness:.2f}): a nonlinear network can stay alive above "
         "the linear threshold (first-order transition)"
     )
+    shift = comparison.settings.get("skewness_shift")
+    if row.level == 1 and shift is not None and math.isfinite(shift):
+        text += f", by {shift:+.1%} by the law of small skewness for this component alone"
     certified = max(_seen(comparison, "certified_beta", row), default=math.nan)
     if not certified > row.predicted:
         return text

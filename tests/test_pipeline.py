@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from linvae import pipeline
 from linvae.data import Dataset, gaussian
 from linvae.moments import Moments
 from linvae.pipeline import default_spec, make_plan, run_comparison
@@ -272,3 +273,16 @@ def test_a_member_that_diverged_stops_no_row(monkeypatch):
     rows = found.select("factor_at_information", seed=0)
     assert [math.isnan(row.predicted) for row in rows] == [False, False, True, False, False, False]
     assert not found.select("rate_nats", architecture="linear")  # no sweep was asked for
+
+
+def test_law_of_the_leading_mode_is_that_of_its_scores():
+    """Rare events on one axis: p = 1/5 has skewness (1 - 2 p)/sqrt(p (1 - p)) = 1.5."""
+    target = np.zeros((500, 2))
+    target[:100, 0] = 3.0
+    target[::2, 1], target[1::2, 1] = 0.1, -0.1
+    dataset = Dataset(name="rare", target=target)
+    law = pipeline._law_of_leading_mode(dataset, Moments.from_data(target), VAESpec(1))
+    assert abs(law.skewness) == pytest.approx(1.5, rel=1e-9)
+    assert law.kurtosis == pytest.approx(1.5**2 + 1, rel=1e-9)  # of any law of two points
+    # u = 1: (2/9) skew^2/(5 - kurt); where kurt > 3 that is the maximum
+    assert law.shift == pytest.approx(2 / 9 * 2.25 / (5 - 3.25), rel=1e-6)

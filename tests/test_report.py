@@ -235,6 +235,10 @@ CAUSES = {
         1.1, {"leading_skewness": -1.2}, {"energies": (-1, -1, -1, 0)}, ("skewness", -1.2),
         "(first-order transition)",
     ),
+    "skewness-law": (
+        1.1, {"leading_skewness": 0.6, "skewness_shift": 0.048}, {"energies": (-1, -1, -1, 0)},
+        ("skewness", 0.6), "), by +4.8% by the law of small skewness for this component alone",
+    ),
     "line": (
         1.1, {}, {"energies": (0, 0, 0, 0), "slope": -1.3}, ("line", -1.3), "codes a curve",
     ),

@@ -35,7 +35,7 @@ QUANTITIES = {
     "critical_beta": "beta at which the level collapses (its first mode); observed: per seed",
     "universal_beta": "beta from which no network of any architecture can be worth its rate",
     "certified_beta": "a trained network beats collapse at every beta below, of level 1",
-    "certified_error": "Monte-Carlo standard error of it, two of which are taken off already",
+    "certified_error": "Monte-Carlo standard error of it, three of which are taken off already",
     "local_beta": "below it the collapsed network itself is unstable",
     "residual_beta": "that of the target's residual under the collapsed network's decoder",
     "bracket_low": "largest beta at which networks that started collapsed are alive",

@@ -210,7 +210,7 @@ READING = (
 
 SURENESS = (
     "Certain: below a certified beta a trained network is better than every collapsed one, up to "
-    "the Monte-Carlo error, two of which are taken off. Everything else is empirical: a better "
+    "the Monte-Carlo error, three of which are taken off. Everything else is empirical: a better "
     "optimum may have been missed, and a run may have been too short."
 )
 

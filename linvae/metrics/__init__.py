@@ -1,6 +1,13 @@
 """What is observed: per-member observations and threshold estimators."""
 
 from linvae.metrics.bracket import Bracket, Branch, bracket_threshold
+from linvae.metrics.control import (
+    CONTROL_BATCH_SIZE,
+    LONGER,
+    SET_POINTS,
+    SETTLED,
+    fit_threshold,
+)
 from linvae.metrics.evidence import (
     ExchangeRatios,
     exchange_ratios,
@@ -15,17 +22,11 @@ from linvae.metrics.local_threshold import (
 )
 from linvae.metrics.naive import naive_crossing, naive_threshold
 from linvae.metrics.observe import Observation, observe
-from linvae.metrics.threshold import (
-    CONTROL_BATCH_SIZE,
-    SET_POINTS,
-    SETTLED,
-    ThresholdEstimate,
-    estimate_threshold,
-    fit_threshold,
-)
+from linvae.metrics.threshold import ThresholdEstimate, estimate_threshold
 
 __all__ = [
     "CONTROL_BATCH_SIZE",
+    "LONGER",
     "SETTLED",
     "SET_POINTS",
     "Bracket",

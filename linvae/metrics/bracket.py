@@ -272,9 +272,8 @@ def _certificate(
     model: StackedVAE, data: TrainingData, distortions: Array, rates: Array, level: int
 ) -> ExchangeRatios:
     """That of all members; the last one is collapsed. NaN where it is not defined."""
-    if not has_certificate(model.spec, level):
-        nothing = np.full(distortions.shape[1:], np.nan)
-        return ExchangeRatios(nothing, nothing)
+    if not has_certificate(model.spec, level, skip=model.architecture.skip):
+        return ExchangeRatios.none(distortions.shape[1:])
     return certificate(model, data, distortions, rates, collapsed=-1)
 
 

@@ -8,7 +8,8 @@ level rates R_l beats every collapsed one, whatever trained it, at every factor 
 Collapsed: level 1 carries nothing about the data, q(z_1|y) = q(z_1). D_0 is the distortion of the
 best constant, P_0 the least sum_l beta_l R_l of any such model. The largest f_x of all models is a
 lower bound of the threshold of total collapse, up to the Monte-Carlo error of D and R_l and the
-rounding of float32, the larger one where f_x is the ratio of two small numbers.
+rounding of float32, the larger one where f_x is the ratio of two small numbers. Some draws choose
+the model, others certify it.
 
 *D_0.* A decoder of a z_1 independent of y is a mixture of constants, no better than the best:
 E|y - E y|^2/2s + d/2 log 2 pi s, or with a Bernoulli likelihood the entropy of the mean of every
@@ -89,7 +90,9 @@ __all__ = [
 ]
 
 Array = npt.NDArray[np.float64]
-DRAWS = 8  # antithetic pairs per sample; their spread is the Monte-Carlo error
+DRAWS = 16  # antithetic pairs per sample; their spread is the Monte-Carlo error
+CHOOSE, CERTIFY = slice(0, 8), slice(8, DRAWS)  # the draws that pick the best member, and the rest
+SURE = 3.0  # standard errors of 8 draws, one-sided 99 %: so is the best of three seeds to 97 %
 NOISY = 0.03  # share of a ratio above which its error disqualifies it
 ROUNDING = 1e-6  # of a mean of float32 terms
 
@@ -99,40 +102,48 @@ class ExchangeRatios:
     """f_x of every member and its standard error, (n_seeds, n_points).
 
     Monte-Carlo error and rounding together. NaN for members whose rate is not above that of
-    collapse, or that diverged.
+    collapse, or that diverged. `choice`: the same less `SURE` errors, of draws of its own, -inf
+    where the error is above `NOISY` of the ratio: next to collapse it is that of two small numbers.
     """
 
     factors: Array
     errors: Array
+    choice: Array
+
+    @classmethod
+    def none(cls, shape: tuple[int, ...]) -> ExchangeRatios:
+        """Where it is not defined."""
+        nothing = np.full(shape, np.nan)
+        return cls(nothing, nothing, np.full(shape, -np.inf))
 
     def best(self) -> tuple[Array, Array]:
-        """Largest factor of every seed less two of its errors, and that error; (n_seeds,).
+        """Factor of the chosen member of every seed less `SURE` errors, and the error; (n_seeds,).
 
-        Among members whose error is below `NOISY` of their factor: next to collapse the ratio is
-        that of two small numbers, and the best of many such is luck.
+        Chosen by other draws than certify it: the best of many ratios is luck in part.
         """
-        clear = np.isfinite(self.factors) & (self.errors < NOISY * self.factors)
-        lower = np.where(clear, self.factors - 2 * self.errors, -np.inf)
-        at = lower.argmax(axis=1)[:, None]
-        found, error = (np.take_along_axis(v, at, 1)[:, 0] for v in (lower, self.errors))
-        known = np.isfinite(found)
-        return np.where(known, found, np.nan), np.where(known, error, np.nan)
+        at = self.choice.argmax(axis=1)[:, None]
+        factor, error, choice = (
+            np.take_along_axis(v, at, 1)[:, 0] for v in (self.factors, self.errors, self.choice)
+        )
+        known = np.isfinite(choice) & np.isfinite(factor)
+        return np.where(known, factor - SURE * error, np.nan), np.where(known, error, np.nan)
 
     def and_those_of(self, other: ExchangeRatios) -> ExchangeRatios:
         """The ratios of both stacks, of the same seeds, side by side."""
-        both = (self, other)
-        return ExchangeRatios(
-            np.concatenate([r.factors for r in both], axis=1),
-            np.concatenate([r.errors for r in both], axis=1),
-        )
+        names = ("factors", "errors", "choice")
+        both = (np.concatenate([getattr(r, n) for r in (self, other)], axis=1) for n in names)
+        return ExchangeRatios(*both)
 
 
-def has_certificate(spec: LinearSpec, level: int | None = None) -> bool:
-    """True where f_x is defined for collapse of `level`, None the only one: the module's table."""
+def has_certificate(spec: LinearSpec, level: int | None = None, *, skip: bool = False) -> bool:
+    """True where f_x is defined for collapse of `level`, None the only one: the module's table.
+
+    `skip`: as in `rates_at_collapse`.
+    """
     if spec.decoder_variance == "learned":
         return False
     if isinstance(spec, HVAESpec):
-        return level == 1 and math.isfinite(rates_at_collapse(spec))
+        return level == 1 and math.isfinite(rates_at_collapse(spec, skip=skip))
     return isinstance(spec, VAESpec) and spec.likelihood in ("gaussian", "bernoulli")
 
 
@@ -141,7 +152,9 @@ def needs_collapsed(
 ) -> bool:
     """True where `evidence` reads a collapsed member: for f_loc, or for D_0."""
     given = conditional or architecture.decoder == "pixelcnn"
-    return has_local(spec, architecture) or (has_certificate(spec, level) and given)
+    return has_local(spec, architecture) or (
+        given and has_certificate(spec, level, skip=architecture.skip)
+    )
 
 
 def evidence(
@@ -153,11 +166,8 @@ def evidence(
     for, None the only one.
     """
     nothing = np.full(len(model.seeds), np.nan)
-    ratios, point = (
-        ExchangeRatios(nothing[:, None], nothing[:, None]),
-        CollapsedPoint(nothing, nothing),
-    )
-    if has_certificate(model.spec, level):
+    ratios, point = ExchangeRatios.none((len(nothing), 1)), CollapsedPoint(nothing, nothing)
+    if has_certificate(model.spec, level, skip=model.architecture.skip):
         ratios = certificate(model, data, *terms_of_draws(model, data), collapsed)
     if has_local(model.spec, model.architecture):
         point = collapsed_point(model, data, collapsed)
@@ -182,10 +192,11 @@ def exchange_ratios(
     an autoregressive decoder; None is the best constant. Raises ValueError where `has_certificate`
     is False, and where D_0 is needed and missing.
     """
-    if not has_certificate(model.spec, level=1):
+    if not has_certificate(model.spec, level=1, skip=model.architecture.skip):
         raise ValueError(
             f"spec={model.spec!r} must have a Gaussian or Bernoulli likelihood, a fixed decoder "
-            "variance, and learned levels whose betas do not fall upwards, in exchange_ratios"
+            "variance, and learned levels whose betas do not fall upwards, in exchange_ratios: "
+            "bracket_threshold needs none of the others but a fixed decoder variance"
         )
     if collapsed_distortion is None:
         if not _is_constant_at_collapse(model):
@@ -208,13 +219,26 @@ def _ratios(
     betas = np.asarray(model.spec.betas)
     saved = np.reshape(collapsed_distortion, (-1, 1)) - distortions
     paid = rates @ betas - rates_at_collapse(model.spec, skip=model.architecture.skip)
-    size = np.abs(rates).mean(axis=0) @ betas
+    terms = (_size_of_distortion(model, data), np.abs(rates).mean(axis=0) @ betas)
+    return _of_draws(saved, paid, terms)
+
+
+def _of_draws(saved: Array, paid: Array, terms: tuple[float, Array]) -> ExchangeRatios:
+    """Some draws certify, the others choose; both (DRAWS, seeds, points)."""
+    chosen, error = _ratio(saved[CHOOSE], paid[CHOOSE], terms)
+    clear = np.isfinite(chosen) & (error < NOISY * chosen)
+    choice = np.where(clear, chosen - SURE * error, -np.inf)
+    return ExchangeRatios(*_ratio(saved[CERTIFY], paid[CERTIFY], terms), choice)
+
+
+def _ratio(saved: Array, paid: Array, terms: tuple[float, Array]) -> tuple[Array, Array]:
+    """Means over draws of saved over paid, and the standard error, with that of `terms` rounded."""
     with np.errstate(divide="ignore", invalid="ignore"):
         price = np.where(paid.mean(axis=0) > 0, paid.mean(axis=0), np.nan)
         factors = saved.mean(axis=0) / price
-        noise = (saved - factors * paid).std(axis=0, ddof=1) / math.sqrt(DRAWS)
-        rounding = ROUNDING * (_size_of_distortion(model, data) + np.abs(factors) * size)
-        return ExchangeRatios(factors, np.hypot(noise, rounding) / price)
+        noise = (saved - factors * paid).std(axis=0, ddof=1) / math.sqrt(len(saved))
+        rounding = ROUNDING * (terms[0] + np.abs(factors) * terms[1])
+        return factors, np.hypot(noise, rounding) / price
 
 
 def rates_at_collapse(spec: LinearSpec, *, skip: bool = False) -> float:

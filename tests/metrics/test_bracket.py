@@ -31,7 +31,7 @@ def branch(*nats: tuple[float, float, float, float], before: float = 1.0) -> Bra
 
 
 def made(alive: Branch, collapsed: Branch) -> Bracket:
-    none = ExchangeRatios(np.full((1, 1), np.nan), np.full((1, 1), np.nan))
+    none = ExchangeRatios.none((1, 1))
     return Bracket(1, (0,), alive, collapsed, none, 9, 1.0)
 
 

@@ -6,15 +6,16 @@
 
 A row of ROWS, nonlinear_thresholds.json, whose locator is outside 0.95-1.05 names a cause
 (`linvae.verdicts.cause`). Here it is measured once more, same steps and seeds, with that cause
-alone taken away. Ratios are over the linear prediction, which each change leaves as it is:
+taken away. Ratios are over the linear prediction of the changed data, which is the same but where
+residuals are exchanged:
 
 | cause      | taken away by                                                                     |
 |------------|-----------------------------------------------------------------------------------|
 | skewness   | adding the mirror image of the data: no odd moment is left                        |
 | regression | exchanging the residuals of linear regression between samples: nothing more can   |
-|            | be known of the target from the condition (the prediction stays up to 1/n)        |
-| features   | four times as many hidden units in the encoder, the decoder as it was             |
-| line       | leaving the leading component alone: no curve through others that one unit codes  |
+|            | be known of the target from the condition (the prediction moves by about dx/n)    |
+| features   | four times as many dense hidden units in the encoder, the decoder as it was       |
+| line       | keeping only the leading component: no curve through others that one unit codes   |
 | time       | twice the steps; so also unknown and bound                                        |
 
 Predicted before the run: the shift log(ratio) goes; with twice the steps half of it, as of one that
@@ -104,6 +105,11 @@ def mirrored(case: Case) -> Case:
 
 def exchanged(case: Case) -> Case:
     """Each target: its linear regression on the condition, and the residual of another sample."""
+    if case.dataset.condition is None:
+        raise ValueError(
+            f"--cause regression needs a condition, which {case.dataset.name!r} has not here: "
+            "choose rows with --models cvae"
+        )
     linear, rest = _regression(case.dataset)
     return _with_target(case, linear + np.random.default_rng(0).permutation(rest))
 
@@ -124,7 +130,7 @@ def longer(case: Case) -> Case:
 
 
 def straightened(case: Case) -> Case:
-    """Of what the condition leaves of the target, the leading component alone: no curve in it."""
+    """Only the leading component of what the condition leaves of the target: no curve in it."""
     linear, rest = _regression(case.dataset)
     axis = np.linalg.svd(rest, full_matrices=False)[2][0]
     return _with_target(case, linear + np.outer(rest @ axis, axis))
@@ -158,8 +164,10 @@ LONGER_RUN = Intervention(longer, "twice the steps", "largest drift", 1 - 1 / LO
 INTERVENTIONS = {
     "skewness": Intervention(mirrored, "data and their mirror image", "certified / predicted"),
     "regression": Intervention(exchanged, "residuals exchanged", "residual / predicted"),
-    "features": Intervention(widened, "encoder four times as wide", "local / residual"),
-    "line": Intervention(straightened, "leading component alone", "slope per nat"),
+    "features": Intervention(
+        widened, "dense encoder layers four times as wide", "local / residual"
+    ),
+    "line": Intervention(straightened, "only the leading component kept", "slope per nat"),
     **dict.fromkeys(("time", "unknown", "bound"), LONGER_RUN),
 }
 
@@ -189,7 +197,9 @@ def observed(found: ThresholdEstimate, predicted: float, quantity: str) -> float
     }[quantity]
 
 
-def measure(case: Case, store: CellStore | None = None) -> tuple[float, ThresholdEstimate]:
+def measure(
+    case: Case, store: CellStore | None = None, *, bracket: bool = False
+) -> tuple[float, ThresholdEstimate]:
     """Predicted threshold and what is observed, both in factors on beta."""
     reduced = case.dataset.rotated_to_span()
     moments = Moments.from_data(reduced.target, reduced.condition)
@@ -201,7 +211,7 @@ def measure(case: Case, store: CellStore | None = None) -> tuple[float, Threshol
     )  # fmt: skip
     found = estimate_threshold(
         case.spec, data, architecture=case.network, level=case.level, seeds=SEEDS,
-        config=case.config, store=store,
+        config=case.config, store=store, bracket=bracket,
     )  # fmt: skip
     return float(predicted) / case.spec.betas[0], found
 
@@ -222,7 +232,8 @@ def explain(row: Row, dataset: Dataset, store: CellStore | None = None) -> Row:
     start = time.perf_counter()
     chosen = INTERVENTIONS[row["cause"]]
     case = chosen.change(as_measured(row, dataset))
-    predicted, found = measure(case, store)
+    certified = chosen.quantity.startswith("certified")  # by branches too, as in the row
+    predicted, found = measure(case, store, bracket=certified)
     lost = np.isnan(found.critical_factors).any()  # a seed that reached too few set-points
     after = [None] * 3 if lost else spread(found.critical_factors / predicted)
     gone, word = verdict(row["locator"], after, chosen.expected)

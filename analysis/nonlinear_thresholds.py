@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import linvae
-from linvae.comparison import Comparison, Threshold
+from linvae.comparison import Comparison, Threshold, write_text
 from linvae.data import Dataset, load_dataset
 from linvae.pipeline import default_spec, make_plan, run_comparison
 from linvae.train import CellStore
@@ -80,6 +80,7 @@ def rows(comparison: Comparison, seconds: float) -> Iterator[dict[str, Any]]:
             "largest_drift": finite(_largest_drift(comparison, at)),
             "cause": why and {"name": why.name, "text": why.text},
             "steps": next(iter(settings["training"].values()))["steps"],
+            "n_seeds": len(settings["seeds"]), "version": settings["version"],
             "seconds": round(seconds),
         }  # fmt: skip
 
@@ -156,7 +157,12 @@ def main() -> None:
     if args.table:
         print(table(found))
         return
-    done = {(row["data"], row["model"], row["architecture"]) for row in found}
+    steps = make_plan(effort=args.effort).config.steps
+    done = {
+        (row["data"], row["model"], row["architecture"])
+        for row in found
+        if (row["version"], row["steps"], row["n_seeds"]) == (linvae.__version__, steps, args.seeds)
+    }
     for architecture, name, model in itertools.product(
         args.architectures, args.datasets, args.models
     ):
@@ -174,8 +180,8 @@ def main() -> None:
         new = list(rows(comparison, time.perf_counter() - start))
         found += new
         print(table(new), flush=True)
-        args.out.write_text(
-            json.dumps({"version": linvae.__version__, "rows": found}, indent=1) + "\n"
+        write_text(
+            args.out, json.dumps({"version": linvae.__version__, "rows": found}, indent=1) + "\n"
         )
 
 

@@ -30,13 +30,14 @@ from linvae.data import Dataset, load_dataset, resolve_name
 
 if TYPE_CHECKING:
     from linvae.jobs import Runner
+    from linvae.models import Preset
     from linvae.spec import LinearSpec
     from linvae.train import CellStore, TrainingData
 
 # as in linvae.models, whose import takes seconds
 ARCHITECTURES = ("linear", "mlp", "conv", "resnet", "pixelcnn")
 ACTIVATIONS = ("relu", "gelu", "tanh", "elu", "leaky_relu")
-PRESETS = (
+PRESET_NAMES = (
     "dang-vae", "dang-vae-fixed", "dang-vae-mlp", "dang-cvae", "dang-cvae-mlp", "dang-cvae-conv",
     "dang-hvae", "dang-hvae-fixed", "dang-hvae-mlp", "dang-hvae-conv", "song-mnist",
     "song-omniglot",
@@ -65,10 +66,10 @@ def parser() -> argparse.ArgumentParser:
     add_data_arguments(p)
     p.add_argument(
         "--preset",
-        choices=PRESETS,
+        choices=PRESET_NAMES,
         metavar="NAME",
         help="published networks, latents, variances and betas, on the published data unless "
-        "--dataset says otherwise; trained as everything here: " + ", ".join(PRESETS),
+        "--dataset says otherwise; trained as everything here: " + ", ".join(PRESET_NAMES),
     )
     p.add_argument("--model", choices=("vae", "cvae", "hvae"), default="vae", help="default vae")
     p.add_argument(
@@ -126,7 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = _parse(arguments)
     with exit_codes() as status:
-        folder = args.out or Path("results") / f"{resolve_name(args.dataset)}-{args.model}"
+        name = f"{resolve_name(args.dataset)}-{args.preset or args.model}"
+        folder = args.out or Path("results") / name
         check_writable(folder)
         dataset = _load(args)
         command = shlex.join(["python", "-m", "linvae.compare", *arguments])
@@ -140,9 +142,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     args = p.parse_args(arguments)
     if args.preset is None:
         return args
-    from linvae.models import PRESETS as RECORDS
-
-    preset = RECORDS[args.preset]
+    preset = _preset(args)
     fixed = ("model", "architecture", "latent_dim", "decoder_variance")
     given = p.parse_args(arguments, argparse.Namespace(**dict.fromkeys(fixed)))
     for name in fixed:
@@ -153,7 +153,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     p.set_defaults(
         dataset=preset.dataset, model=preset.model, architecture=list(names), hidden=None
     )
-    return p.parse_args(arguments)
+    args = p.parse_args(arguments)
+    sizes = _network_options(args)
+    if preset.architecture.name == "linear" and sizes:
+        p.error(f"--{next(iter(sizes))} has no effect on --preset {args.preset}: it is linear")
+    return args
 
 
 def _run(args: argparse.Namespace, dataset: Dataset, folder: Path, command: str) -> None:
@@ -219,18 +223,22 @@ def _spec(args: argparse.Namespace) -> LinearSpec:
 
     if args.preset is None:
         return default_spec(args.model, args.latent_dim, args.decoder_variance)
-    from linvae.models import PRESETS as RECORDS
+    return _preset(args).spec
 
-    return RECORDS[args.preset].spec
+
+def _preset(args: argparse.Namespace) -> Preset:
+    from linvae.models import PRESETS
+
+    return PRESETS[args.preset]
 
 
 def _network_options(args: argparse.Namespace) -> dict[str, Any]:
     """Sizes of the networks: of the preset, and what was given."""
     sizes: dict[str, Any] = {}
     if args.preset is not None:
-        from linvae.models import PRESETS as RECORDS
-
-        sizes = {k: v for k, v in asdict(RECORDS[args.preset].architecture).items() if k != "name"}
+        network = _preset(args).architecture
+        plain = asdict(type(network)(network.name))
+        sizes = {k: v for k, v in asdict(network).items() if v != plain[k]}
     given = {name: getattr(args, name) for name in ("hidden", "depth", "activation", "channels")}
     given = {name: value for name, value in given.items() if value is not None}
     return sizes | given | ({"skip": True} if args.skip else {})

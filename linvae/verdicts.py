@@ -211,10 +211,12 @@ def _certified(comparison: Comparison, row: Threshold) -> str:
     if not certified:
         return ""
     bound, error = max(certified), max(_seen(comparison, "certified_error", row))
+    kinds = [e.kind for e in comparison.estimates(row.architecture, row.level)
+             if e.method == "certificate"]  # fmt: skip
     against = (
-        "the collapsed network of the same training (empirical)"
-        if comparison.settings.get("condition_dim")
-        else "every collapsed network (certain)"
+        "every collapsed network (certain)"
+        if "certain" in kinds
+        else "the collapsed network of the same training (empirical)"
     )
     unstable = f"; the collapsed one is unstable below {Spread.of(local).text()} (local)"
     return (

@@ -215,7 +215,7 @@ def test_explained(monkeypatch, dataset, seeds, after, gone, word):
     """0.9 to 0.995 of a prediction of 2: log(0.995)/log(0.9) = 0.048 of the shift is left."""
     names = ("certified_factors", "residual_factors", "local_factors", "slopes", "drifts")
     found = SimpleNamespace(**dict.fromkeys(names, np.ones(3)), critical_factors=np.array(seeds))
-    monkeypatch.setattr(causes, "measure", lambda *_: (2.0, found))
+    monkeypatch.setattr(causes, "measure", lambda *_, **__: (2.0, found))
     row = causes.explain(ROW, dataset)
     assert (row["after"], row["gone"], row["verdict"]) == (after, gone, word)
     assert (row["expected"], row["quantity_before"], row["quantity_after"]) == (1, 0.6, 0.5)

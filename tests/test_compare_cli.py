@@ -282,8 +282,23 @@ def test_preset_runs(tmp_path, short_runs):
     assert settings["betas"] == [1.0, 2.0]
 
 
+@pytest.mark.parametrize("option", [["--hidden", "32"], ["--activation", "tanh"], ["--skip"]])
+def test_linear_preset_refuses_sizes_of_networks(option, capsys):
+    with pytest.raises(SystemExit) as stop:
+        linvae.compare.main(["--preset", "dang-vae", *option])
+    assert stop.value.code == 2
+    expected = f"{option[0]} has no effect on --preset dang-vae: it is linear"
+    assert expected in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
-    "option", [["--model", "vae"], ["--latent-dim", "8"], ["--architecture", "mlp"]]
+    "option",
+    [
+        ["--model", "vae"],
+        ["--latent-dim", "8"],
+        ["--architecture", "mlp"],
+        ["--decoder-variance", "0.5"],
+    ],
 )
 def test_preset_refuses_what_it_sets(option, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -22,7 +22,7 @@ from test_comparison import (
     with_estimates,
 )
 
-from linvae.comparison import Comparison, Row
+from linvae.comparison import Comparison, Estimate, Row
 from linvae.report import Verdict, how_sure, render_text, tables, verdicts, write_report
 from linvae.verdicts import cause
 
@@ -159,15 +159,17 @@ def test_nonlinear_threshold_is_always_a_locator():
 
 
 @pytest.mark.parametrize(
-    ("condition_dim", "against"),
+    ("kind", "against"),
     [
-        (0, "every collapsed network (certain)"),
-        (4, "the collapsed network of the same training (empirical)"),
+        ("certain", "every collapsed network (certain)"),
+        ("empirical", "the collapsed network of the same training (empirical)"),
     ],
 )
-def test_evidence_follows_the_locator(condition_dim, against):
+def test_evidence_follows_the_locator(kind, against):
     """Certified by the best seed, with the largest error; local by mean and range."""
-    comparison = vae_comparison(condition_dim=condition_dim)
+    certificate = Estimate.of_seeds("certificate", (1.38, 1.41), runs=1, seconds=1.0, kind=kind)
+    records = [{"architecture": "mlp", "level": 1} | certificate.to_record()]
+    comparison = vae_comparison(estimates=records)
     seen = {
         "certified_beta": (1.38, 1.41),
         "certified_error": (0.01, 0.02),

@@ -14,6 +14,7 @@ def _row(model: str, optimizer: str, *ratios: float) -> dict:
     return {
         "data": "spectrum 1", "model": model, "level": 1, "optimizer": optimizer,
         "observed_over_predicted": list(ratios), "slopes_per_nat": [-2.0] * len(ratios),
+        "runs_per_seed": [6] * len(ratios),
     }  # fmt: skip
 
 
@@ -27,3 +28,12 @@ def test_linear_seeds_are_counted_and_misses_named():
         "\n- spectrum 1, vae, level 1, adam: 1.019, 0.970; slopes -2.000, -2.000 per nat."
     ]
     assert list(linear_table(rows[2:]))[-1] == "\nNone outside."
+
+
+def test_seeds_trained_again_are_counted():
+    rows = [
+        _row("vae", "sgd", 1.0, 1.0) | {"runs_per_seed": [6, 12], "largest_drifts": [0.0, 0.02]},
+        _row("vae", "adam", 1.0),
+    ]
+    text = " ".join(linear_table(rows))
+    assert "1 seeds were trained again. 1 of 2 rows were measured before drift counted" in text

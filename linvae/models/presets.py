@@ -1,7 +1,7 @@
 """Published settings by name: networks, specification, and how they were trained.
 
 `python -m linvae.compare --preset NAME` takes networks, specification and data from here; the
-training stays ours, that of the set is a record.
+training is ours; the published one is recorded here, not used.
 
 Facts that the sources leave open are ours: kernels of 4x4 in strided convolutions, one hidden
 layer behind the convolutions of Dang et al.'s single-digit model, no bias in front of batch

@@ -102,7 +102,7 @@ def test_too_short_a_run_gives_no_number():
     _, target = random_problem(202)
     config = TrainConfig(steps=20)
     estimate = estimate_threshold(
-        VAESpec(1), TrainingData.from_arrays(target), seeds=(0, 1), config=config
+        VAESpec(1), TrainingData.from_arrays(target), seeds=(0, 1), config=config, settle=False
     )
     assert not estimate.converged.any()
     assert np.isnan(estimate.critical_factors).all()

@@ -147,7 +147,7 @@ def test_published_betas_are_in_our_convention():
 
 
 def test_presets_of_compare_have_data_and_gaussian_pixels():
-    from linvae.compare import PRESETS as offered
+    from linvae.compare import PRESET_NAMES as offered
 
     gaussian = [
         k for k, p in PRESETS.items() if getattr(p.spec, "likelihood", "gaussian") == "gaussian"

@@ -1,8 +1,8 @@
-"""docs/thresholds.md: every measured threshold beside its prediction, from the JSON beside this.
+"""docs/thresholds.md and the table in README.md: measured thresholds beside their predictions.
 
     python -m analysis.threshold_table [--check]
 
-Nothing is measured here. A test holds the page against the JSON; --check does the same.
+From the JSON beside this; nothing is measured here. A test holds both against it; --check does too.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from linvae.metrics import LONGER, SET_POINTS
 
 FOLDER = Path(__file__).parent
 PAGE = FOLDER.parent / "docs" / "thresholds.md"
+README = FOLDER.parent / "README.md"
+MARKS = ("<!-- thresholds -->\n", "<!-- end of thresholds -->")
+CASES = (("vae", 1), ("cvae", 1), ("hvae", 1), ("hvae", 2))
 HEAD = """\
 # Measured thresholds
 
@@ -116,15 +119,48 @@ def page() -> str:
     return "\n".join(parts)
 
 
+def short_table(rows: list[dict[str, Any]], network: str = "mlp") -> str:
+    """Locators of one network by data set and model, with the cause of what is 5 % or more off."""
+    found = {(r["data"], r["model"], r["level"]): r for r in rows if r["architecture"] == network}
+    lines = [
+        "| data | vae | cvae | hvae, level 1 | hvae, level 2 |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for data in dict.fromkeys(name for name, _, _ in found):
+        cells = [_cell(found.get((data, *case))) for case in CASES]
+        lines.append("| " + " | ".join([data, *cells]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    mean, *_ = row["locator"]
+    text = nonlinear_thresholds.words(row["locator"])
+    low, high = causes.INSIDE
+    named = row["cause"] is not None and mean is not None and not low <= mean <= high
+    return f"{text} {row['cause']['name']}" if named else text
+
+
+def readme() -> str:
+    """README.md with the table as it should be."""
+    rows = json.loads((FOLDER / "nonlinear_thresholds.json").read_text())["rows"]
+    before, _, rest = README.read_text(encoding="utf-8").partition(MARKS[0])
+    return before + MARKS[0] + short_table(rows) + MARKS[1] + rest.partition(MARKS[1])[2]
+
+
 def main() -> int:
     """Write the page, or say whether it is that of the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if stale")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; 1 if stale"
+    )
     args = parser.parse_args()
-    text = page()
+    texts = {PAGE: page(), README: readme()}
     if args.check:
-        return int(PAGE.read_text(encoding="utf-8") != text)
-    write_text(PAGE, text)
+        return int(any(path.read_text(encoding="utf-8") != text for path, text in texts.items()))
+    for path, text in texts.items():
+        write_text(path, text)
     return 0
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from analysis.threshold_table import PAGE, linear_table, page
+from analysis.threshold_table import PAGE, README, linear_table, page, readme, short_table
 
 
 def test_page_is_that_of_the_json():
     """Stale: python -m analysis.threshold_table."""
     assert PAGE.read_text(encoding="utf-8") == page()
+    assert README.read_text(encoding="utf-8") == readme()
 
 
 def _row(model: str, optimizer: str, *ratios: float) -> dict:
@@ -37,3 +38,16 @@ def test_seeds_trained_again_are_counted():
     ]
     text = " ".join(linear_table(rows))
     assert "1 seeds were trained again. 1 of 2 rows were measured before drift counted" in text
+
+
+def test_short_table_names_the_cause_of_what_is_far_off():
+    def row(model: str, level: int, mean: float | None) -> dict:
+        return {
+            "data": "a", "model": model, "level": level, "architecture": "mlp",
+            "locator": [mean, mean, mean], "cause": {"name": "line"},
+        }  # fmt: skip
+
+    rows = [row("vae", 1, 0.96), row("hvae", 1, 1.06), row("hvae", 2, None)]
+    assert short_table(rows).splitlines()[2] == (
+        "| a | 0.960 (0.960-0.960) | - | 1.060 (1.060-1.060) line | - |"
+    )

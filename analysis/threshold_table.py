@@ -152,9 +152,7 @@ def readme() -> str:
 def main() -> int:
     """Write the page, or say whether it is that of the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; 1 if stale"
-    )
+    parser.add_argument("--check", action="store_true", help="write nothing; 1 if stale")
     args = parser.parse_args()
     texts = {PAGE: page(), README: readme()}
     if args.check:

@@ -225,9 +225,10 @@ def test_stopped_run_goes_on(tmp_path, monkeypatch, short_runs, no_drawing, caps
         broken.setattr(jobs, "observe", stop)
         assert linvae.compare.main([*arguments, "--out", str(folder)]) == 130
     assert "the same command goes on from here" in capsys.readouterr().err
-    assert trained == [7, 9]  # set-points and the collapsed one; betas of the sweep
+    # set-points and the collapsed one; set-points again, for longer; betas of the sweep
+    assert trained == [7, 6, 9]
     assert linvae.compare.main([*arguments, "--out", str(folder)]) == 0
-    assert trained == [7, 9]
+    assert trained == [7, 6, 9]
     table = "comparison.csv"
     assert (folder / table).read_bytes() == (tmp_path / "whole" / table).read_bytes()
     assert linvae.compare.UNFINISHED not in files(folder)

@@ -94,7 +94,9 @@ def test_estimate_is_a_factor_on_all_betas():
     data = TrainingData.from_arrays(gaussian([3.0, 0.2], 300, seed=0).target)
     config = TrainConfig(steps=1200)
     for beta in (1.0, 2.0):
-        estimate = estimate_threshold(VAESpec(1, beta=beta), data, seeds=(0,), config=config)
+        estimate = estimate_threshold(
+            VAESpec(1, beta=beta), data, seeds=(0,), config=config, settle=False
+        )
         assert estimate.critical_factors[0] == pytest.approx(3.0 / beta, rel=CLAIM)
 
 

@@ -54,8 +54,11 @@ def rows(size: Size) -> list[Row]:
     return found
 
 
-def rank_correlations(rows: Rows) -> dict[str, float]:
-    """Spearman's rank correlation over classes of predicted and mean observed values."""
+def rank_correlations(rows: Rows) -> dict[str, float | None]:
+    """Spearman's rank correlation over classes of predicted and mean observed values.
+
+    None where one of them is the same in all classes.
+    """
     found = {}
     for architecture in dict.fromkeys(row["architecture"] for row in rows):
         for quantity, _, _ in PANELS:
@@ -70,8 +73,10 @@ def rank_correlations(rows: Rows) -> dict[str, float]:
                 )
                 for label in classes
             ]
-            rank = spearmanr(*zip(*pairs, strict=True)).statistic
-            found[f"{architecture}, {quantity}"] = round(float(rank), 3)
+            sides = list(zip(*pairs, strict=True))
+            constant = any(len(set(side)) == 1 for side in sides)  # no ranks: no correlation
+            rank = None if constant else round(float(spearmanr(*sides).statistic), 3)
+            found[f"{architecture}, {quantity}"] = rank
     return found
 
 

@@ -1,6 +1,6 @@
 """Import arrows: prediction cannot read observation, observation cannot read prediction.
 
-    version, spec, comparison < data < moments < theory
+    version, spec, prices, comparison < data < moments < theory
                                       | objectives < models < train < metrics
                                       | wording < verdicts < report, plots
                                       metrics < jobs < cluster
@@ -24,14 +24,15 @@ import linvae
 
 PACKAGE = Path(linvae.__file__).parent
 TOP = {"compare", "predict", "diagnose", "pipeline", "rows", "cli", "__main__"}
-BELOW_MODELS = {"spec", "comparison", "data", "moments", "objectives"}
+BELOW_MODELS = {"spec", "prices", "comparison", "data", "moments", "objectives"}
 MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
     "spec": set(),
+    "prices": set(),
     "comparison": {"spec"},
     "data": set(),
     "moments": {"spec"},
-    "theory": {"spec", "moments"},
+    "theory": {"spec", "prices", "moments"},
     "objectives": {"spec"},
     "models": BELOW_MODELS,
     "train": BELOW_MODELS | {"models", "version"},
@@ -50,7 +51,12 @@ MAY_IMPORT |= dict.fromkeys(TOP, EVERYTHING)
 NETWORKS = {"objectives", "models", "train", "metrics", "jobs", "cluster", *TOP}
 # typing_extensions: for type checkers only
 NUMERICAL = {"numpy", "scipy", "typing_extensions", *sys.stdlib_module_names}
-ONLY_NUMERICAL = {"spec", "moments", "theory"}  # standard library, numpy, scipy and nothing else
+ONLY_NUMERICAL = {
+    "spec",
+    "prices",
+    "moments",
+    "theory",
+}  # standard library, numpy, scipy and nothing else
 
 
 def layer_of(module: str) -> str:

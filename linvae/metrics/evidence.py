@@ -74,6 +74,7 @@ from linvae.metrics.observe import evaluating, parts
 from linvae.models import Architecture, StackedVAE
 from linvae.models.chain import mean_square
 from linvae.objectives import gaussian_distortion
+from linvae.prices import log_prices
 from linvae.spec import HVAESpec, LinearSpec, VAESpec
 from linvae.train.data import Noise, TrainingData
 
@@ -260,36 +261,12 @@ def rates_at_collapse(spec: LinearSpec, *, skip: bool = False) -> float:
         )
     log_rho, widths = np.log([r[0] for r in rho]), np.asarray(spec.latent_dims)
     log_a = np.log(betas) + log_rho
-    log_p = _prices(log_a, widths, np.array([v is None for v in spec.encoder_variances]))
-    if log_p is None:
+    learned = np.array([v is None for v in spec.encoder_variances])
+    if np.any(np.diff(log_a[learned]) < 0):  # no prices that do not decrease
         return -math.inf
+    log_p = log_prices(log_a[:, None], learned, widths)[:, 0]
     gains = np.exp(log_p) * (1 - log_p + log_a) - betas * (1 + log_rho)
     return float(widths @ gains / 2)
-
-
-def _prices(log_a: Array, weights: Array, learned: npt.NDArray[np.bool_]) -> Array | None:
-    """log p that does not decrease and is log a on learned levels; None where there is none."""
-    below = np.maximum.accumulate(np.where(learned, log_a, -np.inf))
-    above = np.minimum.accumulate(np.where(learned, log_a, np.inf)[::-1])[::-1]
-    if np.any(below > above):
-        return None
-    fit, runs = log_a.copy(), np.cumsum(learned)
-    for run in np.unique(runs):
-        fixed = ~learned & (runs == run)
-        fit[fixed] = _isotonic(log_a[fixed], weights[fixed])
-    return np.clip(fit, below, above)
-
-
-def _isotonic(values: Array, weights: Array) -> Array:
-    """Non-decreasing weighted least-squares fit: max over i <= l of min over j >= l of means."""
-    n = len(values)
-
-    def mean(i: int, j: int) -> float:
-        return float(np.average(values[i : j + 1], weights=weights[i : j + 1]))
-
-    return np.array(
-        [max(min(mean(i, j) for j in range(k, n)) for i in range(k + 1)) for k in range(n)]
-    )
 
 
 def _is_constant_at_collapse(model: StackedVAE) -> bool:

@@ -56,6 +56,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from linvae.prices import fixed_runs, isotonic_regression, log_prices
 from linvae.spec import HVAESpec
 from linvae.theory.modes import Modes
 from linvae.theory.solution import ROUNDING, ModeStates, Status, UnboundedObjectiveError
@@ -93,20 +94,6 @@ def solve_hierarchy(spec: HVAESpec, modes: Modes, allow_unbounded: bool = False)
     )
 
 
-def isotonic_regression(values: Array) -> Array:
-    """Non-decreasing least-squares fit along axis 0, one per column: the max-min formula.
-
-    fit_l = max_{i<=l} min_{j>=l} mean(values_i .. values_j), (levels, modes); -inf entries are
-    allowed at the start. Equality that a test checks: scipy's isotonic regression.
-    """
-    fit = np.full_like(values, -np.inf)
-    for i in range(len(values)):
-        counts = np.arange(1, len(values) - i + 1)[:, None]
-        means = np.cumsum(values[i:], axis=0) / counts
-        fit[i:] = np.maximum(fit[i:], np.minimum.accumulate(means[::-1])[::-1])
-    return fit
-
-
 def _chains(dims: tuple[int, ...], n_modes: int) -> Iterator[tuple[slice, slice]]:
     """Runs of levels that are wide enough, for every group of modes with the same runs."""
     edges = sorted({0, *dims, n_modes})
@@ -133,38 +120,17 @@ def _log_coefficients(spec: HVAESpec, levels: slice) -> tuple[Array, npt.NDArray
     return log_a, learned
 
 
-def _segments(learned: npt.NDArray[np.bool_]) -> Iterator[slice]:
-    """Maximal runs of fixed levels between learned ones (possibly empty), as slices."""
-    start = 0
-    for position in [*np.flatnonzero(learned), len(learned)]:
-        yield slice(start, int(position))
-        start = int(position) + 1
-
-
-def _prices(log_a: Array, learned: npt.NDArray[np.bool_]) -> Array:
-    """log p: isotonic regression of log a, clipped between the prices of learned levels."""
-    log_p = log_a.copy()
-    for segment in _segments(learned):
-        if segment.start == segment.stop:
-            continue
-        fit = isotonic_regression(log_a[segment])
-        below = log_a[segment.start - 1] if segment.start > 0 else -np.inf
-        above = log_a[segment.stop] if segment.stop < len(log_a) else np.inf
-        log_p[segment] = np.clip(fit, below, above)
-    return log_p
-
-
 def _information(spec: HVAESpec, levels: slice, a0: Array) -> Array:
     """rho of the levels of one chain, (levels, modes)."""
     upper, learned = _log_coefficients(spec, levels)
     with np.errstate(divide="ignore"):
         log_a = np.concatenate([np.log(a0)[None], np.repeat(upper[:, None], len(a0), axis=1)])
     learned = np.append(False, learned)
-    log_p = _prices(log_a, learned)
+    log_p = log_prices(log_a, learned)
     dead = np.isneginf(log_a)
     t = np.where(dead, 0.0, log_p - np.where(dead, 0.0, log_a))
     rho = np.zeros((len(log_a) + 1, len(a0)))  # rho_0 ... rho_{L+1}
-    for segment in _segments(learned):
+    for segment in fixed_runs(learned):
         nodes = slice(segment.start, segment.stop + 1)
         rho[nodes][1:] = -np.cumsum(t[segment], axis=0)
         rho[nodes] -= rho[nodes].min(axis=0)  # the lowest of them touches 0
@@ -178,7 +144,7 @@ def _critical_scale(spec: HVAESpec, levels: slice, a0: Array) -> Array:
     Scaling all betas by a factor is scaling a_0 by its inverse, and rho grows with a_0.
     """
     log_a, learned = _log_coefficients(spec, levels)
-    log_p = _prices(log_a[:, None], learned)[:, 0]
+    log_p = log_prices(log_a[:, None], learned)[:, 0]
     first_learned = int(np.argmax(learned)) if learned.any() else len(learned)
     below = np.append(0.0, np.cumsum(log_p)[:-1])
     threshold = np.exp(np.arange(1, len(log_p) + 1) * log_p - below)

@@ -40,16 +40,16 @@ import numpy as np
 import numpy.typing as npt
 
 import linvae
-from analysis.nonlinear_thresholds import MODELS, OPTIONS, finite, spread, words
+from analysis.nonlinear_thresholds import OPTIONS, case_parser, finite, markdown, spread, words
 from linvae.comparison import write_text
 from linvae.data import Dataset, load_dataset
 from linvae.metrics import ThresholdEstimate, estimate_threshold
 from linvae.models import Architecture
 from linvae.moments import Moments
-from linvae.pipeline import default_spec, make_plan
+from linvae.pipeline import default_spec, make_plan, training_data
 from linvae.spec import LinearSpec
 from linvae.theory import solve
-from linvae.train import CellStore, TrainConfig, TrainingData, pick_device
+from linvae.train import CellStore, TrainConfig, pick_device
 
 Array = npt.NDArray[np.float64]
 Row = dict[str, Any]
@@ -204,11 +204,7 @@ def measure(
     reduced = case.dataset.rotated_to_span()
     moments = Moments.from_data(reduced.target, reduced.condition)
     predicted = solve(case.spec, moments).level_critical_betas[case.level - 1, 0]
-    seen = case.dataset if case.network.needs_image else reduced
-    data = TrainingData.from_arrays(
-        seen.target, seen.condition, device=pick_device(), resident="auto",
-        image=seen.image_layout(),
-    )  # fmt: skip
+    data = training_data(case.dataset, reduced, case.network, pick_device())
     found = estimate_threshold(
         case.spec, data, architecture=case.network, level=case.level, seeds=SEEDS,
         config=case.config, store=store, bracket=bracket,
@@ -286,7 +282,7 @@ def table(found: list[Row]) -> str:
                 row["verdict"],
             )
         )  # fmt: skip
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown(lines)
 
 
 def _number(value: float | None) -> str:
@@ -295,16 +291,9 @@ def _number(value: float | None) -> str:
 
 def main() -> None:
     """Make the runs that are missing and write the JSON after every case."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--datasets", nargs="+")
-    parser.add_argument("--models", nargs="+", default=MODELS)
-    parser.add_argument("--architectures", nargs="+", default=tuple(OPTIONS))
+    parser = case_parser(__doc__.splitlines()[0], Path(__file__).with_suffix(".json"))
     parser.add_argument("--cause", choices=INTERVENTIONS, help="try this one instead")
     parser.add_argument("--rows", type=Path, default=ROWS)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
-    parser.add_argument("--members", type=Path, default=Path("results/members"))
-    parser.add_argument("--table", action="store_true", help="print OUT, train nothing")
     args = parser.parse_args()
     found = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
     if args.table:

@@ -129,6 +129,11 @@ def table(found: list[dict[str, Any]]) -> str:
                 row["cause"]["name"] if row["cause"] else "-",
             )
         )  # fmt: skip
+    return markdown(lines)
+
+
+def markdown(lines: Iterable[Iterable[str]]) -> str:
+    """Cells of every line, the header and what is under it among them, as a Markdown table."""
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -140,18 +145,26 @@ def words(found: list[float | None]) -> str:
     return f"{mean:.3f} ({low:.3f}-{high:.3f})"
 
 
-def main() -> None:
-    """Measure what is missing and write the JSON after every case."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def case_parser(
+    description: str, out: Path, datasets: Iterable[str] | None = None
+) -> argparse.ArgumentParser:
+    """Which cases, where the data are and where to write: `datasets` None, all of the rows."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--effort", type=float, default=1.0, help="times the default steps")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--datasets", nargs="+", default=DATASETS)
+    parser.add_argument("--datasets", nargs="+", default=datasets)
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--architectures", nargs="+", default=tuple(OPTIONS))
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--out", type=Path, default=out)
     parser.add_argument("--members", type=Path, default=Path("results/members"))
-    parser.add_argument("--table", action="store_true", help="print FILE, train nothing")
+    parser.add_argument("--table", action="store_true", help="print OUT, train nothing")
+    return parser
+
+
+def main() -> None:
+    """Measure what is missing and write the JSON after every case."""
+    parser = case_parser(__doc__.splitlines()[0], Path(__file__).with_suffix(".json"), DATASETS)
+    parser.add_argument("--effort", type=float, default=1.0, help="times the default steps")
+    parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     found = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
     if args.table:

@@ -122,14 +122,11 @@ def page() -> str:
 def short_table(rows: list[dict[str, Any]], network: str = "mlp") -> str:
     """Locators of one network by data set and model, with the cause of what is 5 % or more off."""
     found = {(r["data"], r["model"], r["level"]): r for r in rows if r["architecture"] == network}
-    lines = [
-        "| data | vae | cvae | hvae, level 1 | hvae, level 2 |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    header = ("data", "vae", "cvae", "hvae, level 1", "hvae, level 2")
+    lines = [header, ("---",) * len(header)]
     for data in dict.fromkeys(name for name, _, _ in found):
-        cells = [_cell(found.get((data, *case))) for case in CASES]
-        lines.append("| " + " | ".join([data, *cells]) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append((data, *(_cell(found.get((data, *case))) for case in CASES)))
+    return nonlinear_thresholds.markdown(lines) + "\n"
 
 
 def _cell(row: dict[str, Any] | None) -> str:

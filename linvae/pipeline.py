@@ -40,7 +40,7 @@ from linvae.theory.network_bounds import network_bounds
 from linvae.theory.skewness_shift import SkewnessShift, skewness_shift
 from linvae.train import CellStore, TrainConfig, TrainingData, pick_device
 
-__all__ = ["Plan", "default_spec", "make_plan", "run_comparison"]
+__all__ = ["Plan", "default_spec", "make_plan", "run_comparison", "training_data"]
 
 NETWORK_RATE = {"sweep": 1 / 3, "control": 2 / 3}  # of the learning rate of linear models
 
@@ -148,7 +148,7 @@ def run_comparison(
     estimates: list[dict[str, object]] = []
     for architecture in plan.architectures:
         begin = time.perf_counter()
-        data = _training_data(dataset, reduced, plan.network(architecture), device)
+        data = training_data(dataset, reduced, plan.network(architecture), device)
         runner = make_runner(data)
         thresholds = _threshold_jobs(spec, moments, architecture, plan)
         jobs: list[Job[Any]] = [job for _, job in thresholds if job is not None]
@@ -173,7 +173,7 @@ def run_comparison(
     return Comparison(settings, tuple(rows))
 
 
-def _training_data(
+def training_data(
     dataset: Dataset, reduced: Dataset, network: Architecture, device: torch.device
 ) -> TrainingData:
     """Pixels for networks of images; for all others the coordinates that moments are taken of.

@@ -56,7 +56,7 @@ Row = dict[str, Any]
 Spread = list[float | None]  # mean, least and largest over seeds
 INSIDE = (0.95, 1.05)
 ROWS = Path(__file__).with_name("nonlinear_thresholds.json")
-KEY = ("data", "sha256", "model", "architecture", "level", "steps", "cause")
+KEY = ("data", "sha256", "model", "architecture", "level", "steps", "batch_size", "cause")
 COLUMNS = (
     "data", "model", "network", "level", "cause", "further run", "before", "after", "predicted",
     "number", "was", "is", "share gone", "verdict",
@@ -82,6 +82,7 @@ def as_measured(row: Row, dataset: Dataset) -> Case:
     name = row["architecture"]
     effort = row["steps"] / TrainConfig().steps
     plan = make_plan(architectures=(name,), effort=effort, options=OPTIONS[name])
+    plan = replace(plan, control_batch_size=row["batch_size"])
     spec = default_spec(row["model"], 1, 1.0)
     config = plan.config_for(name, row["level"])
     return Case(dataset, spec, plan.network(name), config, row["level"])

@@ -1,12 +1,13 @@
 """Nonlinear thresholds over the suite: predicted, observed, and everything known about each.
 
-    python -m analysis.nonlinear_thresholds [--data-dir DIR] [--effort X] [--seeds N]
-        [--datasets ...] [--models ...] [--architectures ...] [--out FILE] [--members FOLDER]
+    python -m analysis.nonlinear_thresholds [--data-dir DIR] [--effort X] [--batch-size N]
+        [--seeds N] [--datasets ...] [--models ...] [--architectures ...] [--out FILE]
+        [--members FOLDER]
     python -m analysis.nonlinear_thresholds --table          # the rows of FILE as Markdown
 
 One row per data set, model, network and level; factors are over the linear prediction. Rows that
-FILE has, with the same version and steps, are kept; members of a run that was stopped are kept in
-FOLDER.
+FILE has, with the same version, steps and batches, are kept; members of a run that was stopped are
+kept in FOLDER.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 import linvae
 from linvae.comparison import Comparison, Threshold, write_text
 from linvae.data import Dataset, load_dataset
+from linvae.metrics import CONTROL_BATCH_SIZE
 from linvae.pipeline import default_spec, make_plan, run_comparison
 from linvae.train import CellStore
 from linvae.verdicts import cause
@@ -54,7 +56,8 @@ def compare(
         options=OPTIONS[architecture],
         store=CellStore(args.members),
     )
-    return run_comparison(dataset, default_spec(model, 1, 1.0), replace(plan, sweep=False))
+    plan = replace(plan, sweep=False, control_batch_size=args.batch_size)
+    return run_comparison(dataset, default_spec(model, 1, 1.0), plan)
 
 
 def rows(comparison: Comparison, seconds: float) -> Iterator[dict[str, Any]]:
@@ -64,6 +67,7 @@ def rows(comparison: Comparison, seconds: float) -> Iterator[dict[str, Any]]:
     for threshold in comparison.thresholds():
         at = {"architecture": threshold.architecture, "level": threshold.level}
         why = cause(comparison, threshold)
+        training = settings["training"][f"{threshold.architecture}, control of level 1"]
         yield {
             "data": settings["dataset"], "sha256": settings["data_sha256"],
             "n": settings["n_samples"], "dim": settings["target_dim"],
@@ -79,7 +83,7 @@ def rows(comparison: Comparison, seconds: float) -> Iterator[dict[str, Any]]:
             "slope_per_nat": finite(threshold.slope),
             "largest_drift": finite(_largest_drift(comparison, at)),
             "cause": why and {"name": why.name, "text": why.text},
-            "steps": next(iter(settings["training"].values()))["steps"],
+            "steps": training["steps"], "batch_size": training["batch_size"],
             "n_seeds": len(settings["seeds"]), "version": settings["version"],
             "seconds": round(seconds),
         }  # fmt: skip
@@ -116,7 +120,10 @@ def finite(value: float) -> float | None:
 
 def table(found: list[dict[str, Any]]) -> str:
     """Markdown: mean of seeds with their range."""
-    names = ("data", "model", "network", "level", *COLUMNS.values(), "universal", "skewness", "why")
+    names = (
+        "data", "model", "network", "level", *COLUMNS.values(), "universal", "skewness", "why",
+        "steps x batch",
+    )  # fmt: skip
     lines = [names, ("---",) * len(names)]
     for row in found:
         universal = row["universal"][0]
@@ -127,6 +134,7 @@ def table(found: list[dict[str, Any]]) -> str:
                 "-" if universal is None else f"{universal:.2f}",
                 f"{row['leading_skewness']:.2f}",
                 row["cause"]["name"] if row["cause"] else "-",
+                f"{row['level'] * row['steps']} x {row['batch_size']}",
             )
         )  # fmt: skip
     return markdown(lines)
@@ -164,6 +172,7 @@ def main() -> None:
     """Measure what is missing and write the JSON after every case."""
     parser = case_parser(__doc__.splitlines()[0], Path(__file__).with_suffix(".json"), DATASETS)
     parser.add_argument("--effort", type=float, default=1.0, help="times the default steps")
+    parser.add_argument("--batch-size", type=int, default=CONTROL_BATCH_SIZE)
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     found = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
@@ -171,10 +180,11 @@ def main() -> None:
         print(table(found))
         return
     steps = make_plan(effort=args.effort).config.steps
+    asked = (linvae.__version__, steps, args.batch_size, args.seeds)
     done = {
         (row["data"], row["model"], row["architecture"])
         for row in found
-        if (row["version"], row["steps"], row["n_seeds"]) == (linvae.__version__, steps, args.seeds)
+        if (row["version"], row["steps"], row["batch_size"], row["n_seeds"]) == asked
     }
     for architecture, name, model in itertools.product(
         args.architectures, args.datasets, args.models

@@ -51,6 +51,7 @@ NONLINEAR = """\
 | universal | no network leaves collapse above it, found on these samples | bound |
 | skewness | of the leading component | - |
 | why | cause named by `linvae.verdicts.cause` where the locator is 2 % or more away | - |
+| steps x batch | of every control run | - |
 """
 CAUSES = """\
 ## Causes, each by one further run

@@ -59,6 +59,7 @@ class Plan:
     options: Mapping[str, Any] = field(default_factory=dict)  # sizes of the networks, by field
     store: CellStore | None = None
     sweep: bool = True  # rates and units over beta; without: thresholds alone
+    control_batch_size: int = CONTROL_BATCH_SIZE
 
     def network(self, architecture: str) -> Architecture:
         """The named architecture with the sizes of the plan."""
@@ -72,7 +73,7 @@ class Plan:
         """
         config = self.config
         if level:
-            config = replace(config, steps=level * config.steps, batch_size=CONTROL_BATCH_SIZE)
+            config = replace(config, steps=level * config.steps, batch_size=self.control_batch_size)
         if architecture == "linear":
             return config
         share = NETWORK_RATE["control" if level else "sweep"]

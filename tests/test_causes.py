@@ -165,16 +165,17 @@ def test_a_case_is_that_of_its_row(dataset):
     assert len(set(betas)) == 18
 
 
-def test_upper_levels_are_trained_for_longer(dataset):
-    row = {"architecture": "conv", "model": "hvae", "level": 2, "steps": 1500}
+def test_steps_of_upper_levels_and_batches_are_those_of_the_row(dataset):
+    row = {"architecture": "conv", "model": "hvae", "level": 2, "steps": 1500, "batch_size": 64}
     case = as_measured(row, dataset)
-    assert (case.config.steps, case.level) == (3000, 2)
+    assert (case.config.steps, case.config.batch_size, case.level) == (3000, 64, 2)
     assert case.network.channels == (8, 16)
 
 
 ROW = {
     "data": "small", "sha256": "ab", "model": "cvae", "architecture": "mlp", "level": 1,
-    "steps": 100, "locator": [0.9, 0.88, 0.92], "certified_beta": [0.8, 0.7, 0.9],
+    "steps": 100, "batch_size": 128, "locator": [0.9, 0.88, 0.92],
+    "certified_beta": [0.8, 0.7, 0.9],
     "residual_beta": [0.6, 0.5, 0.7], "local_beta": [0.45, 0.4, 0.5],
     "cause": "regression", "text": "why", "slope_per_nat": -0.04, "largest_drift": 0.023,
 }  # fmt: skip

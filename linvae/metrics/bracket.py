@@ -57,9 +57,9 @@ from linvae.metrics.evidence import (
     terms_of_draws,
 )
 from linvae.metrics.observe import observe
-from linvae.models import StackedVAE, build_model
+from linvae.models import StackedVAE
 from linvae.objectives import Terms
-from linvae.train import ConstantBetas, TrainConfig, TrainingData, train
+from linvae.train import ConstantBetas, TrainConfig, TrainingData, copies, train
 from linvae.train.kl_weight import information, unit_statistics
 
 __all__ = ["CHECKPOINTS", "DEAD", "Bracket", "Branch", "bracket_grid", "bracket_threshold"]
@@ -255,7 +255,7 @@ class _Run:
         n_seeds = len(self.source.seeds)
         starts = np.full((n_seeds, len(factors)), self.collapsed)
         starts[:, : len(up)] = _most_informed(self.source, self.data, self.level)[:, None]
-        model = _copies(self.source, self.data, starts)
+        model = copies(self.source, starts)
         watched = _WatchedBetas(factors, model.spec.betas, self.level, self.data.target.device)
         train(model, self.data, watched, self.config, self.progress)
         distortions, rates = terms_of_draws(model, self.data)
@@ -296,27 +296,6 @@ def _most_informed(source: StackedVAE, data: TrainingData, level: int) -> npt.ND
     """The member of every seed that knows most about `level`, (n_seeds,)."""
     nats = observe(source, data).information[..., level - 1]
     return np.asarray(np.where(np.isfinite(nats), nats, -np.inf).argmax(axis=1))
-
-
-def _copies(source: StackedVAE, data: TrainingData, starts: npt.NDArray[np.intp]) -> StackedVAE:
-    """A stack whose member (s, i) has the parameters of the member (s, starts[s, i])."""
-    copies = build_model(
-        source.spec,
-        data.target,
-        data.condition,
-        architecture=source.architecture,
-        image=data.image,
-        seeds=source.seeds,
-        n_points=starts.shape[1],
-    )
-    members = (torch.arange(len(starts))[:, None], torch.as_tensor(starts))
-    shape = (len(source.seeds), source.n_points)
-    values = {
-        name: value[members] if value.shape[:2] == shape else value
-        for name, value in source.state_dict().items()
-    }
-    copies.load_state_dict(values)
-    return copies
 
 
 class _WatchedBetas(ConstantBetas):

@@ -9,7 +9,8 @@ Collapsed: level 1 carries nothing about the data, q(z_1|y) = q(z_1). D_0 is the
 best constant, P_0 the least sum_l beta_l R_l of any such model. The largest f_x of all models is a
 lower bound of the threshold of total collapse, up to the Monte-Carlo error of D and R_l and the
 rounding of float32, the larger one where f_x is the ratio of two small numbers. Some draws choose
-the model, others certify it.
+the model; others certify it, many and stratified: each sample gets a draw out of every one of
+`STRATA` equally likely parts of |noise|, which takes most of the error away.
 
 *D_0.* A decoder of a z_1 independent of y is a mixture of constants, no better than the best:
 E|y - E y|^2/2s + d/2 log 2 pi s, or with a Bernoulli likelihood the entropy of the mean of every
@@ -61,7 +62,9 @@ hierarchies; that no other model comes below it.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,7 +79,8 @@ from linvae.models.chain import mean_square
 from linvae.objectives import gaussian_distortion
 from linvae.prices import log_prices
 from linvae.spec import HVAESpec, LinearSpec, VAESpec
-from linvae.train.data import Noise, TrainingData
+from linvae.train import copies
+from linvae.train.data import Noise, TrainingData, stream
 
 __all__ = [
     "DRAWS",
@@ -87,13 +91,14 @@ __all__ = [
     "has_certificate",
     "needs_collapsed",
     "rates_at_collapse",
+    "stratified_noise",
     "terms_of_draws",
 ]
 
 Array = npt.NDArray[np.float64]
-DRAWS = 16  # antithetic pairs per sample; their spread is the Monte-Carlo error
-CHOOSE, CERTIFY = slice(0, 8), slice(8, DRAWS)  # the draws that pick the best member, and the rest
-SURE = 3.0  # standard errors of 8 draws, one-sided 99 %: so is the best of three seeds to 97 %
+DRAWS = 16  # antithetic pairs per sample, that choose; their spread is the Monte-Carlo error
+STRATA, REPEATS = 8, 8  # of the member that certifies: repeats of as many pairs as strata
+SURE = 3.0  # standard errors of 8 repeats, one-sided 99 %: so is the best of three seeds to 97 %
 NOISY = 0.03  # share of a ratio above which its error disqualifies it
 ROUNDING = 1e-6  # of a mean of float32 terms
 
@@ -103,8 +108,9 @@ class ExchangeRatios:
     """f_x of every member and its standard error, (n_seeds, n_points).
 
     Monte-Carlo error and rounding together. NaN for members whose rate is not above that of
-    collapse, or that diverged. `choice`: the same less `SURE` errors, of draws of its own, -inf
-    where the error is above `NOISY` of the ratio: next to collapse it is that of two small numbers.
+    collapse, or that diverged. `choice`: f_x less its error, -inf where the error is above `NOISY`
+    of the ratio: next to collapse it is that of two small numbers. The first member of highest
+    choice of each seed and stack has f_x and error of other draws, the others of those that choose.
     """
 
     factors: Array
@@ -120,7 +126,7 @@ class ExchangeRatios:
     def best(self) -> tuple[Array, Array]:
         """Factor of the chosen member of every seed less `SURE` errors, and the error; (n_seeds,).
 
-        Chosen by other draws than certify it: the best of many ratios is luck in part.
+        The best of many ratios is luck in part: hence the other draws.
         """
         at = self.choice.argmax(axis=1)[:, None]
         factor, error, choice = (
@@ -217,28 +223,31 @@ def _ratios(
     rates: Array,
     collapsed_distortion: npt.ArrayLike,
 ) -> ExchangeRatios:
+    idle = np.reshape(collapsed_distortion, (-1, 1))
+    factors, errors = _ratio(model, data, distortions, rates, idle)
+    clear = np.isfinite(factors) & (errors < NOISY * factors)
+    choice = np.where(clear, factors - errors, -np.inf)
+    at = choice.argmax(axis=1)[:, None]
+    chosen = copies(model, at)
+    again = _ratio(chosen, data, *_terms_of_strata(chosen, data), idle)
+    for values, of_chosen in zip((factors, errors), again, strict=True):
+        np.put_along_axis(values, at, of_chosen, axis=1)
+    return ExchangeRatios(factors, errors, choice)
+
+
+def _ratio(
+    model: StackedVAE, data: TrainingData, distortions: Array, rates: Array, idle: Array
+) -> tuple[Array, Array]:
+    """f_x of means over draws, (draws, seeds, points, ...), and its standard error."""
     betas = np.asarray(model.spec.betas)
-    saved = np.reshape(collapsed_distortion, (-1, 1)) - distortions
+    saved = idle - distortions
     paid = rates @ betas - rates_at_collapse(model.spec, skip=model.architecture.skip)
-    terms = (_size_of_distortion(model, data), np.abs(rates).mean(axis=0) @ betas)
-    return _of_draws(saved, paid, terms)
-
-
-def _of_draws(saved: Array, paid: Array, terms: tuple[float, Array]) -> ExchangeRatios:
-    """Some draws certify, the others choose; both (DRAWS, seeds, points)."""
-    chosen, error = _ratio(saved[CHOOSE], paid[CHOOSE], terms)
-    clear = np.isfinite(chosen) & (error < NOISY * chosen)
-    choice = np.where(clear, chosen - SURE * error, -np.inf)
-    return ExchangeRatios(*_ratio(saved[CERTIFY], paid[CERTIFY], terms), choice)
-
-
-def _ratio(saved: Array, paid: Array, terms: tuple[float, Array]) -> tuple[Array, Array]:
-    """Means over draws of saved over paid, and the standard error, with that of `terms` rounded."""
     with np.errstate(divide="ignore", invalid="ignore"):
         price = np.where(paid.mean(axis=0) > 0, paid.mean(axis=0), np.nan)
         factors = saved.mean(axis=0) / price
         noise = (saved - factors * paid).std(axis=0, ddof=1) / math.sqrt(len(saved))
-        rounding = ROUNDING * (terms[0] + np.abs(factors) * terms[1])
+        sizes = np.abs(rates).mean(axis=0) @ betas
+        rounding = ROUNDING * (_size_of_distortion(model, data) + np.abs(factors) * sizes)
         return factors, np.hypot(noise, rounding) / price
 
 
@@ -297,21 +306,73 @@ def _entropies(data: TrainingData) -> Array:
     return np.asarray(entr(mean) + entr(1 - mean), dtype=np.float64)
 
 
-@torch.no_grad()
 def terms_of_draws(model: StackedVAE, data: TrainingData) -> tuple[Array, Array]:
-    """Means over all samples of every draw, the same noise for all members of a seed.
+    """Means over all samples of every draw, the same noise for all members.
 
     Distortions (DRAWS, seeds, points) and rates (..., levels), nats.
     """
     found = []
     for draw in range(DRAWS):
         noise = Noise(model.spec.latent_dims, [draw], data.target.device)
-        total: torch.Tensor | float = 0.0
-        for index in parts(data):
-            with evaluating(model):
-                terms = model(*data.take(index[None]), noise.next(len(index)))
-            both = torch.cat([terms.distortion[..., None], terms.rates], dim=-1)
-            total = total + len(index) / len(data) * both.double()
-        found.append(torch.as_tensor(total))
+        found.append(_means(model, data, functools.partial(_next, noise)))
+    return _as_arrays(found)
+
+
+def _terms_of_strata(model: StackedVAE, data: TrainingData) -> tuple[Array, Array]:
+    """The same of every repeat of stratified noise: `REPEATS` instead of `DRAWS`.
+
+    Scaled to unit second moment over a repeat: as `Noise`, in batches so large that the fourth is
+    low by 2/(STRATA n) at most.
+    """
+    found, width = [], sum(model.spec.latent_dims)
+    for repeat in range(REPEATS):
+        noise = stratified_noise(len(data), width, repeat)
+        noise = noise / noise.square().mean(dim=(0, 1)).sqrt()
+        terms = [_means(model, data, functools.partial(_both_signs, model.spec, n)) for n in noise]
+        found.append(torch.stack(terms).mean(dim=0))
+    return _as_arrays(found)
+
+
+def stratified_noise(n: int, width: int, repeat: int) -> torch.Tensor:
+    """`STRATA` draws (n, width) of standard normal noise, for use with both signs.
+
+    |noise| of one sample and coordinate lies once in each of `STRATA` equally likely intervals, in
+    an order of its own: every draw by itself is independent noise. Equality that a test checks.
+    """
+    generator, shape = stream("certificate", repeat), (STRATA, n, width)
+    order = torch.randint(STRATA, shape[1:], generator=generator)
+    stratum = (order + torch.arange(STRATA)[:, None, None]) % STRATA
+    place = torch.rand(shape, generator=generator, dtype=torch.float64)
+    sign = 2 * torch.randint(2, shape, generator=generator) - 1
+    size: torch.Tensor = torch.special.ndtri((1 + (stratum + place) / STRATA) / 2)
+    return sign * size
+
+
+def _next(noise: Noise, index: torch.Tensor) -> list[torch.Tensor]:
+    return noise.next(len(index))
+
+
+def _both_signs(spec: LinearSpec, noise: torch.Tensor, index: torch.Tensor) -> list[torch.Tensor]:
+    some = noise.float().to(index.device)[index]
+    return list(torch.split(torch.cat([some, -some])[None], list(spec.latent_dims), dim=-1))
+
+
+@torch.no_grad()
+def _means(
+    model: StackedVAE,
+    data: TrainingData,
+    noise: Callable[[torch.Tensor], list[torch.Tensor]],
+) -> torch.Tensor:
+    """Mean distortion and rates over all samples, (seeds, points, 1 + levels)."""
+    total: torch.Tensor | float = 0.0
+    for index in parts(data):
+        with evaluating(model):
+            terms = model(*data.take(index[None]), noise(index))
+        both = torch.cat([terms.distortion[..., None], terms.rates], dim=-1)
+        total = total + len(index) / len(data) * both.double()
+    return torch.as_tensor(total)
+
+
+def _as_arrays(found: list[torch.Tensor]) -> tuple[Array, Array]:
     values = np.asarray(torch.stack(found).cpu(), dtype=np.float64)
     return values[..., 0], values[..., 1:]

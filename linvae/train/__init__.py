@@ -6,6 +6,7 @@ from linvae.train.data import TrainingData, pick_device
 from linvae.train.kl_weight import AnnealedBetas, ConstantBetas, CyclicalBetas, InformationControl
 from linvae.train.loop import DivergedError, TrainConfig, TrainResult, train
 from linvae.train.memory import MemoryPrediction, predict_memory
+from linvae.train.parts import copies
 from linvae.train.run import Diverged, Stopped
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "TrainResult",
     "Trained",
     "TrainingData",
+    "copies",
     "pick_device",
     "predict_memory",
     "train",

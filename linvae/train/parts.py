@@ -11,6 +11,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from linvae.models.chain import StackedVAE
@@ -18,7 +20,7 @@ from linvae.train.data import TrainingData, free_bytes
 from linvae.train.loop import TrainConfig
 from linvae.train.memory import predict_memory
 
-__all__ = ["like", "out_of_memory", "size_that_fits", "smaller"]
+__all__ = ["copies", "like", "out_of_memory", "size_that_fits", "smaller"]
 
 USED_SHARE = 0.9  # of the free memory: the rest is for what the prediction does not count
 PER_VALUE = 100  # kept per row and coordinate of the data, or output of a layer: more than there is
@@ -94,6 +96,21 @@ def like(model: StackedVAE, n_seeds: int, n_points: int) -> StackedVAE:
         seeds=model.seeds[:n_seeds],
         n_points=n_points,
     )
+
+
+def copies(model: StackedVAE, starts: npt.NDArray[np.intp]) -> StackedVAE:
+    """A stack whose member (s, i) has the parameters of the member (s, starts[s, i])."""
+    found = like(model, len(model.seeds), starts.shape[1])
+    found.centre, found.condition_centre = model.centre, model.condition_centre  # of the data
+    members = (torch.arange(len(starts))[:, None], torch.as_tensor(starts))
+    shape = (len(model.seeds), model.n_points)
+    found.load_state_dict(
+        {
+            name: value[members] if value.shape[:2] == shape else value
+            for name, value in model.state_dict().items()
+        }
+    )
+    return found.to(next(model.parameters()).device)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -13,8 +13,8 @@ from linvae.metrics import (
     bracket_threshold,
     estimate_threshold,
 )
-from linvae.metrics.bracket import EXTENSIONS, POINTS, _copies, bracket_grid
-from linvae.models import Architecture, build_model
+from linvae.metrics.bracket import EXTENSIONS, POINTS, bracket_grid
+from linvae.models import build_model
 from linvae.moments import Moments
 from linvae.spec import CVAESpec, HVAESpec, VAESpec
 from linvae.theory import solve
@@ -106,32 +106,6 @@ def test_grid_surrounds_what_was_observed():
     assert np.ptp(np.diff(np.log(grid))) < 1e-12
     with pytest.raises(ValueError, match="observed has no finite value: the control runs found no"):
         bracket_grid([np.nan])
-
-
-def test_copies_are_the_members_that_were_named():
-    data = TrainingData.from_arrays(np.random.default_rng(0).normal(size=(20, 3)))
-    source = build_model(
-        VAESpec(1),
-        data.target,
-        architecture=Architecture("mlp", hidden=3),
-        seeds=(4, 5),
-        n_points=3,
-    )
-    for p in source.parameters():
-        p.data += np.random.default_rng(1).normal() * 0 + torch_arange_like(p)
-    starts = np.array([[0, 2], [1, 1]])
-    copies = dict(_copies(source, data, starts).named_parameters())
-    for name, p in source.named_parameters():
-        for s in range(2):
-            for i in range(2):
-                assert (copies[name][s, i] == p[s, starts[s, i]]).all()
-
-
-def torch_arange_like(p):
-    """Another number for every member."""
-    seeds, points = p.shape[:2]
-    ranks = np.arange(seeds * points, dtype=np.float32).reshape(seeds, points)
-    return p.new_tensor(ranks).reshape(seeds, points, *[1] * (p.dim() - 2))
 
 
 PLAIN = gaussian([4.0, 1.0, 0.3], 300, seed=4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,7 +22,7 @@ from linvae.train import (
     train,
     train_cells,
 )
-from linvae.train.parts import like, size_that_fits
+from linvae.train.parts import copies, like, size_that_fits
 
 CPU = torch.device("cpu")
 SPEC = VAESpec(1, decoder_variance=0.5)
@@ -155,3 +156,23 @@ def test_counting_is_left_out_only_where_memory_is_plenty():
         found = predict_memory(lambda m=model: like(m, 1, 3), CONFIG, n_samples=len(DATA))
         assert found.in_use - found.data <= _rough_bytes(model, CONFIG), network
     assert size_that_fits(model, DATA, CONFIG) == (1, 3)
+
+
+def test_copies_are_the_members_that_were_named():
+    source = build_model(SPEC, DATA.target, architecture=NETWORK, seeds=SEEDS, n_points=3)
+    with torch.no_grad():
+        for p in source.parameters():
+            p += ranks_like(p)
+    starts = np.array([[0, 2], [1, 1]])
+    found = dict(copies(source, starts).named_parameters())
+    for name, p in source.named_parameters():
+        for s in range(2):
+            for i in range(2):
+                assert (found[name][s, i] == p[s, starts[s, i]]).all()
+
+
+def ranks_like(p):
+    """Another number for every member."""
+    seeds, points = p.shape[:2]
+    ranks = np.arange(seeds * points, dtype=np.float32).reshape(seeds, points)
+    return p.new_tensor(ranks).reshape(seeds, points, *[1] * (p.dim() - 2))

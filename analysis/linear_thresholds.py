@@ -1,6 +1,7 @@
 """Observed thresholds of linear networks, started blind, against the known ones.
 
-    python -m analysis.linear_thresholds [--data-dir DIR] [--spectra N] [--seeds N] [--out FILE]
+    python -m analysis.linear_thresholds [--data-dir DIR] [--spectra N] [--seeds N]
+        [--models ...] [--optimizers ...] [--out FILE]
 
 On digits, mnist, omniglot and on random spectra; VAE, CVAE and both levels of a hierarchy; Adam and
 SGD. Every run starts at beta = 1 and never sees the prediction; the optimisers' settings are the
@@ -15,7 +16,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,9 +62,11 @@ def random_data(seed: int, conditional: bool) -> Dataset:
     )
 
 
-def cases(spectra: int, data_dir: Path | None) -> Iterator[tuple[str, Dataset]]:
+def cases(
+    models: Sequence[str], spectra: int, data_dir: Path | None
+) -> Iterator[tuple[str, Dataset]]:
     """(model, data) of every case, the quick ones first."""
-    for model in MODELS:
+    for model in models:
         conditional = model == "cvae"
         for seed in range(FIRST_SEED, FIRST_SEED + spectra):
             yield model, random_data(seed, conditional)
@@ -91,6 +94,7 @@ def measure(model: str, dataset: Dataset, optimizer: str, n_seeds: int) -> Itera
             "observed_over_predicted": (found.critical_factors / factor).round(5).tolist(),
             "slopes_per_nat": found.slopes.round(4).tolist(),
             "largest_drifts": np.abs(found.drifts).max(axis=1).round(4).tolist(),
+            "end_drifts": found.end_drifts.round(4).tolist(),
             "seconds": round(found.seconds, 1),
         }  # fmt: skip
 
@@ -105,6 +109,8 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--spectra", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--optimizers", nargs="+", choices=CONFIGS, default=list(CONFIGS))
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     args = parser.parse_args()
     versions = {"linvae": linvae.__version__, "torch": torch.__version__}
@@ -112,7 +118,7 @@ def main() -> None:
     rows = earlier["rows"] if earlier.get("versions") == versions else []
     done = {_key(row) for row in rows}
     for (model, dataset), optimizer in itertools.product(
-        cases(args.spectra, args.data_dir), CONFIGS
+        cases(args.models, args.spectra, args.data_dir), args.optimizers
     ):
         if (dataset.name, model, optimizer) in done:
             continue

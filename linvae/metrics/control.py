@@ -4,10 +4,11 @@ Each member holds the information I of one level at a set-point and lets the fac
 adapt (`linvae.train.kl_weight`). A seed's line is the least-squares fit of log factor against I
 over the runs that reached their set-point; its end at I = 0 is the threshold.
 
-In a linear model of one level and one unit the slope is known whatever the data are: -2 per nat
-with a learned encoder variance, -4 with a fixed one. There a seed without a line, with a slope off
-by more than `SLOPE_ROOM` or a run that drifts by more than `SETTLED` has not settled and is trained
-again, once, with `LONGER` times the steps.
+A seed of a linear model without a line, or whose line's end drifts by more than `END_SETTLED`, has
+not settled and is trained again, once, with `LONGER` times the steps. With one level and one unit
+the slope is known whatever the data are: -2 per nat with a learned encoder variance, -4 with a
+fixed one. There no single run may drift by more than `SETTLED`, and the slope may be off by
+`SLOPE_ROOM`.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ Flags = npt.NDArray[np.bool_]
 SET_POINTS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)  # nats
 CONTROL_BATCH_SIZE = 128  # of 32: seeds scatter by 1 %; of 128: by 0.2 % (Omniglot, linear)
 SETTLED = 0.01  # change of log beta by which a run may drift, or twice the steps may move it
+END_SETTLED = 0.02  # of a line's end, which the noise of beta alone moves by 1 % (upper levels)
 MIN_POINTS = 4  # a line needs two; four show whether it is one
 SLOPES = {"learned": -2.0, "fixed": -4.0}  # of log beta per nat, by encoder variance
 SLOPE_ROOM = 0.1  # per nat; the line's end is 0.175 nats from its middle: 1.75 % of the threshold
@@ -66,11 +68,12 @@ class Lines:
     critical_factors: Array
     slopes: Array
     fit_errors: Array
+    end_drifts: Array
 
     def unsettled(self, slope: float) -> Flags:
-        """Seeds whose line is not there, drifts or has not the known `slope`; NaN: none."""
+        """Seeds whose line is not there, drifts or has not the known `slope`; NaN: not known."""
         if np.isnan(slope):
-            return np.zeros(len(self.slopes), dtype=bool)
+            return np.asarray(~(np.abs(self.end_drifts) <= END_SETTLED))
         still = np.all(np.abs(self.drifts) <= SETTLED, axis=1)
         return np.asarray(~(still & (np.abs(self.slopes - slope) <= SLOPE_ROOM)))
 
@@ -115,7 +118,9 @@ class ControlStudy:
     ) -> Control:
         """All seeds; with `collapsed` one run more for each, the last point, with set-point 0."""
         first, lines = self._train(seeds, config, collapsed, progress)
-        longer = lines.unsettled(self._known_slope() if settle else np.nan)
+        longer = np.zeros(len(seeds), dtype=bool)
+        if settle and self.architecture.name == "linear":
+            longer = lines.unsettled(self._known_slope())
         runs, seconds = first.runs, first.result.seconds
         if longer.any():
             again, of_these = self._train(_some(seeds, longer), _times(LONGER, config))
@@ -164,14 +169,14 @@ class ControlStudy:
             for name in ("information", "factor", "drift")
         )
         converged = _converged(information, np.asarray(self.set_points))
-        lines = [_fit(*row) for row in zip(information, factors, converged, strict=True)]
+        lines = [_fit(*row) for row in zip(information, factors, drifts, converged, strict=True)]
         return Lines(information, factors, drifts, converged, *np.array(lines).T)
 
     def _known_slope(self) -> float:
-        """Of log beta per nat, where it is the same for all data; NaN elsewhere."""
+        """Of log beta per nat, where it is the same for all data; NaN for other linear models."""
         spec = self.spec
         other = isinstance(spec, ARVAESpec) or getattr(spec, "encoder_sees", "both") != "both"
-        if other or self.architecture.name != "linear" or not has_local(spec, self.architecture):
+        if other or not has_local(spec, self.architecture):
             return np.nan
         return SLOPES["learned" if spec.encoder_variances[0] is None else "fixed"]
 
@@ -188,18 +193,19 @@ def fit_threshold(
     information: Array, factors: Array, converged: npt.NDArray[np.bool_]
 ) -> tuple[float, float]:
     """exp(intercept) and slope of log(factors) against information, over the converged runs."""
-    return _fit(information, factors, converged)[:2]
+    return _fit(information, factors, np.zeros_like(factors), converged)[:2]
 
 
 def _fit(
-    information: Array, factors: Array, converged: npt.NDArray[np.bool_]
-) -> tuple[float, float, float]:
-    """As `fit_threshold`, and the standard error of the intercept."""
+    information: Array, factors: Array, drifts: Array, converged: Flags
+) -> tuple[float, float, float, float]:
+    """As `fit_threshold`, standard error of the intercept, and what `drifts` add to it."""
     if converged.sum() < MIN_POINTS:
-        return np.nan, np.nan, np.nan
+        return np.nan, np.nan, np.nan, np.nan
     x, y = information[converged], np.log(factors[converged])
     (slope, intercept), covariance = np.polyfit(x, y, 1, cov=True)
-    return float(np.exp(intercept)), float(slope), float(np.sqrt(covariance[1, 1]))
+    drift = np.polyfit(x, drifts[converged], 1)[1]
+    return float(np.exp(intercept)), float(slope), float(np.sqrt(covariance[1, 1])), float(drift)
 
 
 def _converged(information: Array, set_points: Array) -> npt.NDArray[np.bool_]:

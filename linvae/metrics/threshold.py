@@ -52,9 +52,10 @@ class ThresholdEstimate:
     `critical_factors` multiplies all betas of the spec; NaN where fewer than four runs of a seed
     reached their set-point (`converged`). `slopes`: of log factor against nats.
     `fit_errors`: standard error of log critical factor from the scatter about the line. `drifts`:
-    change of log factor over the last sixth of each run. `trained_longer`: seeds that had not
-    settled and were trained again for `LONGER` times the steps: all numbers above are of those
-    runs. `doubled_factors`: critical factors after twice the steps, NaN unless asked for.
+    change of log factor over the last sixth of each run; `end_drifts`: of log critical factor.
+    `trained_longer`: seeds that had not settled and were trained again for `LONGER` times the
+    steps: all numbers above are of those runs. `doubled_factors`: critical factors after twice the
+    steps, NaN unless asked for.
     Evidence beside the line, of the first control runs and the branches, NaN where it is not
     defined (`linvae.metrics.evidence`): `certified_factors`, below which a trained member beats
     collapse, less its error; `local_factors`, below which the collapsed network is unstable;
@@ -71,6 +72,7 @@ class ThresholdEstimate:
     critical_factors: Array
     slopes: Array
     fit_errors: Array
+    end_drifts: Array
     drifts: Array
     trained_longer: npt.NDArray[np.bool_]
     doubled_factors: Array

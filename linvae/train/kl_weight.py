@@ -191,9 +191,14 @@ class InformationControl:
     gradient of the rate would be correlated and the result biased low. The integral sees the error
     relative to the set-point, so that members with little information start as fast as others; it
     moves the log factor by at most GAIN per step, half of that in the second part.
+
+    A level wakes up slowly, long after the one below it; meanwhile the betas would run away. So the
+    level below may hold at most MOST_BELOW nats: beyond that, its excess is the error. A threshold
+    at which it must hold more is not found.
     """
 
     GAIN, OFFSET, PROPORTIONAL = 0.01, 0.1, 5.0  # per step; nats; per nat
+    MOST_BELOW = 1.0  # nats
     AVERAGE_FROM = 0.85  # share of the run after which the results are averaged
     DRIFT_FROM = 5 / 6  # share of the run after which a drift of the log factor is one
 
@@ -236,9 +241,18 @@ class InformationControl:
         if progress < self.DRIFT_FROM:
             self._log_factor_before = self._log_factor
         gain = self.GAIN if progress < 0.4 else self.GAIN / 2
-        self._error = information(statistics) - self.set_points
+        self._error = self._errors(terms, statistics)
         relative = self._error / (self.set_points + self.OFFSET)
         self._log_factor = self._log_factor + gain * relative.clamp(-1.0, 1.0)
+
+    def _errors(self, terms: Terms, statistics: Tensor) -> Tensor:
+        """Of the level's information, or of the one below where that is larger; nats."""
+        error = information(statistics) - self.set_points
+        if self.level == 0:
+            return error
+        q = terms.levels[self.level - 1]
+        below = information(unit_statistics(q.mean.detach(), q.log_variance.detach()))
+        return torch.maximum(error, below - self.MOST_BELOW)
 
     def drift(self) -> Tensor:
         """Change of the log factor over the last sixth of the run, (seeds, points)."""

@@ -32,6 +32,8 @@ __all__ = [
 Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["float32", "tf32", "bf16"]
 LAST_SHARE = 0.01  # of the learning rate, where a schedule ends
+LEAST_BETA = 1e-30  # a gradient that is 0 stays 0
+UPPER_SHARE = 0.25  # of the steps of upper levels: latents have variances of several eta^2
 
 
 class DivergedError(ArithmeticError):
@@ -183,7 +185,7 @@ def train(
         target, condition = data.take(order.next())
         betas = kl_weight.betas()
         draw = noise.next(target.shape[1])
-        terms, members = update(forward, optimizer, (target, condition, draw), betas, config)
+        terms, members = update(model, optimizer, (target, condition, draw), betas, config, forward)
         kl_weight.observe(terms, run.step / config.steps)
         run.step += 1
         some_stop = stop is not None and stop.observe(run.step, model, members, betas)
@@ -237,26 +239,43 @@ def _learning_rate(model: StackedVAE, config: TrainConfig) -> float:
 
 
 def update(
-    forward: Callable[..., Any],
+    model: StackedVAE,
     optimizer: torch.optim.Optimizer,
     batch: tuple[Tensor, Tensor | None, Sequence[Tensor]],
     betas: Tensor,
     config: TrainConfig,
+    forward: Callable[..., Any] | None = None,
 ) -> tuple[Terms, Tensor]:
     """One step of all members on `batch` (target, condition, noise): terms and objectives.
 
-    The gradients are dropped before the forward pass, so that they and its activations are not
-    there together.
+    `forward`: the compiled forward pass of the model; None, its own. The gradients are dropped
+    before it, so that they and its activations are not there together.
     """
     device = batch[0].device
     optimizer.zero_grad(set_to_none=True)
     with _tensor_cores(config.precision, device):
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            terms: Terms = forward(*batch)
+            terms: Terms = (forward or model)(*batch)
         members = terms.objective(betas)
         torch.autograd.backward(members.sum())
+    _balance(model, betas)
     optimizer.step()
     return terms, members.detach()
+
+
+@torch.no_grad()
+def _balance(model: StackedVAE, betas: Tensor) -> None:
+    """Gradients of upper levels as if their beta gave them the curvature of the distortion.
+
+    Theirs is beta_(l-1)/eta_(l-1)^2: without this they stand still where beta is small, under
+    Adam too, below the 1e-8 that it adds to every gradient.
+    """
+    for level in range(1, len(model.encoders)):
+        own = betas[..., level - 1].clamp(min=LEAST_BETA) / model.spec.prior_variances[level - 1]
+        factor = UPPER_SHARE * model.curvature / own
+        for p in model.level_parameters(level):
+            if p.grad is not None:
+                p.grad *= factor.expand(p.shape[:2]).reshape(*p.shape[:2], *[1] * (p.ndim - 2))
 
 
 @contextmanager

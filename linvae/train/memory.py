@@ -122,7 +122,9 @@ def _two_steps(
     for _ in range(2):
         target, condition = data.take(index)
         draw = noise.next(batch)
-        terms, _members = update(forward, optimizer, (target, condition, draw), betas, config)
+        terms, _members = update(
+            model, optimizer, (target, condition, draw), betas, config, forward
+        )
     state = sum(
         value.untyped_storage().nbytes()
         for values in optimizer.state.values()

@@ -7,6 +7,7 @@ import pytest
 
 from linvae.data import gaussian
 from linvae.metrics import SET_POINTS, SETTLED, estimate_threshold, fit_threshold
+from linvae.metrics.control import _fit
 from linvae.models import Architecture
 from linvae.moments import Moments
 from linvae.spec import CVAESpec, HVAESpec, VAESpec
@@ -123,6 +124,7 @@ def test_level_out_of_range(spec, level, top):
 
 CONDITIONAL = gaussian([3.0, 1.0, 0.3], 600, correlation=[0.6, 0.2, 0.0], condition_dim=2, seed=3)
 PLAIN = gaussian([4.0, 1.0, 0.3], 600, seed=4)
+FAINT = gaussian([0.04, 0.03, 0.02], 600, seed=5)  # all asleep at factor 1, a hundred times above
 TWO_LEVELS = HVAESpec.markovian((1, 1), encoder_variances=(0.5, None))
 
 
@@ -132,15 +134,16 @@ TWO_LEVELS = HVAESpec.markovian((1, 1), encoder_variances=(0.5, None))
         (CVAESpec(1, decoder_variance=0.5), CONDITIONAL, 1),
         (TWO_LEVELS, PLAIN, 1),
         (TWO_LEVELS, PLAIN, 2),
+        (TWO_LEVELS, FAINT, 2),
         (HVAESpec((1, 1), encoder_variances=(0.3, None)), CONDITIONAL, 1),
     ],
-    ids=["cvae", "hvae-1", "hvae-2", "conditional-hvae-1"],
+    ids=["cvae", "hvae-1", "hvae-2", "hvae-2-faint", "conditional-hvae-1"],
 )
 def test_estimate_of_other_models_meets_the_prediction(spec, dataset, level):
     """Every kind of model, blind; upper levels with twice the steps, as `compare` gives them."""
     data = TrainingData.from_arrays(dataset.target, dataset.condition)
     config = TrainConfig(steps=level * 2000, batch_size=128)
-    estimate = estimate_threshold(spec, data, level=level, seeds=(0,), config=config)
+    estimate = estimate_threshold(spec, data, level=level, seeds=(0,), config=config, settle=False)
     moments = Moments.from_data(dataset.target, dataset.condition)
     critical = solve(spec, moments).level_critical_betas[level - 1, 0] / spec.betas[0]
     assert holds(estimate.critical_factors, critical)
@@ -204,15 +207,30 @@ def test_linear_seeds_that_have_not_settled_are_trained_for_longer():
 
 
 @pytest.mark.parametrize(
-    ("architecture", "spec"), [("mlp", VAESpec(1)), ("linear", HVAESpec((1, 1)))]
+    ("architecture", "spec", "longer"),
+    [("mlp", VAESpec(1), False), ("linear", HVAESpec((1, 1)), True)],
 )
-def test_only_where_the_law_is_known(architecture, spec):
-    """20 steps settle nothing, but the slope of a network, or of a hierarchy, may be anything."""
+def test_only_linear_models_are_trained_for_longer(architecture, spec, longer):
+    """20 steps settle nothing; whether a network's runs ever do, nobody knows."""
     data = TrainingData.from_arrays(PLAIN.target)
     found = estimate_threshold(
         spec, data, architecture=architecture, seeds=(0,), config=TrainConfig(steps=20)
     )
-    assert not found.trained_longer.any()
+    assert found.trained_longer.tolist() == [longer]
+
+
+def test_drift_of_the_end_of_a_line_is_that_of_its_intercept():
+    """Runs that drift by a + b I move the end by a, whatever b is; their mean it is not."""
+    information = np.linspace(0.05, 0.3, 6)
+    log_factors, drifts = 1.0 - 2 * information, 0.004 - 0.3 * information
+    converged = np.array([True] * 5 + [False])
+    drifts[5] = 9.0  # of a run that is left out
+    *_, drift = _fit(information, np.exp(log_factors), drifts, converged)
+    assert drift == pytest.approx(0.004, abs=1e-12)
+    earlier = _fit(information, np.exp(log_factors - drifts), drifts, converged)[0]
+    assert np.log(fit_threshold(information, np.exp(log_factors), converged)[0] / earlier) == (
+        pytest.approx(drift, abs=1e-12)
+    )
 
 
 def test_drift_and_twice_the_steps_say_whether_a_run_has_settled():

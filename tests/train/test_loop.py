@@ -21,6 +21,8 @@ from linvae.train import (
     TrainingData,
     train,
 )
+from linvae.train.data import Noise
+from linvae.train.loop import make_optimizer, update
 
 CPU = torch.device("cpu")
 SPECTRUM = (4.0, 2.0, 1.0, 0.5, 0.2, 0.1)
@@ -280,6 +282,40 @@ def test_sgd_takes_the_same_path_in_any_units():
         spec = VAESpec(2, decoder_variance=0.5 * unit**2)
         paths.append(fit(spec, scaled, config)[0].decoders[0].weight)
     torch.testing.assert_close(paths[0], paths[1], rtol=1e-5, atol=0)
+
+
+TWO_LEVELS = HVAESpec((2, 1), betas=(3.0, 5.0), prior_variances=(0.8, 1.0), decoder_variance=0.5)
+
+
+def one_step(optimizer: str, factors):
+    """Moves of the parameters of level 2, and the batch."""
+    data = TrainingData.from_arrays(make_data().target)
+    model = build_model(TWO_LEVELS, data.target, n_points=len(factors))
+    config = TrainConfig(steps=1, optimizer=optimizer, learning_rate=0.2)
+    batch = (data.take(torch.arange(64)[None])[0], None, Noise((2, 1), (0,), CPU).next(64))
+    before = [p.detach().clone() for p in model.level_parameters(1)]
+    betas = torch.tensor(factors)[None, :, None] * torch.tensor(TWO_LEVELS.betas)
+    update(model, make_optimizer(model, config), batch, betas, config)
+    moves = [new.detach() - p for new, p in zip(model.level_parameters(1), before, strict=True)]
+    return moves, batch
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_upper_levels_move_alike_at_any_beta(optimizer):
+    """Also where their own gradient, of 1e-10, is far below the 1e-8 of Adam."""
+    moves, _ = one_step(optimizer, (1.0, 1e-4, 1e-9))
+    for move in moves:
+        assert move[0, 0].abs().max() > 1e-5
+        torch.testing.assert_close(move, move[:, :1].expand_as(move), rtol=1e-4, atol=0)
+
+
+def test_sgd_of_upper_levels_is_in_units_of_their_own_curvature():
+    """A quarter of the rate times eta_1^2/beta_1 times the gradient of sum_l beta_l R_l."""
+    moves, batch = one_step("sgd", (1.0,))
+    model = build_model(TWO_LEVELS, TrainingData.from_arrays(make_data().target).target)
+    (model(*batch).rates @ torch.tensor(TWO_LEVELS.betas)).sum().backward()
+    for move, p in zip(moves, model.level_parameters(1), strict=True):
+        torch.testing.assert_close(move, -0.2 / 4 * 0.8 / 3.0 * p.grad, rtol=1e-4, atol=1e-8)
 
 
 CLOSED_FORM = {

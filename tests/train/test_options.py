@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from linvae.data import gaussian
 from linvae.models import Architecture, build_model
+from linvae.objectives import GaussianLevel, Terms
 from linvae.spec import VAESpec
 from linvae.train import (
     AnnealedBetas,
@@ -162,6 +165,35 @@ def test_control_cannot_stop_early():
     control = InformationControl((0.1,), SPEC.betas, 1, 0, CPU)
     with pytest.raises(ValueError, match=r"stop_tolerance=0\.1 must be None with InformationCont"):
         train(model, data, control, TrainConfig(steps=5, stop_tolerance=0.1))
+
+
+def of_information(*nats: float) -> Terms:
+    """Terms of levels that hold so much: means +-m and variance 1, log(1 + m^2)/2 nats."""
+    levels = []
+    for held in nats:
+        m = math.sqrt(math.expm1(2 * held))
+        mean = torch.tensor([m, -m])[None, None, :, None]
+        levels.append(GaussianLevel(mean, torch.zeros_like(mean)))
+    return Terms(torch.zeros(1, 1), torch.zeros(1, 1, len(nats)), tuple(levels))
+
+
+@pytest.mark.parametrize(
+    ("held", "sign"),
+    [
+        ((0.3, 0.0), -1),  # asleep, room below: lower
+        ((1.2, 0.0), 1),  # asleep, but the level below holds more than a nat: higher
+        ((1.05, 0.3), 1),  # the larger error is its own
+        ((0.9, 0.1), 0),
+    ],
+)
+def test_control_of_an_upper_level_does_not_run_away(held, sign):
+    control = InformationControl((0.1,), (1.0, 1.0), 1, 1, CPU)
+    control.observe(of_information(*held), 0.1)
+    log_factor = float(control.state()["log_factor"])
+    assert np.sign(round(log_factor, 6)) == sign
+    first = InformationControl((0.1,), (1.0, 1.0), 1, 0, CPU)
+    first.observe(of_information(5.0, 0.0), 0.1)  # level 1 has none below
+    assert float(first.state()["log_factor"]) > 0
 
 
 @pytest.mark.parametrize("architecture", ["linear", "mlp"])

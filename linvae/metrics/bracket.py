@@ -40,9 +40,9 @@ the threshold of a linear model lies inside.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,7 +59,14 @@ from linvae.metrics.evidence import (
 from linvae.metrics.observe import observe
 from linvae.models import StackedVAE
 from linvae.objectives import Terms
-from linvae.train import ConstantBetas, TrainConfig, TrainingData, copies, train
+from linvae.train import (
+    CellStore,
+    ConstantBetas,
+    TrainConfig,
+    TrainingData,
+    copies,
+    train_cells,
+)
 from linvae.train.kl_weight import information, unit_statistics
 
 __all__ = ["CHECKPOINTS", "DEAD", "Bracket", "Branch", "bracket_grid", "bracket_threshold"]
@@ -201,11 +208,13 @@ def bracket_threshold(
     observed: Sequence[float],
     collapsed: int = -1,
     progress: Callable[[int], None] | None = None,
+    store: CellStore | None = None,
 ) -> Bracket:
     """Train both branches from the trained stack `source`, `SHARE` of the steps of `config`.
 
     The member `collapsed` of `source` starts the collapsed branch, the one with the most
-    information about `level` the other. `observed`: factors found before, to place the grid.
+    information about `level` the other. `observed`: factors found before, to place the grid. With
+    a `store` branches that were stopped go on, and finished members are not trained again.
     Raises ValueError for a learned decoder variance, and as `bracket_grid`.
     """
     if source.spec.decoder_variance == "learned":
@@ -213,20 +222,18 @@ def bracket_threshold(
             "decoder_variance='learned' has no threshold in beta alone, so that bracket_threshold "
             "has nothing to bracket; give a fixed decoder_variance"
         )
-    start = time.perf_counter()
     short = dataclasses.replace(config, steps=max(LEAST_STEPS, round(SHARE * config.steps)))
-    run = _Run(source, data, short, level, collapsed % source.n_points, progress)
+    run = _Run(source, data, short, level, collapsed % source.n_points, progress, store)
     grid = bracket_grid(observed)
-    alive, dead, ratios = run.train(grid, grid)
+    alive, dead, ratios, seconds = run.train(grid, grid)
     for _ in range(EXTENSIONS):
         up, down = _further(alive, dead)
         if not (len(up) or len(down)):
             break
-        more_alive, more_dead, more_ratios = run.train(up, down)
+        more_alive, more_dead, more_ratios, more_seconds = run.train(up, down)
         alive, dead = alive.and_that_of(more_alive), dead.and_that_of(more_dead)
-        ratios = ratios.and_those_of(more_ratios)
-    runs = ratios.factors.size
-    return Bracket(level, source.seeds, alive, dead, ratios, runs, time.perf_counter() - start)
+        ratios, seconds = ratios.and_those_of(more_ratios), seconds + more_seconds
+    return Bracket(level, source.seeds, alive, dead, ratios, ratios.factors.size, seconds)
 
 
 def _further(alive: Branch, collapsed: Branch) -> tuple[Array, Array]:
@@ -248,24 +255,44 @@ class _Run:
     level: int
     collapsed: int
     progress: Callable[[int], None] | None
+    store: CellStore | None
 
-    def train(self, up: Array, down: Array) -> tuple[Branch, Branch, ExchangeRatios]:
+    def train(self, up: Array, down: Array) -> tuple[Branch, Branch, ExchangeRatios, float]:
         """The alive branch at `up` and the collapsed one at `down`, and the reference, at once."""
         factors = np.concatenate([up, down, [BEYOND * max(*up, *down)]])
-        n_seeds = len(self.source.seeds)
-        starts = np.full((n_seeds, len(factors)), self.collapsed)
+        starts = np.full((len(self.source.seeds), len(factors)), self.collapsed)
         starts[:, : len(up)] = _most_informed(self.source, self.data, self.level)[:, None]
-        model = copies(self.source, starts)
-        watched = _WatchedBetas(factors, model.spec.betas, self.level, self.data.target.device)
-        train(model, self.data, watched, self.config, self.progress)
+        trained = train_cells(
+            self.source.spec,
+            self.data,
+            points=range(len(factors)),
+            kl_weight=functools.partial(self._weight, factors, len(up)),
+            config=self.config,
+            architecture=self.source.architecture,
+            seeds=self.source.seeds,
+            store=self.store,
+            progress=self.progress,
+            start=copies(self.source, starts),
+        )
+        model = trained.model
+        nats = np.stack([np.asarray(trained.found[_name(c)].cpu()) for c in CHECKPOINTS])
         distortions, rates = terms_of_draws(model, self.data)
         energies, errors = _free_energies(model, factors, distortions, rates, self.level)
         parts = (slice(0, len(up)), slice(len(up), -1))
         alive, collapsed = (
-            Branch(factors[p], watched.checkpoints()[..., p], energies[:, p], errors[:, p])
-            for p in parts
+            Branch(factors[p], nats[..., p], energies[:, p], errors[:, p]) for p in parts
         )
-        return alive, collapsed, _certificate(model, self.data, distortions, rates, self.level)
+        ratios = _certificate(model, self.data, distortions, rates, self.level)
+        return alive, collapsed, ratios, trained.result.seconds
+
+    def _weight(
+        self, factors: Array, n_alive: int, points: Sequence[float], n_seeds: int
+    ) -> _WatchedBetas:
+        """Of some of the members, `points` their places among the `factors`."""
+        places = [int(point) for point in points]
+        branches = ["alive" if place < n_alive else "collapsed" for place in places]
+        betas, device = self.source.spec.betas, self.data.target.device
+        return _WatchedBetas(factors[places], branches, betas, n_seeds, self.level, device)
 
 
 def _certificate(
@@ -302,23 +329,50 @@ class _WatchedBetas(ConstantBetas):
     """Constant betas; keeps the statistics of a level before every checkpoint of the run."""
 
     def __init__(
-        self, factors: Array, betas: Sequence[float], level: int, device: torch.device
+        self,
+        factors: Array,
+        branches: Sequence[str],
+        betas: Sequence[float],
+        n_seeds: int,
+        level: int,
+        device: torch.device,
     ) -> None:
         super().__init__(factors.tolist(), betas, device)
-        self._level = level - 1
-        self._sums: list[torch.Tensor | float] = [0.0] * len(CHECKPOINTS)
-        self._counts = [0] * len(CHECKPOINTS)
+        self._branches, self._level = branches, level - 1
+        shape = (len(CHECKPOINTS), 3, n_seeds, len(factors), 1)
+        self._sums = torch.zeros(shape, dtype=torch.float64, device=device)
+        self._counts = torch.zeros(len(CHECKPOINTS), dtype=torch.float64)
 
     def observe(self, terms: Terms, progress: float) -> None:
         """Add the batch to the window that it lies in."""
-        for i, share in enumerate(CHECKPOINTS):
-            if share - WINDOW <= progress < share:
-                q = terms.levels[self._level]
-                self._sums[i] += unit_statistics(q.mean.detach(), q.log_variance.detach()).double()
-                self._counts[i] += 1
+        inside = torch.tensor([float(c - WINDOW <= progress < c) for c in CHECKPOINTS])
+        if not inside.any():
+            return
+        q = terms.levels[self._level]
+        statistics = unit_statistics(q.mean.detach(), q.log_variance.detach()).double()
+        self._sums = (
+            self._sums + inside.to(statistics.device)[:, None, None, None, None] * statistics
+        )
+        self._counts = self._counts + inside
 
-    def checkpoints(self) -> Array:
-        """Information at every checkpoint, (checkpoints, seeds, points), nats."""
-        pooled = [total / count for total, count in zip(self._sums, self._counts, strict=True)]
-        nats = [information(torch.as_tensor(p)) for p in pooled]
-        return np.asarray(torch.stack(nats).cpu(), dtype=np.float64)
+    def setting(self, point: int) -> dict[str, object]:
+        """The betas, the branch, and the level that is watched (from 0)."""
+        own = {"kind": "watched betas", "branch": self._branches[point], "level": self._level}
+        return super().setting(point) | own
+
+    def found(self) -> dict[str, torch.Tensor]:
+        """Information at every checkpoint, nats."""
+        pooled = self._sums / self._counts.to(self._sums.device)[:, None, None, None, None]
+        return {_name(c): information(p) for c, p in zip(CHECKPOINTS, pooled, strict=True)}
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The sums and how many batches are in them."""
+        return {"sums": self._sums, "counts": self._counts}
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from `state`."""
+        self._sums, self._counts = state["sums"].to(self._sums.device), state["counts"]
+
+
+def _name(checkpoint: float) -> str:
+    return f"information at {checkpoint}"

@@ -147,9 +147,9 @@ def estimate_threshold(
 
     `bracket` trains two branches from them; `check_convergence` trains them again with twice the
     steps; `settle` trains seeds of linear models that have not settled again, for longer;
-    `progress` tells of the first control runs alone. With a `store` control runs that were stopped
-    go on, and finished members are not trained again. Raises ValueError for a level that is not
-    there, and with `bracket` for a learned decoder variance.
+    `progress` tells of the first control runs alone. With a `store` runs that were stopped go on,
+    and finished members are not trained again. Raises ValueError for a level that is not there, and
+    with `bracket` for a learned decoder variance.
     """
     if not 1 <= level <= len(spec.latent_dims):
         raise ValueError(
@@ -165,7 +165,9 @@ def estimate_threshold(
     if bracket:
         observed = _observed(control.lines, ratios, point)
         model = control.first.model
-        branches = bracket_threshold(model, data, config, level=level, observed=observed)
+        branches = bracket_threshold(
+            model, data, config, level=level, observed=observed, store=store
+        )
         ratios = ratios.and_those_of(branches.ratios)
     doubled, more_runs, more_seconds = np.full(len(seeds), np.nan), 0, 0.0
     if check_convergence:

@@ -1,10 +1,10 @@
 """Finished members are kept, so that none is trained twice.
 
 A cell is the training of one member. Members never interact, so a cell is a function of its
-identity alone: study (specification, networks, data, configuration, version), seed, and what sets
-its KL weight; not of its place in a stack, nor of the stack. Its file is named by the sha256 of
-that identity. A study of seeds x points trains the cells that are missing, in stacks that are
-again rectangular, and puts all of them together.
+identity alone: study (specification, networks, data, configuration, version), seed, what sets its
+KL weight, and where it starts if not from its seed's own draw; not of its place in a stack, nor of
+the stack. Its file is named by the sha256 of that identity. A study of seeds x points trains the
+cells that are missing, in stacks that are again rectangular, and puts all of them together.
 
 While a stack trains, its checkpoint lies beside the cells (`linvae.train.checkpoint`). It is
 removed after its last cell is written, and a stack that was stopped goes on as it was, even where
@@ -39,6 +39,7 @@ from linvae.train.checkpoint import (
     Identity,
     check_folder,
     check_version,
+    content_digest,
     content_key,
     member_identity,
     read_file,
@@ -170,12 +171,15 @@ def train_cells(
     store: CellStore | None = None,
     progress: Callable[[int], None] | None = None,
     memory_limit_bytes: int | None = None,
+    start: StackedVAE | None = None,
 ) -> Trained:
     """Train len(seeds) x len(points) members, but for those whose cell is in `store`.
 
     `kl_weight(points, n_seeds)` makes the KL weight of a stack of some of the points, for instance
     `lambda points, n_seeds: ConstantBetas(points, spec.betas, device)`. `progress` is called with
     the number of steps done of the stack at work. `memory_limit_bytes`: None is what is free.
+    `start`: a stack of these seeds and points whose parameters they start from; None, of their
+    seeds' own draw.
 
     The result is that of one stack of all members. It has the same bits after any number of kills
     and calls with the same arguments; cells that other calls trained in other stacks differ by the
@@ -190,6 +194,8 @@ def train_cells(
         build_model, spec, data.target, data.condition, architecture=network, image=data.image
     )
     model = build(seeds=seeds, n_points=len(points))
+    if start is not None:
+        model.load_state_dict(start.state_dict())
     weight = kl_weight(points, len(seeds))
     size = size_that_fits(model, data, config, memory_limit_bytes)
     if store is None and size == (len(seeds), len(points)):
@@ -205,8 +211,9 @@ def train_cells(
     _check_distinct("points", points, [str(setting) for setting in settings])
     identity = study_identity(spec, architecture, data, config) if store else {}
     study = _Study(
-        build, data, config, kl_weight, seeds, points, progress, store, identity, settings, size
-    )
+        build, data, config, kl_weight, seeds, points, progress, store, identity, settings, size,
+        start,
+    )  # fmt: skip
     cells = study.cells()
     every = [cells[seed, p] for seed in seeds for p in range(len(points))]
     return _filled(model, every, study.stacks)
@@ -227,6 +234,7 @@ class _Study:
     identity: Identity
     settings: list[dict[str, object]]
     size: Size
+    start: StackedVAE | None = None
     stacks: int = 0
     done: dict[tuple[int, int], Cell] = field(default_factory=dict)
 
@@ -243,10 +251,9 @@ class _Study:
 
     def _load(self, store: CellStore) -> None:
         """Take what the store has."""
-        for point, setting in enumerate(self.settings):
+        for point in range(len(self.settings)):
             for seed in self.seeds:
-                key = content_key(member_identity(self.identity, seed, setting))
-                cell = store.load(key)
+                cell = store.load(content_key(self._identity(seed, point)))
                 if cell is not None:
                     self.done[seed, point] = cell
 
@@ -258,6 +265,10 @@ class _Study:
             if not (known and set(seeds) <= set(self.seeds)):
                 continue  # other members of the study
             points = [self.settings.index(setting) for setting in stopped]
+            if self.start is not None:
+                begun = content_digest(self._new(seeds, points).state_dict())
+                if begun != identity["start_sha256"]:
+                    continue
             if all((seed, point) in self.done for seed in seeds for point in points):
                 checkpoint.remove()  # killed after its last cell
             else:
@@ -269,12 +280,31 @@ class _Study:
         lacking = {s: [p for p in every if (s, p) not in self.done] for s in self.seeds}
         return {seed: points for seed, points in lacking.items() if points}
 
+    def _identity(self, seed: int, point: int) -> Identity:
+        start = None
+        if self.start is not None:
+            place = self.seeds.index(seed), point
+            start = {name: value[place] for name, value in self.start.state_dict().items()}
+        return member_identity(self.identity, seed, self.settings[point], start)
+
+    def _new(self, seeds: Sequence[int], points: Sequence[int]) -> StackedVAE:
+        """The stack of these members where they start."""
+        model = self.build(seeds=seeds, n_points=len(points))
+        if self.start is not None:
+            rows, columns = [self.seeds.index(seed) for seed in seeds], list(points)
+            model.load_state_dict(
+                {name: v[rows][:, columns] for name, v in self.start.state_dict().items()}
+            )
+        return model
+
     def _train(self, seeds: Sequence[int], points: Sequence[int]) -> None:
         """Train seeds x points in one stack, from its checkpoint if there is one."""
         settings = [self.settings[p] for p in points]
         weight = self.kl_weight([self.points[p] for p in points], len(seeds))
-        model = self.build(seeds=seeds, n_points=len(points))
-        members = {"seeds": list(seeds), "kl_weights": settings}
+        model = self._new(seeds, points)
+        members: Identity = {"seeds": list(seeds), "kl_weights": settings}
+        if self.start is not None:
+            members["start_sha256"] = content_digest(model.state_dict())
         checkpoint = self.store.checkpoint(self.identity, members) if self.store else None
         try:
             result = train(model, self.data, weight, self.config, self.progress, checkpoint)
@@ -291,7 +321,7 @@ class _Study:
             for i, point in enumerate(points):
                 cell = _cell(model, result, found, s, i)
                 if self.store:
-                    self.store.save(member_identity(self.identity, seed, settings[i]), cell)
+                    self.store.save(self._identity(seed, point), cell)
                 self.done[seed, point] = cell
         if checkpoint:
             checkpoint.remove()

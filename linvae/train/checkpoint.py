@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Checkpoint",
+    "content_digest",
     "content_key",
     "member_identity",
     "optimizer_state",
@@ -136,9 +137,18 @@ def study_identity(
     }
 
 
-def member_identity(study: Identity, seed: int, setting: dict[str, object]) -> Identity:
-    """The identity of one member: its study, its seed and what sets its KL weight."""
-    return study | {"seed": seed, "kl_weight": setting}
+def member_identity(
+    study: Identity,
+    seed: int,
+    setting: dict[str, object],
+    start: Mapping[str, Tensor] | None = None,
+) -> Identity:
+    """The identity of one member: its study, its seed and what sets its KL weight.
+
+    `start`: the parameters it starts from, where its seed alone does not say.
+    """
+    own: Identity = {} if start is None else {"start_sha256": content_digest(start)}
+    return study | {"seed": seed, "kl_weight": setting} | own
 
 
 def stack_identity(study: Identity, model: StackedVAE, kl_weight: KLWeight) -> Identity:
@@ -147,7 +157,7 @@ def stack_identity(study: Identity, model: StackedVAE, kl_weight: KLWeight) -> I
     identity = study | {
         "seeds": list(model.seeds),
         "kl_weights": settings,
-        "start_sha256": _digest(model.state_dict()),
+        "start_sha256": content_digest(model.state_dict()),
     }
     return _as_json(identity)
 
@@ -191,7 +201,7 @@ def write_file(
     """
     contents = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     header = json.dumps({"format": FORMAT, "kind": kind, "identity": identity, "notes": notes})
-    metadata = {"linvae": header, "sha256": _digest(contents, header)}
+    metadata = {"linvae": header, "sha256": content_digest(contents, header)}
     temporary = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         save_file(contents, temporary, metadata)
@@ -217,7 +227,7 @@ def read_file(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]
     with _opened(path, kind) as file:
         text, sha256, header = _header(path, kind, file.metadata())
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    if _digest(tensors, text) != sha256:
+    if content_digest(tensors, text) != sha256:
         raise _unreadable(path, kind, "its sha256 is not the one in its header")
     return tensors, header
 
@@ -309,7 +319,8 @@ def _unreadable(path: Path, kind: str, why: str) -> ValueError:
     )
 
 
-def _digest(tensors: Mapping[str, Tensor], header: str = "") -> str:
+def content_digest(tensors: Mapping[str, Tensor], header: str = "") -> str:
+    """sha256 of names, types, shapes and values, after that of `header`."""
     digest = hashlib.sha256(header.encode())
     for name in sorted(tensors):
         value = tensors[name]

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from linvae.metrics import estimate_threshold
+from linvae.models import StackedVAE, build_model
 from linvae.spec import VAESpec
 from linvae.train import CellStore, DivergedError, TrainConfig, TrainingData
 from linvae.train import cells as module
@@ -364,3 +365,33 @@ def test_estimate_of_a_threshold_uses_the_store(tmp_path, monkeypatch):
             if name != "seconds":
                 np.testing.assert_array_equal(getattr(estimate, name), value, err_msg=name)
     assert again.seconds == first.seconds
+
+
+def starts_at(value: float) -> StackedVAE:
+    """A stack of all members whose parameters are another multiple of their draw for each."""
+    model = build_model(
+        killed.SPEC, killed.data().target, architecture=killed.NETWORK, seeds=killed.SEEDS,
+        n_points=len(killed.POINTS),
+    )  # fmt: skip
+    with torch.no_grad():
+        for p in model.parameters():
+            p *= value * torch.arange(1.0, 7.0).view(2, 3, *[1] * (p.ndim - 2))
+    return model
+
+
+def test_members_begin_where_they_are_told_to(tmp_path, monkeypatch):
+    """In one stack, in smaller ones, with a store and without; another start is another cell."""
+    begun = starts_at(0.5)
+    expected = killed.cells("constant", None, start=begun)
+    own = killed.cells("constant", None).model.decoders[0].outer.weight
+    assert not torch.equal(expected.model.decoders[0].outer.weight, own)
+    store = CellStore(tmp_path)
+    assert_same(killed.cells("constant", store, start=begun), expected)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "train", refuse)
+        assert_same(killed.cells("constant", store, start=begun), expected)
+    monkeypatch.setattr(module, "size_that_fits", lambda *args: (1, 2))
+    assert_close(killed.cells("constant", None, start=begun), expected)
+    other = killed.cells("constant", store, start=starts_at(0.7))
+    assert other.result.stacks > 0
+    assert len(list(tmp_path.iterdir())) == 12

@@ -194,7 +194,7 @@ def rewrite(path: Path, **changes) -> None:
     tensors, header = read_file(path, "checkpoint")
     header |= changes
     text = json.dumps(header)
-    save_file(tensors, path, {"linvae": text, "sha256": module._digest(tensors, text)})
+    save_file(tensors, path, {"linvae": text, "sha256": module.content_digest(tensors, text)})
 
 
 OTHER_RUNS = {

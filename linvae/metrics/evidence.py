@@ -14,8 +14,9 @@ the model; others certify it, many and stratified: each sample gets a draw out o
 
 *D_0.* A decoder of a z_1 independent of y is a mixture of constants, no better than the best:
 E|y - E y|^2/2s + d/2 log 2 pi s, or with a Bernoulli likelihood the entropy of the mean of every
-coordinate. With a condition or an autoregressive decoder D_0 is that of a collapsed network of the
-same training instead, which is fair but no proof.
+coordinate. With a condition or an autoregressive decoder D_0 is the least of a collapsed network of
+the same training and of all members of its seed when their decoders see z_1 = 0 instead: fair, as
+none of them predicts the target better without z_1 than the collapsed model may, but no proof.
 
 *P_0.* One level: 0 where the variance is learned, the rate of a mean 0 where it is fixed. In a
 hierarchy the levels above may still code the noise of a level 1 of fixed variance. Let
@@ -169,8 +170,8 @@ def evidence(
 ) -> tuple[ExchangeRatios, CollapsedPoint]:
     """Certificate of all members and local thresholds of `collapsed`; NaN where not defined.
 
-    The member `collapsed` gives D_0 too where no constant does. `level`: whose threshold is asked
-    for, None the only one.
+    The member `collapsed` gives D_0 too where no constant does, unless another does better.
+    `level`: whose threshold is asked for, None the only one.
     """
     nothing = np.full(len(model.seeds), np.nan)
     ratios, point = ExchangeRatios.none((len(nothing), 1)), CollapsedPoint(nothing, nothing)
@@ -187,7 +188,9 @@ def certificate(
     """`exchange_ratios` from `terms_of_draws`; `collapsed` gives D_0 where no constant does."""
     if _is_constant_at_collapse(model):
         return _ratios(model, data, distortions, rates, _best_constant(model, data))
-    return _ratios(model, data, distortions, rates, distortions[..., collapsed].mean(axis=0))
+    own = np.fmin.reduce(_distortions_without_latent(model, data), axis=1)
+    idle = np.fmin(own, distortions[..., collapsed].mean(axis=0))
+    return _ratios(model, data, distortions, rates, idle)
 
 
 def exchange_ratios(
@@ -357,19 +360,35 @@ def _both_signs(spec: LinearSpec, noise: torch.Tensor, index: torch.Tensor) -> l
     return list(torch.split(torch.cat([some, -some])[None], list(spec.latent_dims), dim=-1))
 
 
-@torch.no_grad()
 def _means(
     model: StackedVAE,
     data: TrainingData,
     noise: Callable[[torch.Tensor], list[torch.Tensor]],
 ) -> torch.Tensor:
     """Mean distortion and rates over all samples, (seeds, points, 1 + levels)."""
+
+    def of_part(index: torch.Tensor) -> torch.Tensor:
+        terms = model(*data.take(index[None]), noise(index))
+        return torch.cat([terms.distortion[..., None], terms.rates], dim=-1)
+
+    return _mean(model, data, of_part)
+
+
+def _distortions_without_latent(model: StackedVAE, data: TrainingData) -> Array:
+    """D of every member whose decoder sees z_1 = 0, (seeds, points)."""
+    found = _mean(model, data, lambda i: model.distortion_without_latent(*data.take(i[None])))
+    return np.asarray(found.cpu(), dtype=np.float64)
+
+
+@torch.no_grad()
+def _mean(
+    model: StackedVAE, data: TrainingData, of_part: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Mean over all samples of what `of_part` says of those of some indices, float64."""
     total: torch.Tensor | float = 0.0
-    for index in parts(data):
-        with evaluating(model):
-            terms = model(*data.take(index[None]), noise(index))
-        both = torch.cat([terms.distortion[..., None], terms.rates], dim=-1)
-        total = total + len(index) / len(data) * both.double()
+    with evaluating(model):
+        for index in parts(data):
+            total = total + len(index) / len(data) * of_part(index).double()
     return torch.as_tensor(total)
 
 

@@ -214,6 +214,12 @@ class StackedVAE(nn.Module):
         error = self.squared_error(latent, x, y).mean(-1) * self.scale**2
         return gaussian_distortion(error, self.target_dim, self.decoder_variance())
 
+    def distortion_without_latent(self, target: Tensor, condition: Tensor | None) -> Tensor:
+        """The same where the decoder sees z_1 = 0 whatever the data are: a collapsed model."""
+        x, y = self._scaled(target[:, None], None if condition is None else condition[:, None])
+        shape = (len(self.seeds), self.n_points, target.shape[1], self.spec.latent_dims[0])
+        return self._distortion(y.new_zeros(shape), x, y, target[:, None])
+
     def _bernoulli_error(
         self, latent: Tensor, x: Tensor | None, y: Tensor, target: Tensor
     ) -> Tensor:

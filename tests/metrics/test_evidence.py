@@ -216,6 +216,34 @@ def test_strata_take_the_error_away_and_say_how_much_is_left():
     assert np.median(found.std(axis=0, ddof=1) / plain) < 1 / 3  # of as many plain draws
 
 
+def test_better_regression_is_not_taken_for_information():
+    """A collapsed network that has not learnt all of its condition, beside one that has.
+
+    Against the former alone a member with a rate of 0.02 nats saves more than any latent could.
+    """
+    dataset, data = data_of((3.0, 1.0, 0.3), n=2000, conditional=True)
+    spec = CVAESpec(1, decoder_variance=S)
+    moments = Moments.from_data(dataset.target, dataset.condition)
+    critical = solve(spec, moments).critical_beta[0]
+    at = solve(spec.scale_betas(0.95 * critical), moments).weights
+    model = build_model(spec, data.target, data.condition, n_points=2)
+    with torch.no_grad():
+        for point, learnt in enumerate((1.0, 0.9)):
+            seen = np.hstack([at["W1"] * model.condition_scale, at["W2"] * model.scale])
+            told = np.hstack(
+                [at["U1"] / model.scale, learnt * at["U2"] * model.condition_scale / model.scale]
+            )
+            model.encoders[0].weight[0, point] = torch.as_tensor((1 - point) * seen)
+            model.decoders[0].weight[0, point] = torch.as_tensor(told)
+            model.log_variances[0][0, point] = float(np.log(at["Sigma"][0, 0])) * (1 - point)
+        model.decoders[0].weight[0, 1, :, 0] = 0
+    fooled = exchange_ratios(model, data, terms_of_draws(model, data)[0].mean(axis=0)[0, 1])
+    assert fooled.best()[0][0] > 1.2 * critical
+    best = evidence(model, data, collapsed=1)[0].best()[0][0]
+    # the logarithmic mean of 0.95 and 1, against the first member's own regression
+    assert best == pytest.approx(0.9747 * critical, rel=0.01)
+
+
 PIXELS = Architecture("conv", hidden=4, channels=(3,), kernels=(3, 3), pixel_channels=4)
 
 

@@ -56,12 +56,13 @@ Row = dict[str, Any]
 Spread = list[float | None]  # mean, least and largest over seeds
 INSIDE = (0.95, 1.05)
 ROWS = Path(__file__).with_name("nonlinear_thresholds.json")
-KEY = ("data", "sha256", "model", "architecture", "level", "steps", "batch_size", "cause")
+KEY = (
+    "data", "sha256", "model", "architecture", "level", "steps", "batch_size", "n_seeds", "cause",
+)  # fmt: skip
 COLUMNS = (
     "data", "model", "network", "level", "cause", "further run", "before", "after", "predicted",
     "number", "was", "is", "share gone", "verdict",
 )  # fmt: skip
-SEEDS = (0, 1, 2)
 LONGER, WIDER = 2, 4
 SHARE = 0.5  # of the predicted change of the shift that must be seen, and of what may overshoot
 
@@ -74,6 +75,7 @@ class Case:
     spec: LinearSpec
     network: Architecture
     config: TrainConfig
+    seeds: tuple[int, ...]
     level: int = 1
 
 
@@ -81,11 +83,13 @@ def as_measured(row: Row, dataset: Dataset) -> Case:
     """The case of a row of nonlinear_thresholds.json."""
     name = row["architecture"]
     effort = row["steps"] / TrainConfig().steps
-    plan = make_plan(architectures=(name,), effort=effort, options=OPTIONS[name])
+    plan = make_plan(
+        architectures=(name,), n_seeds=row["n_seeds"], effort=effort, options=OPTIONS[name]
+    )
     plan = replace(plan, control_batch_size=row["batch_size"])
     spec = default_spec(row["model"], 1, 1.0)
     config = plan.config_for(name, row["level"])
-    return Case(dataset, spec, plan.network(name), config, row["level"])
+    return Case(dataset, spec, plan.network(name), config, plan.seeds, row["level"])
 
 
 def mirrored(case: Case) -> Case:
@@ -207,7 +211,7 @@ def measure(
     predicted = solve(case.spec, moments).level_critical_betas[case.level - 1, 0]
     data = training_data(case.dataset, reduced, case.network, pick_device())
     found = estimate_threshold(
-        case.spec, data, architecture=case.network, level=case.level, seeds=SEEDS,
+        case.spec, data, architecture=case.network, level=case.level, seeds=case.seeds,
         config=case.config, store=store, bracket=bracket,
     )  # fmt: skip
     return float(predicted) / case.spec.betas[0], found
@@ -246,13 +250,9 @@ def explain(row: Row, dataset: Dataset, store: CellStore | None = None) -> Row:
 
 
 def measured(path: Path, cause: str | None = None) -> list[Row]:
-    """Rows that name a cause, with its words apart; `cause` instead of it."""
+    """Rows that name a cause, `cause` instead of it."""
     rows = json.loads(path.read_text())["rows"]
-    return [
-        row | {"cause": cause or row["cause"]["name"], "text": row["cause"]["text"]}
-        for row in rows
-        if row["cause"]
-    ]
+    return [row | {"cause": cause or row["cause"]["name"]} for row in rows if row["cause"]]
 
 
 def wanted(rows: list[Row], found: list[Row], args: argparse.Namespace) -> list[Row]:

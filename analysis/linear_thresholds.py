@@ -33,7 +33,8 @@ from linvae.metrics import CONTROL_BATCH_SIZE, estimate_threshold
 from linvae.pipeline import default_spec
 from linvae.train import TrainConfig, TrainingData
 
-# spectra 7000 ... 7004 chose the batch size, 100 ... 102 the rate of SGD, 9002 `LONGER`
+# spectra 7000 ... 7004 chose the batch size, 100 ... 102 the rate of SGD, 9002 `LONGER`; level 2 of
+# 9000 ... 9002 how upper levels train
 FIRST_SEED = 9000
 MODELS = ("vae", "cvae", "hvae")
 CONFIGS = {

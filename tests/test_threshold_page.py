@@ -29,6 +29,9 @@ def test_linear_seeds_are_counted_and_misses_named():
         "\n- spectrum 1, vae, level 1, adam: 1.019, 0.970; slopes -2.000, -2.000 per nat."
     ]
     assert list(linear_table(rows[2:]))[-1] == "\nNone outside."
+    lines = list(linear_table([_row("vae", "sgd", 1.0, float("nan"))]))  # a seed without a line
+    assert "| vae | 1 | sgd | 1 | 2 | 1 | 1.000 | 1.000 |" in lines
+    assert "sgd: 1.000, nan; slopes" in lines[-1]
 
 
 def test_seeds_trained_again_are_counted():
@@ -37,7 +40,7 @@ def test_seeds_trained_again_are_counted():
         _row("vae", "adam", 1.0),
     ]
     text = " ".join(linear_table(rows))
-    assert "1 seeds were trained again. 1 of 2 rows were measured before drift counted" in text
+    assert "1 of 3 seeds were trained again. 1 of 2 rows were measured before drift counted" in text
 
 
 def test_short_table_names_the_cause_of_what_is_far_off():

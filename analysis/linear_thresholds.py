@@ -115,8 +115,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     args = parser.parse_args()
     versions = {"linvae": linvae.__version__, "torch": torch.__version__}
-    earlier = json.loads(args.out.read_text()) if args.out.exists() else {}
-    rows = earlier["rows"] if earlier.get("versions") == versions else []
+    earlier = json.loads(args.out.read_text()) if args.out.exists() else {"rows": []}
+    if earlier.get("versions", versions) != versions:
+        parser.error(
+            f"{args.out} is of {earlier['versions']}, this is {versions}: give another --out"
+        )
+    rows = earlier["rows"]
     done = {_key(row) for row in rows}
     for (model, dataset), optimizer in itertools.product(
         cases(args.models, args.spectra, args.data_dir), args.optimizers

@@ -13,6 +13,7 @@ fixed one. There no single run may drift by more than `SETTLED`, and the slope m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -40,6 +41,7 @@ __all__ = [
     "ControlStudy",
     "Lines",
     "fit_threshold",
+    "room_below",
 ]
 
 Array = npt.NDArray[np.float64]
@@ -48,6 +50,7 @@ SET_POINTS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)  # nats
 CONTROL_BATCH_SIZE = 128  # of 32: seeds scatter by 1 %; of 128: by 0.2 % (Omniglot, linear)
 SETTLED = 0.01  # change of log beta by which a run may drift, or twice the steps may move it
 END_SETTLED = 0.02  # of a line's end, which the noise of beta alone moves by 1 % (upper levels)
+SPARE = 1.0  # nats
 MIN_POINTS = 4  # a line needs two; four show whether it is one
 SLOPES = {"learned": -2.0, "fixed": -4.0}  # of log beta per nat, by encoder variance
 SLOPE_ROOM = 0.1  # per nat; the line's end is 0.175 nats from its middle: 1.75 % of the threshold
@@ -160,8 +163,9 @@ class ControlStudy:
         return trained, self._lines(trained)
 
     def _weight(self, points: Sequence[float], n_seeds: int) -> InformationControl:
-        device = self.data.target.device
-        return InformationControl(points, self.spec.betas, n_seeds, self.level - 1, device)
+        device, level = self.data.target.device, self.level - 1
+        room = room_below(self.spec, self.level)
+        return InformationControl(points, self.spec.betas, n_seeds, level, device, room)
 
     def _lines(self, trained: Trained) -> Lines:
         information, factors, drifts = (
@@ -179,6 +183,26 @@ class ControlStudy:
         if other or not has_local(spec, self.architecture):
             return np.nan
         return SLOPES["learned" if spec.encoder_variances[0] is None else "fixed"]
+
+
+def room_below(spec: LinearSpec, level: int) -> float:
+    """Nats that the level below may hold while `level`, from 1, is asleep: enough and `SPARE` more.
+
+    A linear level wakes up where the variance c = sigma_(l-1)^2 exp(2 I_(l-1)) of what it codes
+    passes eta_(l-1)^2 a_l/beta_(l-1), whatever the data are, a_l = beta_l sigma_l^2/eta_l^2 or with
+    a learned sigma_l^2 beta_l. With a learned sigma_(l-1)^2 both wake up at once.
+    """
+    if level == 1 or spec.encoder_variances[level - 2] is None:
+        return SPARE
+    below, own = (_idle_price(spec, at) for at in (level - 2, level - 1))
+    return SPARE + max(0.0, math.log(own / below) / 2)
+
+
+def _idle_price(spec: LinearSpec, at: int) -> float:
+    """a of a level, from 0; of its unit with the least variance."""
+    fixed = spec.encoder_variances[at]
+    rho = 1.0 if fixed is None else np.min(np.asarray(fixed)) / spec.prior_variances[at]
+    return float(spec.betas[at] * rho)
 
 
 def _some(seeds: Sequence[int], marked: Flags) -> list[int]:

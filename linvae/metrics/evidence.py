@@ -66,7 +66,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -109,20 +109,23 @@ class ExchangeRatios:
     """f_x of every member and its standard error, (n_seeds, n_points).
 
     Monte-Carlo error and rounding together. NaN for members whose rate is not above that of
-    collapse, or that diverged. `choice`: f_x less its error, -inf where the error is above `NOISY`
-    of the ratio: next to collapse it is that of two small numbers. The first member of highest
-    choice of each seed and stack has f_x and error of other draws, the others of those that choose.
+    collapse, or that diverged. `choice`: of the member of each seed and stack that is certified, by
+    other draws than chose it, what those said of it less their error; -inf for all others, and
+    where every error is above `NOISY` of the ratio: next to collapse it is that of two small
+    numbers. `prices`: what was paid, nats; `idle`: D_0 of every seed, (n_seeds,), nats.
     """
 
     factors: Array
     errors: Array
     choice: Array
+    prices: Array
+    idle: Array
 
     @classmethod
-    def none(cls, shape: tuple[int, ...]) -> ExchangeRatios:
+    def none(cls, shape: tuple[int, int]) -> ExchangeRatios:
         """Where it is not defined."""
         nothing = np.full(shape, np.nan)
-        return cls(nothing, nothing, np.full(shape, -np.inf))
+        return cls(nothing, nothing, np.full(shape, -np.inf), nothing, nothing[:, 0])
 
     def best(self) -> tuple[Array, Array]:
         """Factor of the chosen member of every seed less `SURE` errors, and the error; (n_seeds,).
@@ -137,10 +140,17 @@ class ExchangeRatios:
         return np.where(known, factor - SURE * error, np.nan), np.where(known, error, np.nan)
 
     def and_those_of(self, other: ExchangeRatios) -> ExchangeRatios:
-        """The ratios of both stacks, of the same seeds, side by side."""
-        names = ("factors", "errors", "choice")
-        both = (np.concatenate([getattr(r, n) for r in (self, other)], axis=1) for n in names)
-        return ExchangeRatios(*both)
+        """The ratios of both stacks, of the same seeds, side by side, against the lower D_0."""
+        idle = np.fmin(self.idle, other.idle)
+        one, two = self._against(idle), other._against(idle)
+        names = ("factors", "errors", "choice", "prices")
+        joined = {n: np.concatenate([getattr(r, n) for r in (one, two)], axis=1) for n in names}
+        return ExchangeRatios(**joined, idle=idle)
+
+    def _against(self, idle: Array) -> ExchangeRatios:
+        lost = (self.idle - idle)[:, None] / self.prices
+        choice = np.where(np.isfinite(self.choice), self.choice - lost, -np.inf)
+        return replace(self, factors=self.factors - lost, choice=choice, idle=idle)
 
 
 def has_certificate(spec: LinearSpec, level: int | None = None, *, skip: bool = False) -> bool:
@@ -226,24 +236,27 @@ def _ratios(
     rates: Array,
     collapsed_distortion: npt.ArrayLike,
 ) -> ExchangeRatios:
-    idle = np.reshape(collapsed_distortion, (-1, 1))
-    factors, errors = _ratio(model, data, distortions, rates, idle)
+    idle = np.broadcast_to(np.asarray(collapsed_distortion, np.float64), len(model.seeds))
+    factors, errors, prices = _ratio(model, data, distortions, rates, idle)
     clear = np.isfinite(factors) & (errors < NOISY * factors)
     choice = np.where(clear, factors - errors, -np.inf)
     at = choice.argmax(axis=1)[:, None]
-    chosen = copies(model, at)
-    again = _ratio(chosen, data, *_terms_of_strata(chosen, data), idle)
-    for values, of_chosen in zip((factors, errors), again, strict=True):
-        np.put_along_axis(values, at, of_chosen, axis=1)
-    return ExchangeRatios(factors, errors, choice)
+    of_best, choice = np.take_along_axis(choice, at, 1), np.full_like(choice, -np.inf)
+    np.put_along_axis(choice, at, of_best, axis=1)
+    if clear.any():
+        chosen = copies(model, at)
+        again = _ratio(chosen, data, *_terms_of_strata(chosen, data), idle)
+        for values, of_chosen in zip((factors, errors, prices), again, strict=True):
+            np.put_along_axis(values, at, of_chosen, axis=1)
+    return ExchangeRatios(factors, errors, choice, prices, idle)
 
 
 def _ratio(
     model: StackedVAE, data: TrainingData, distortions: Array, rates: Array, idle: Array
-) -> tuple[Array, Array]:
-    """f_x of means over draws, (draws, seeds, points, ...), and its standard error."""
+) -> tuple[Array, Array, Array]:
+    """f_x of means over draws, (draws, seeds, points, ...), its standard error, what is paid."""
     betas = np.asarray(model.spec.betas)
-    saved = idle - distortions
+    saved = idle[:, None] - distortions
     paid = rates @ betas - rates_at_collapse(model.spec, skip=model.architecture.skip)
     with np.errstate(divide="ignore", invalid="ignore"):
         price = np.where(paid.mean(axis=0) > 0, paid.mean(axis=0), np.nan)
@@ -251,7 +264,7 @@ def _ratio(
         noise = (saved - factors * paid).std(axis=0, ddof=1) / math.sqrt(len(saved))
         sizes = np.abs(rates).mean(axis=0) @ betas
         rounding = ROUNDING * (_size_of_distortion(model, data) + np.abs(factors) * sizes)
-        return factors, np.hypot(noise, rounding) / price
+        return factors, np.hypot(noise, rounding) / price, price
 
 
 def rates_at_collapse(spec: LinearSpec, *, skip: bool = False) -> float:
@@ -329,8 +342,7 @@ def _terms_of_strata(model: StackedVAE, data: TrainingData) -> tuple[Array, Arra
     """
     found, width = [], sum(model.spec.latent_dims)
     for repeat in range(REPEATS):
-        noise = stratified_noise(len(data), width, repeat)
-        noise = noise / noise.square().mean(dim=(0, 1)).sqrt()
+        noise = _of_unit_moment(stratified_noise(len(data), width, repeat))
         terms = [_means(model, data, functools.partial(_both_signs, model.spec, n)) for n in noise]
         found.append(torch.stack(terms).mean(dim=0))
     return _as_arrays(found)
@@ -351,12 +363,16 @@ def stratified_noise(n: int, width: int, repeat: int) -> torch.Tensor:
     return sign * size
 
 
+def _of_unit_moment(noise: torch.Tensor) -> torch.Tensor:
+    return noise / noise.square().mean(dim=(0, 1)).sqrt()
+
+
 def _next(noise: Noise, index: torch.Tensor) -> list[torch.Tensor]:
     return noise.next(len(index))
 
 
 def _both_signs(spec: LinearSpec, noise: torch.Tensor, index: torch.Tensor) -> list[torch.Tensor]:
-    some = noise.float().to(index.device)[index]
+    some = noise[index.cpu()].float().to(index.device)
     return list(torch.split(torch.cat([some, -some])[None], list(spec.latent_dims), dim=-1))
 
 

@@ -145,11 +145,10 @@ class StackedVAE(nn.Module):
         seen_pixels = tuple(image.condition or ()) if self.encoder_sees_condition else ()
         return seen_pixels + (image.target_index if self.encoder_sees_target else ())
 
-    def level_parameters(self, level: int) -> Iterator[nn.Parameter]:
-        """Of the encoder and the decoder of one level, from 0."""
-        yield from self.encoders[level].parameters()
-        yield from self.decoders[level].parameters()
-        yield self.log_variances[level]
+    def level_parameters(self, level: int) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Of the decoder of one level (from 0), and of its encoder with its variances."""
+        encoder = [*self.encoders[level].parameters(), self.log_variances[level]]
+        return list(self.decoders[level].parameters()), encoder
 
     def encode(self, level: int, below: Tensor) -> GaussianLevel:
         """q(z_l | what is below)."""

@@ -56,7 +56,11 @@ from linvae.train.run import Diverged, Stopped
 __all__ = ["Cell", "CellStore", "Trained", "train_cells"]
 
 CELL, CHECKPOINT = ".cell.safetensors", ".checkpoint.safetensors"
-VERSIONED = ("format", "linvae")  # a checkpoint of another version has the same name: it is refused
+VERSIONED = (
+    "format",
+    "linvae",
+    "training",
+)  # a checkpoint of another version has the same name: it is refused
 
 MakeKLWeight = Callable[[Sequence[float], int], KLWeight]
 
@@ -186,7 +190,7 @@ def train_cells(
     rounding of batched products (1e-5 relative, float32), and the rows of a lost one may end early.
     Raises DivergedError where all members are lost, MemoryError where one alone does not fit,
     ValueError for a checkpoint in the store that is damaged or of another version and for seeds or
-    points given twice, OSError where the store cannot be written.
+    points given twice or other than those of `start`, OSError where the store cannot be written.
     """
     seeds, points = tuple(seeds), tuple(points)
     network = Architecture.of(architecture)
@@ -195,6 +199,7 @@ def train_cells(
     )
     model = build(seeds=seeds, n_points=len(points))
     if start is not None:
+        _check_start(start, model)
         model.load_state_dict(start.state_dict())
     weight = kl_weight(points, len(seeds))
     size = size_that_fits(model, data, config, memory_limit_bytes)
@@ -265,10 +270,8 @@ class _Study:
             if not (known and set(seeds) <= set(self.seeds)):
                 continue  # other members of the study
             points = [self.settings.index(setting) for setting in stopped]
-            if self.start is not None:
-                begun = content_digest(self._new(seeds, points).state_dict())
-                if begun != identity["start_sha256"]:
-                    continue
+            if content_digest(self._new(seeds, points).state_dict()) != identity["start_sha256"]:
+                continue  # they start elsewhere
             if all((seed, point) in self.done for seed in seeds for point in points):
                 checkpoint.remove()  # killed after its last cell
             else:
@@ -331,6 +334,16 @@ def _check_distinct(name: str, values: Sequence[float], identities: Sequence[obj
     """Two members of one seed and point would be the same cell."""
     if len(set(identities)) < len(identities):
         raise ValueError(f"{name}={values} must differ from each other: give each of them once")
+
+
+def _check_start(start: StackedVAE, model: StackedVAE) -> None:
+    """The members must be the same."""
+    of_start, wanted = (start.seeds, start.n_points), (model.seeds, model.n_points)
+    if of_start != wanted:
+        raise ValueError(
+            f"start has seeds {of_start[0]} x {of_start[1]} points and must have those of the "
+            f"study, {wanted[0]} x {wanted[1]}, in train_cells"
+        )
 
 
 def _check_axes(model: StackedVAE) -> None:

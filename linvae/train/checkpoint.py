@@ -55,6 +55,7 @@ __all__ = [
 
 Identity = dict[str, Any]
 FORMAT = 1  # of the files; one more when their content changes its meaning
+TRAINING = 2  # one more when the same arguments train to other numbers
 SHARE = 0.02  # of the time, at most, goes into checkpoints written by the clock
 STALE_SECONDS = 3600.0  # after which a temporary file belongs to a process that was killed
 
@@ -130,6 +131,7 @@ def study_identity(
     return {
         "format": FORMAT,
         "linvae": __version__,
+        "training": TRAINING,
         "spec": {"kind": type(spec).__name__} | dataclasses.asdict(spec),  # type: ignore[call-overload]
         "architecture": dataclasses.asdict(Architecture.of(architecture)),
         "data_sha256": data.sha256,
@@ -264,11 +266,14 @@ def check_identity(path: Path, found: Identity, wanted: Identity) -> None:
 
 def check_version(path: Path, found: Identity, wanted: Identity) -> None:
     """ValueError where another version of linvae wrote the file."""
-    if found["linvae"] != wanted["linvae"]:
+    theirs, ours = found["linvae"], wanted["linvae"]
+    if theirs == ours:  # while it is developed the numbers of one version may change
+        theirs, ours = (f"{i['linvae']}, training {i.get('training', 1)}" for i in (found, wanted))
+    if theirs != ours:
         raise ValueError(
-            f"checkpoint {path} was written by linvae {found['linvae']} and this is linvae "
-            f"{wanted['linvae']}, whose numbers may differ: finish the run with linvae "
-            f"{found['linvae']}, or delete the file to start from the beginning"
+            f"checkpoint {path} was written by linvae {theirs} and this is linvae {ours}, whose "
+            f"numbers may differ: finish the run with linvae {theirs}, or delete the file to start "
+            "from the beginning"
         )
 
 

@@ -8,6 +8,7 @@ the information goes to 0 (`linvae.metrics.threshold`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -193,12 +194,10 @@ class InformationControl:
     moves the log factor by at most GAIN per step, half of that in the second part.
 
     A level wakes up slowly, long after the one below it; meanwhile the betas would run away. So the
-    level below may hold at most MOST_BELOW nats: beyond that, its excess is the error. A threshold
-    at which it must hold more is not found.
+    level below may hold at most `most_below` nats: beyond that, its excess is the error.
     """
 
     GAIN, OFFSET, PROPORTIONAL = 0.01, 0.1, 5.0  # per step; nats; per nat
-    MOST_BELOW = 1.0  # nats
     AVERAGE_FROM = 0.85  # share of the run after which the results are averaged
     DRIFT_FROM = 5 / 6  # share of the run after which a drift of the log factor is one
 
@@ -209,10 +208,11 @@ class InformationControl:
         n_seeds: int,
         level: int,
         device: torch.device,
+        most_below: float = math.inf,
     ) -> None:
         shape = (n_seeds, len(set_points))
         self.set_points = torch.tensor(set_points, device=device).expand(shape)
-        self.level = level
+        self.level, self.most_below = level, most_below
         self._base = torch.tensor(betas, device=device)
         self._log_factor = torch.zeros(shape, device=device)
         self._error = torch.zeros(shape, device=device)
@@ -252,7 +252,7 @@ class InformationControl:
             return error
         q = terms.levels[self.level - 1]
         below = information(unit_statistics(q.mean.detach(), q.log_variance.detach()))
-        return torch.maximum(error, below - self.MOST_BELOW)
+        return torch.maximum(error, below - self.most_below)
 
     def drift(self) -> Tensor:
         """Change of the log factor over the last sixth of the run, (seeds, points)."""
@@ -267,7 +267,8 @@ class InformationControl:
 
     def setting(self, point: int) -> dict[str, object]:
         """Set-point (nats), level (from 0) and the betas that the factor multiplies."""
-        return {
+        bound = {"most_below": self.most_below} if self.level else {}
+        return bound | {
             "kind": "information control",
             "set_point": float(self.set_points[0, point]),
             "level": self.level,

@@ -32,7 +32,7 @@ __all__ = [
 Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["float32", "tf32", "bf16"]
 LAST_SHARE = 0.01  # of the learning rate, where a schedule ends
-LEAST_BETA = 1e-30  # a gradient that is 0 stays 0
+LEAST = 1e-20  # of what gradients are divided by: where a beta is 0 they are 0 and stay so
 UPPER_SHARE = 0.25  # of the steps of upper levels: latents have variances of several eta^2
 
 
@@ -64,7 +64,7 @@ class TrainConfig:
     then down to 1 % of it along a cosine or a line (`schedule`; "constant": not at all).
     "sgd" has momentum 0.9 and takes it in units of 1/curvature of the distortion in the decoder's
     output (`StackedVAE.curvature`): 1.0 suits any data and decoder variance, 3.8 is the limit of a
-    quadratic.
+    quadratic. Gradients of upper levels are scaled to a quarter of that curvature at any beta.
     `draws` of the latent per sample: see `linvae.train.data.Noise`.
     `stop_tolerance`: the criterion of `linvae.train.early_stop`, in windows of `stop_window` steps.
     `precision`: of the networks' products; parameters, latents and the objective are float32 in
@@ -255,7 +255,7 @@ def update(
     optimizer.zero_grad(set_to_none=True)
     with _tensor_cores(config.precision, device):
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            terms: Terms = (forward or model)(*batch)
+            terms: Terms = (model if forward is None else forward)(*batch)
         members = terms.objective(betas)
         torch.autograd.backward(members.sum())
     _balance(model, betas)
@@ -265,17 +265,23 @@ def update(
 
 @torch.no_grad()
 def _balance(model: StackedVAE, betas: Tensor) -> None:
-    """Gradients of upper levels as if their beta gave them the curvature of the distortion.
+    """Gradients of upper levels as if their betas gave them the curvature of the distortion.
 
-    Theirs is beta_(l-1)/eta_(l-1)^2: without this they stand still where beta is small, under
-    Adam too, below the 1e-8 that it adds to every gradient.
+    That of a decoder is beta_(l-1)/eta_(l-1)^2, that of an encoder beta_l/eta_l^2 where this is
+    more. Without it they stand still where beta is small, under Adam too, below the 1e-8 that it
+    adds to every gradient.
     """
-    for level in range(1, len(model.encoders)):
-        own = betas[..., level - 1].clamp(min=LEAST_BETA) / model.spec.prior_variances[level - 1]
-        factor = UPPER_SHARE * model.curvature / own
-        for p in model.level_parameters(level):
-            if p.grad is not None:
-                p.grad *= factor.expand(p.shape[:2]).reshape(*p.shape[:2], *[1] * (p.ndim - 2))
+    etas = model.spec.prior_variances
+    for level in range(1, len(etas)):
+        told = betas[..., level - 1] / etas[level - 1]
+        seen = torch.maximum(told, betas[..., level] / etas[level])
+        decoder, encoder = model.level_parameters(level)
+        for own, parameters in ((told, decoder), (seen, encoder)):
+            factor = UPPER_SHARE * model.curvature / own.clamp(min=LEAST)
+            for p in parameters:
+                if p.grad is not None:
+                    scale = factor.clamp(max=1 / LEAST).expand(p.shape[:2])
+                    p.grad *= scale.reshape(*scale.shape, *[1] * (p.ndim - 2))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import pytest
 
 from linvae.data import gaussian
 from linvae.metrics import SET_POINTS, SETTLED, estimate_threshold, fit_threshold
-from linvae.metrics.control import _fit
+from linvae.metrics.control import _fit, room_below
 from linvae.models import Architecture
 from linvae.moments import Moments
 from linvae.spec import CVAESpec, HVAESpec, VAESpec
@@ -217,6 +217,30 @@ def test_only_linear_models_are_trained_for_longer(architecture, spec, longer):
         spec, data, architecture=architecture, seeds=(0,), config=TrainConfig(steps=20)
     )
     assert found.trained_longer.tolist() == [longer]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        TWO_LEVELS,
+        HVAESpec.markovian((1, 1), encoder_variances=(0.1, None)),
+        HVAESpec((1, 1), betas=(0.3, 1.0), encoder_variances=(0.5, None)),
+        HVAESpec(
+            (1, 1), betas=(1.0, 2.0), prior_variances=(3.0, 1.0), encoder_variances=(0.5, 0.7)
+        ),
+    ],
+)
+def test_room_below_is_a_nat_more_than_theory_needs(spec):
+    """What level 1 holds where level 2 dies, of the closed form, on two data sets."""
+    for spectrum in ([4.0, 1.0], [0.3, 0.2, 0.1]):
+        moments = Moments.from_covariance(np.diag(spectrum))
+        critical = solve(spec, moments).level_critical_betas[1, 0] / spec.betas[0]
+        at = solve(spec.scale_betas(0.9999 * critical), moments).weights
+        seen = float((at["W1"] @ np.diag(spectrum) @ at["W1"].T)[0, 0])
+        held = np.log1p(seen / at["Sigma1"][0, 0]) / 2
+        assert room_below(spec, 2) == pytest.approx(1 + held, abs=0.02)
+    assert room_below(spec, 1) == 1
+    assert room_below(HVAESpec((1, 1)), 2) == 1
 
 
 def test_drift_of_the_end_of_a_line_is_that_of_its_intercept():

@@ -395,3 +395,27 @@ def test_members_begin_where_they_are_told_to(tmp_path, monkeypatch):
     other = killed.cells("constant", store, start=starts_at(0.7))
     assert other.result.stacks > 0
     assert len(list(tmp_path.iterdir())) == 12
+
+
+def test_a_start_of_other_members_is_refused():
+    with pytest.raises(ValueError, match=r"start has seeds \(0, 3\) x 3 points and must"):
+        killed.cells("constant", None, points=(0.4, 1.0), start=starts_at(0.5))
+
+
+def test_checkpoint_of_another_start_stays(tmp_path):
+    """A started run that was killed goes on after another, with a start of their own, has ended."""
+    store = CellStore(tmp_path, every_steps=killed.EVERY)
+    expected = killed.cells("constant", None, start=starts_at(0.5))
+
+    def stop(step: int) -> None:
+        if step >= 40:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        killed.cells("constant", store, start=starts_at(0.5), progress=stop)
+    for _ in range(2):
+        killed.cells("constant", store)
+    steps = []
+    found = killed.cells("constant", store, start=starts_at(0.5), progress=steps.append)
+    assert steps[0] == 40
+    assert_same(found, expected)

@@ -263,6 +263,13 @@ def test_checkpoint_of_another_version(kept, monkeypatch):
         go_on(kept)
 
 
+def test_checkpoint_of_another_training(kept, monkeypatch):
+    monkeypatch.setattr(module, "TRAINING", 99)
+    words = rf"linvae {module.__version__}, training \d+ and this is linvae \S+, training 99, whose"
+    with pytest.raises(ValueError, match=words):
+        go_on(kept)
+
+
 def test_checkpoint_of_another_format(kept):
     rewrite(kept.path, format=0)
     words = "has format 0 and this linvae .* reads format 1: finish the run with the version that"

@@ -14,6 +14,7 @@ from linvae.moments import Moments
 from linvae.spec import CVAESpec, HVAESpec, VAESpec
 from linvae.theory import objective, solve
 from linvae.train import (
+    AnnealedBetas,
     ConstantBetas,
     Diverged,
     DivergedError,
@@ -287,35 +288,57 @@ def test_sgd_takes_the_same_path_in_any_units():
 TWO_LEVELS = HVAESpec((2, 1), betas=(3.0, 5.0), prior_variances=(0.8, 1.0), decoder_variance=0.5)
 
 
-def one_step(optimizer: str, factors):
-    """Moves of the parameters of level 2, and the batch."""
+def level_two(model):
+    decoder, encoder = model.level_parameters(1)
+    return [*decoder, *encoder]
+
+
+def one_step(optimizer: str, spec, factors):
+    """Moves of the parameters of level 2, decoder first, and the batch."""
     data = TrainingData.from_arrays(make_data().target)
-    model = build_model(TWO_LEVELS, data.target, n_points=len(factors))
+    model = build_model(spec, data.target, n_points=len(factors))
     config = TrainConfig(steps=1, optimizer=optimizer, learning_rate=0.2)
     batch = (data.take(torch.arange(64)[None])[0], None, Noise((2, 1), (0,), CPU).next(64))
-    before = [p.detach().clone() for p in model.level_parameters(1)]
-    betas = torch.tensor(factors)[None, :, None] * torch.tensor(TWO_LEVELS.betas)
+    before = [p.detach().clone() for p in level_two(model)]
+    betas = torch.tensor(factors)[None, :, None] * torch.tensor(spec.betas)
     update(model, make_optimizer(model, config), batch, betas, config)
-    moves = [new.detach() - p for new, p in zip(model.level_parameters(1), before, strict=True)]
-    return moves, batch
+    return [new.detach() - p for new, p in zip(level_two(model), before, strict=True)], batch
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_upper_levels_move_alike_at_any_beta(optimizer):
-    """Also where their own gradient, of 1e-10, is far below the 1e-8 of Adam."""
-    moves, _ = one_step(optimizer, (1.0, 1e-4, 1e-9))
+    """Also where their own gradient, of 1e-10, is far below the 1e-8 of Adam; not at 0."""
+    moves, _ = one_step(optimizer, TWO_LEVELS, (1.0, 1e-4, 1e-9, 0.0))
     for move in moves:
         assert move[0, 0].abs().max() > 1e-5
-        torch.testing.assert_close(move, move[:, :1].expand_as(move), rtol=1e-4, atol=0)
+        torch.testing.assert_close(
+            move[:, :3], move[:, :1].expand_as(move[:, :3]), rtol=1e-4, atol=0
+        )
+        assert (move[:, 3] == 0).all()
 
 
-def test_sgd_of_upper_levels_is_in_units_of_their_own_curvature():
-    """A quarter of the rate times eta_1^2/beta_1 times the gradient of sum_l beta_l R_l."""
-    moves, batch = one_step("sgd", (1.0,))
-    model = build_model(TWO_LEVELS, TrainingData.from_arrays(make_data().target).target)
-    (model(*batch).rates @ torch.tensor(TWO_LEVELS.betas)).sum().backward()
-    for move, p in zip(moves, model.level_parameters(1), strict=True):
-        torch.testing.assert_close(move, -0.2 / 4 * 0.8 / 3.0 * p.grad, rtol=1e-4, atol=1e-8)
+@pytest.mark.parametrize("betas", [(3.0, 2.0), (3.0, 90.0)])
+def test_sgd_of_upper_levels_is_in_units_of_their_own_curvature(betas):
+    """A quarter of the rate, over beta_1/eta_1^2; for encoders beta_2/eta_2^2 where it is more."""
+    spec = replace(TWO_LEVELS, betas=betas)
+    moves, batch = one_step("sgd", spec, (1.0,))
+    model = build_model(spec, TrainingData.from_arrays(make_data().target).target)
+    (model(*batch).rates @ torch.tensor(betas)).sum().backward()
+    told = betas[0] / 0.8
+    seen = max(told, betas[1])
+    curvatures = [told, seen, seen]  # U, W, log variance
+    for move, p, own in zip(moves, level_two(model), curvatures, strict=True):
+        torch.testing.assert_close(move, -0.2 / 4 / own * p.grad, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e6])
+def test_betas_that_start_at_0_train_at_any_curvature(unit):
+    """0 times what would be infinite in float32 is NaN."""
+    data = TrainingData.from_arrays(unit * make_data().target)
+    model = build_model(TWO_LEVELS, data.target)
+    weights = AnnealedBetas((1.0,), TWO_LEVELS.betas, CPU, warmup_steps=20)
+    train(model, data, weights, TrainConfig(steps=30))
+    assert all(torch.isfinite(p).all() for p in model.parameters())
 
 
 CLOSED_FORM = {

@@ -187,13 +187,35 @@ def of_information(*nats: float) -> Terms:
     ],
 )
 def test_control_of_an_upper_level_does_not_run_away(held, sign):
-    control = InformationControl((0.1,), (1.0, 1.0), 1, 1, CPU)
+    control = InformationControl((0.1,), (1.0, 1.0), 1, 1, CPU, most_below=1.0)
     control.observe(of_information(*held), 0.1)
     log_factor = float(control.state()["log_factor"])
     assert np.sign(round(log_factor, 6)) == sign
     first = InformationControl((0.1,), (1.0, 1.0), 1, 0, CPU)
     first.observe(of_information(5.0, 0.0), 0.1)  # level 1 has none below
     assert float(first.state()["log_factor"]) > 0
+
+
+class Compiled:
+    """As torch's own: it can be called, and has no truth value."""
+
+    def __init__(self, model):
+        self.model, self.calls = model, 0
+
+    def __call__(self, *arguments):
+        self.calls += 1
+        return self.model(*arguments)
+
+    def __len__(self):
+        raise TypeError("no len()")
+
+
+def test_compiled_forward_pass_is_used(monkeypatch):
+    data, model = setup()
+    made = []
+    monkeypatch.setattr(torch, "compile", lambda m: made.append(Compiled(m)) or made[0])
+    train(model, data, constant(1.0), TrainConfig(steps=3, compile=True))
+    assert made[0].calls == 3
 
 
 @pytest.mark.parametrize("architecture", ["linear", "mlp"])

@@ -222,6 +222,7 @@ def test_strata_take_most_of_the_error_away():
             if "outer" in name:
                 values *= 10
     found = _terms_of_strata(model, data)[0][..., 0]
+    assert len(np.unique(found[:, 0])) == REPEATS  # no noise twice
     nodes = torch.special.ndtri((torch.arange(5000) + 0.5) / 5000)
     nodes = nodes / nodes.square().mean().sqrt()
     y = data.take(torch.arange(len(data))[None])[0]

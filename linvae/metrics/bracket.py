@@ -67,7 +67,7 @@ from linvae.train import (
     copies,
     train_cells,
 )
-from linvae.train.kl_weight import information, unit_statistics
+from linvae.train.kl_weight import information, level_statistics
 
 __all__ = ["CHECKPOINTS", "DEAD", "Bracket", "Branch", "bracket_grid", "bracket_threshold"]
 
@@ -348,8 +348,7 @@ class _WatchedBetas(ConstantBetas):
         inside = torch.tensor([float(c - WINDOW <= progress < c) for c in CHECKPOINTS])
         if not inside.any():
             return
-        q = terms.levels[self._level]
-        statistics = unit_statistics(q.mean.detach(), q.log_variance.detach()).double()
+        statistics = level_statistics(terms, self._level).double()
         self._sums = (
             self._sums + inside.to(statistics.device)[:, None, None, None, None] * statistics
         )

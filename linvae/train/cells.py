@@ -200,10 +200,11 @@ def train_cells(
     model = build(seeds=seeds, n_points=len(points))
     if start is not None:
         _check_start(start, model)
-        model.load_state_dict(start.state_dict())
     weight = kl_weight(points, len(seeds))
     size = size_that_fits(model, data, config, memory_limit_bytes)
     if store is None and size == (len(seeds), len(points)):
+        if start is not None:
+            model.load_state_dict(start.state_dict())
         try:
             return Trained(model, train(model, data, weight, config, progress), weight.found())
         except (MemoryError, RuntimeError) as error:

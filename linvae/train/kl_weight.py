@@ -24,6 +24,7 @@ __all__ = [
     "InformationControl",
     "KLWeight",
     "information",
+    "level_statistics",
     "unit_statistics",
 ]
 
@@ -232,8 +233,7 @@ class InformationControl:
 
     def observe(self, terms: Terms, progress: float) -> None:
         """Integrate the error; in the last part also keep the statistics for the result."""
-        q = terms.levels[self.level]
-        statistics = unit_statistics(q.mean.detach(), q.log_variance.detach())
+        statistics = level_statistics(terms, self.level)
         if progress >= self.AVERAGE_FROM:
             self._averaged += 1
             self._factors = self._factors + self._factor()
@@ -250,8 +250,7 @@ class InformationControl:
         error = information(statistics) - self.set_points
         if self.level == 0:
             return error
-        q = terms.levels[self.level - 1]
-        below = information(unit_statistics(q.mean.detach(), q.log_variance.detach()))
+        below = information(level_statistics(terms, self.level - 1))
         return torch.maximum(error, below - self.most_below)
 
     def drift(self) -> Tensor:
@@ -267,7 +266,8 @@ class InformationControl:
 
     def setting(self, point: int) -> dict[str, object]:
         """Set-point (nats), level (from 0) and the betas that the factor multiplies."""
-        bound = {"most_below": self.most_below} if self.level else {}
+        bounded = self.level > 0 and math.isfinite(self.most_below)
+        bound = {"most_below": self.most_below} if bounded else {}
         return bound | {
             "kind": "information control",
             "set_point": float(self.set_points[0, point]),
@@ -315,6 +315,12 @@ def unit_statistics(mean: Tensor, log_variance: Tensor) -> Tensor:
     """Means over samples of mu, mu^2 + sigma^2 and log sigma^2, (3, n_seeds, n_points, k)."""
     second = mean.square() + torch.exp(log_variance)
     return torch.stack([mean.mean(-2), second.mean(-2), log_variance.mean(-2)])
+
+
+def level_statistics(terms: Terms, level: int) -> Tensor:
+    """`unit_statistics` of a level, from 0, on the batch of `terms`; without gradient."""
+    q = terms.levels[level]
+    return unit_statistics(q.mean.detach(), q.log_variance.detach())
 
 
 def information(statistics: Tensor) -> Tensor:

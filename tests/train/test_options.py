@@ -22,6 +22,7 @@ from linvae.train import (
     TrainingData,
     train,
 )
+from linvae.train.checkpoint import content_key
 from linvae.train.data import Noise
 
 CPU = torch.device("cpu")
@@ -191,6 +192,10 @@ def test_control_of_an_upper_level_does_not_run_away(held, sign):
     control.observe(of_information(*held), 0.1)
     log_factor = float(control.state()["log_factor"])
     assert np.sign(round(log_factor, 6)) == sign
+    free = InformationControl((0.1,), (1.0, 1.0), 1, 1, CPU)  # no bound: nor is it in its identity
+    free.observe(of_information(9.0, 0.0), 0.1)
+    assert float(free.state()["log_factor"]) < 0
+    assert len({content_key(c.setting(0)) for c in (control, free)}) == 2
     first = InformationControl((0.1,), (1.0, 1.0), 1, 0, CPU)
     first.observe(of_information(5.0, 0.0), 0.1)  # level 1 has none below
     assert float(first.state()["log_factor"]) > 0

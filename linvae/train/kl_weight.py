@@ -195,10 +195,14 @@ class InformationControl:
     moves the log factor by at most GAIN per step, half of that in the second part.
 
     A level wakes up slowly, long after the one below it; meanwhile the betas would run away. So the
-    level below may hold at most `most_below` nats: beyond that, its excess is the error.
+    level below may hold at most `most_below` nats: beyond that, its excess is the error. Training
+    can be slower than the control still; so the log factor stays above the one at which the level
+    below, once awake, would come to hold them.
     """
 
     GAIN, OFFSET, PROPORTIONAL = 0.01, 0.1, 5.0  # per step; nats; per nat
+    AWAKE = 0.05  # nats, the least set-point in use
+    STEEPEST = 4.0  # log factor per nat: a linear unit with a fixed variance; others have 2
     AVERAGE_FROM = 0.85  # share of the run after which the results are averaged
     DRIFT_FROM = 5 / 6  # share of the run after which a drift of the log factor is one
 
@@ -218,6 +222,7 @@ class InformationControl:
         self._log_factor = torch.zeros(shape, device=device)
         self._error = torch.zeros(shape, device=device)
         self._log_factor_before = self._log_factor
+        self._asleep_at = self._log_factor  # where the level below held less than AWAKE last
         # sums over the last part of the run
         self._averaged = 0
         self._factors = torch.zeros(shape, dtype=torch.float64, device=device)
@@ -243,7 +248,11 @@ class InformationControl:
         gain = self.GAIN if progress < 0.4 else self.GAIN / 2
         self._error = self._errors(terms, statistics)
         relative = self._error / (self.set_points + self.OFFSET)
-        self._log_factor = self._log_factor + gain * relative.clamp(-1.0, 1.0)
+        moved = self._log_factor + gain * relative.clamp(-1.0, 1.0)
+        self._log_factor = torch.maximum(moved, self._floor())
+
+    def _floor(self) -> Tensor:
+        return self._asleep_at - self.STEEPEST * self.most_below
 
     def _errors(self, terms: Terms, statistics: Tensor) -> Tensor:
         """Of the level's information, or of the one below where that is larger; nats."""
@@ -251,6 +260,7 @@ class InformationControl:
         if self.level == 0:
             return error
         below = information(level_statistics(terms, self.level - 1))
+        self._asleep_at = torch.where(below < self.AWAKE, self._log_factor, self._asleep_at)
         return torch.maximum(error, below - self.most_below)
 
     def drift(self) -> Tensor:
@@ -285,6 +295,7 @@ class InformationControl:
         return {
             "log_factor": self._log_factor,
             "log_factor_before": self._log_factor_before,
+            "asleep_at": self._asleep_at,
             "error": self._error,
             "averaged": torch.tensor(self._averaged),
             "factors": self._factors,
@@ -296,6 +307,7 @@ class InformationControl:
         device = self._error.device
         self._log_factor = state["log_factor"].to(device)
         self._log_factor_before = state["log_factor_before"].to(device)
+        self._asleep_at = state["asleep_at"].to(device)
         self._error = state["error"].to(device)
         self._averaged = int(state["averaged"])
         self._factors, self._pooled = state["factors"].to(device), state["pooled"].to(device)

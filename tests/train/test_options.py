@@ -201,6 +201,25 @@ def test_control_of_an_upper_level_does_not_run_away(held, sign):
     assert float(first.state()["log_factor"]) > 0
 
 
+@pytest.mark.parametrize(
+    ("held", "lowest"),
+    [
+        ((0.9, 0.0), -4 * 1.5),  # awake: as low as a linear unit of 1.5 nats below its threshold
+        ((0.0, 0.0), -math.inf),  # asleep: nothing is known
+    ],
+)
+def test_control_of_an_upper_level_waits_for_slow_training(held, lowest):
+    control = InformationControl((0.1,), (1.0, 1.0), 1, 1, CPU, most_below=1.5)
+    for _ in range(1000):
+        control.observe(of_information(*held), 0.1)
+    falling = -1000 * control.GAIN * 0.1 / (0.1 + control.OFFSET)  # towards 0.1 nats, from 0
+    log_factor = float(control.state()["log_factor"])
+    assert log_factor == pytest.approx(max(falling, lowest) if held[0] else falling, rel=1e-4)
+    control.observe(of_information(0.0, 0.0), 0.1)  # what was known of it is forgotten
+    control.observe(of_information(*held), 0.1)
+    assert float(control.state()["log_factor"]) < log_factor
+
+
 class Compiled:
     """As torch's own: it can be called, and has no truth value."""
 

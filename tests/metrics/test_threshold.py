@@ -180,7 +180,9 @@ def test_hierarchies_have_a_certificate_of_the_first_level(level):
     dataset = gaussian((3.0, 0.3), 200, seed=6)
     data = TrainingData.from_arrays(dataset.target)
     config = TrainConfig(steps=900, batch_size=64)
-    found = estimate_threshold(TWO_LEVELS, data, level=level, seeds=(0,), config=config)
+    found = estimate_threshold(
+        TWO_LEVELS, data, level=level, seeds=(0,), config=config, settle=False
+    )
     assert np.isnan(found.local_factors).all()
     methods = [estimate.method for estimate in found.estimates()]
     if level == 2:

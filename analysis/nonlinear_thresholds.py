@@ -84,6 +84,7 @@ def rows(comparison: Comparison, seconds: float) -> Iterator[dict[str, Any]]:
             "largest_drift": finite(_largest_drift(comparison, at)),
             "cause": why and {"name": why.name, "text": why.text},
             "steps": training["steps"], "batch_size": training["batch_size"],
+            "learning_rate": training["learning_rate"],
             "n_seeds": len(settings["seeds"]), "version": settings["version"],
             "seconds": round(seconds),
         }  # fmt: skip

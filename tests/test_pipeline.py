@@ -94,6 +94,8 @@ def test_control_runs_have_larger_batches_and_networks_lower_rates():
         plan.config, learning_rate=plan.config.learning_rate / 3
     )
     assert mlp == replace(linear, learning_rate=plan.config.learning_rate * 2 / 3)
+    rates = [plan.config_for(name, 1).learning_rate for name in ("linear", "mlp", "conv")]
+    assert rates == pytest.approx([3e-3, 2e-3, 0.75e-3])
 
 
 def test_predicted_thresholds_are_those_of_solve(compared):

@@ -34,10 +34,10 @@ from linvae.pipeline import default_spec
 from linvae.train import TrainConfig, TrainingData
 
 # spectra 7000 ... 7004 chose the batch size, 100 ... 102 the rate of SGD, 9002 `LONGER`; level 2 of
-# 9000 ... 9002 how upper levels train; 9001 the rate of SGD for hierarchies, by whether there was a
-# line: at 1.0 the noise of the decoder keeps level 1 too small for level 2 to wake up
+# 9000 ... 9002 how upper levels train; 9001 SGD for hierarchies, by whether there was a line: the
+# noise of the decoder, which goes as rate/batch, keeps level 1 too small for level 2 to wake up
 FIRST_SEED = 9000
-SGD_RATES = {"vae": 1.0, "cvae": 1.0, "hvae": 0.3}
+SGD = {"vae": (1.0, CONTROL_BATCH_SIZE), "cvae": (1.0, CONTROL_BATCH_SIZE), "hvae": (0.3, 512)}
 MODELS = ("vae", "cvae", "hvae")
 OPTIMIZERS = ("adam", "sgd")
 
@@ -78,7 +78,8 @@ def config_of(optimizer: str, model: str, level: int) -> TrainConfig:
     """The package's own, with twice the steps for level 2 as `compare` has them."""
     config = TrainConfig(batch_size=CONTROL_BATCH_SIZE)
     if optimizer == "sgd":
-        config = replace(config, optimizer="sgd", learning_rate=SGD_RATES[model])
+        rate, batch = SGD[model]
+        config = replace(config, optimizer="sgd", learning_rate=rate, batch_size=batch)
     return replace(config, steps=level * config.steps)
 
 
@@ -96,6 +97,7 @@ def measure(model: str, dataset: Dataset, optimizer: str, n_seeds: int) -> Itera
         yield {
             "data": dataset.name, "sha256": dataset.sha256, "model": model, "level": level,
             "optimizer": optimizer, "learning_rate": config.learning_rate,
+            "batch_size": config.batch_size,
             "dim": dataset.target_dim,
             "runs_per_seed": (len(found.factors.T) * (1 + found.trained_longer)).tolist(),
             "predicted_factor": float(factor),

@@ -53,7 +53,6 @@ from linvae.metrics.evidence import (
     DRAWS,
     ExchangeRatios,
     certificate,
-    has_certificate,
     terms_of_draws,
 )
 from linvae.metrics.observe import observe
@@ -276,13 +275,13 @@ class _Run:
         )
         model = trained.model
         nats = np.stack([np.asarray(trained.found[_name(c)].cpu()) for c in CHECKPOINTS])
-        distortions, rates = terms_of_draws(model, self.data)
-        energies, errors = _free_energies(model, factors, distortions, rates, self.level)
+        draws = terms_of_draws(model, self.data)
+        energies, errors = _free_energies(model, factors, *draws, self.level)
         parts = (slice(0, len(up)), slice(len(up), -1))
         alive, collapsed = (
             Branch(factors[p], nats[..., p], energies[:, p], errors[:, p]) for p in parts
         )
-        ratios = _certificate(model, self.data, distortions, rates, self.level)
+        ratios = certificate(model, self.data, -1, self.level, draws)
         return alive, collapsed, ratios, trained.result.seconds
 
     def _weight(
@@ -293,15 +292,6 @@ class _Run:
         branches = ["alive" if place < n_alive else "collapsed" for place in places]
         betas, device = self.source.spec.betas, self.data.target.device
         return _WatchedBetas(factors[places], branches, betas, n_seeds, self.level, device)
-
-
-def _certificate(
-    model: StackedVAE, data: TrainingData, distortions: Array, rates: Array, level: int
-) -> ExchangeRatios:
-    """That of all members; the last one is collapsed. NaN where it is not defined."""
-    if not has_certificate(model.spec, level, skip=model.architecture.skip):
-        return ExchangeRatios.none(distortions.shape[1:])
-    return certificate(model, data, distortions, rates, collapsed=-1)
 
 
 def _free_energies(

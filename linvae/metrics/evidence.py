@@ -184,18 +184,26 @@ def evidence(
     `level`: whose threshold is asked for, None the only one.
     """
     nothing = np.full(len(model.seeds), np.nan)
-    ratios, point = ExchangeRatios.none((len(nothing), 1)), CollapsedPoint(nothing, nothing)
-    if has_certificate(model.spec, level, skip=model.architecture.skip):
-        ratios = certificate(model, data, *terms_of_draws(model, data), collapsed)
+    point = CollapsedPoint(nothing, nothing)
     if has_local(model.spec, model.architecture):
         point = collapsed_point(model, data, collapsed)
-    return ratios, point
+    return certificate(model, data, collapsed, level), point
 
 
 def certificate(
-    model: StackedVAE, data: TrainingData, distortions: Array, rates: Array, collapsed: int
+    model: StackedVAE,
+    data: TrainingData,
+    collapsed: int,
+    level: int | None = None,
+    draws: tuple[Array, Array] | None = None,
 ) -> ExchangeRatios:
-    """`exchange_ratios` from `terms_of_draws`; `collapsed` gives D_0 where no constant does."""
+    """`exchange_ratios` of all members; NaN where `has_certificate` is False.
+
+    `collapsed` gives D_0 where no constant does; `draws` from `terms_of_draws`, None: made here.
+    """
+    if not has_certificate(model.spec, level, skip=model.architecture.skip):
+        return ExchangeRatios.none((len(model.seeds), model.n_points))
+    distortions, rates = draws or terms_of_draws(model, data)
     if _is_constant_at_collapse(model):
         return _ratios(model, data, distortions, rates, _best_constant(model, data))
     own = np.fmin.reduce(_distortions_without_latent(model, data), axis=1)

@@ -44,13 +44,21 @@ def test_seeds_trained_again_are_counted():
 
 
 def test_short_table_names_the_cause_of_what_is_far_off():
-    def row(model: str, level: int, mean: float | None) -> dict:
+    def row(model: str, level: int, mean: float | None, data: str, network: str) -> dict:
         return {
-            "data": "a", "model": model, "level": level, "architecture": "mlp",
+            "data": data, "model": model, "level": level, "architecture": network,
             "locator": [mean, mean, mean], "cause": {"name": "line"},
         }  # fmt: skip
 
-    rows = [row("vae", 1, 0.96), row("hvae", 1, 1.06), row("hvae", 2, None)]
-    assert short_table(rows).splitlines()[2] == (
-        "| a | 0.960 (0.960-0.960) | - | 1.060 (1.060-1.060) line | - |"
-    )
+    rows = [
+        row("vae", 1, 0.97, "mnist", "mlp"),
+        row("vae", 1, 0.98, "digits", "conv"),
+        row("vae", 1, 0.96, "digits", "mlp"),
+        row("hvae", 1, 1.06, "digits", "mlp"),
+        row("hvae", 2, None, "digits", "mlp"),
+    ]
+    assert short_table(rows).splitlines()[2:] == [
+        "| digits | mlp | 0.960 (0.960-0.960) | - | 1.060 (1.060-1.060) line | - |",
+        "| digits | conv | 0.980 (0.980-0.980) | - | - | - |",
+        "| mnist | mlp | 0.970 (0.970-0.970) | - | - | - |",
+    ]

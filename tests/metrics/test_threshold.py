@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
 from linvae.data import gaussian
 from linvae.metrics import SET_POINTS, SETTLED, estimate_threshold, fit_threshold
-from linvae.metrics.control import _fit, room_below
+from linvae.metrics.control import ControlStudy, _fit, room_below
 from linvae.models import Architecture
 from linvae.moments import Moments
 from linvae.spec import CVAESpec, HVAESpec, VAESpec
@@ -205,6 +208,38 @@ def test_linear_seeds_that_have_not_settled_are_trained_for_longer():
     once = estimate_threshold(VAESpec(1, decoder_variance=0.2), data, settle=False, **options)
     assert not once.trained_longer.any()
     assert not holds(once.critical_factors, 15.0)
+
+
+STILL = np.zeros(len(NATS))
+ENCODER_OF_TARGET = CVAESpec(1, encoder_sees="target")
+
+
+@pytest.mark.parametrize(
+    ("spec", "level", "slope", "drifts", "longer"),
+    [
+        (VAESpec(1), 1, -2.0, STILL, False),
+        (VAESpec(1), 1, -1.8, STILL, True),
+        (VAESpec(1), 1, -2.0, STILL + 0.015, True),
+        (ENCODER_OF_TARGET, 1, -1.5, STILL + 0.015, False),  # a slope of its own
+        (TWO_LEVELS, 1, -4.0, STILL + 0.015, False),
+        (TWO_LEVELS, 1, -3.75, STILL, True),
+        (TWO_LEVELS, 1, -4.0, STILL + 0.025, True),
+        (TWO_LEVELS, 1, np.nan, STILL, True),  # no line
+        (TWO_LEVELS, 2, -3.75, STILL, False),
+        # level 2 awake from 0.05 nats on: log(0.6/0.5)/2 = 0.09; or always
+        (HVAESpec((1, 1), betas=(1, 0.6), encoder_variances=(0.5, None)), 1, -3.0, STILL, False),
+        (HVAESpec((1, 1)), 1, -1.5, STILL, False),
+    ],
+)
+def test_lines_that_have_not_settled(spec, level, slope, drifts, longer):
+    data = TrainingData.from_arrays(PLAIN.target)
+    study = ControlStudy(spec, data, Architecture("linear"), level, SET_POINTS, None)
+    factors = 3.0 * np.exp(slope * NATS)
+    lines = study._lines(SimpleNamespace(found={
+        "information": torch.tensor(NATS)[None], "factor": torch.tensor(factors)[None],
+        "drift": torch.tensor(drifts)[None],
+    }))  # fmt: skip
+    assert lines.unsettled(study._known_slope(), one_level=study._one_level).tolist() == [longer]
 
 
 @pytest.mark.parametrize(

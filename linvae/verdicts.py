@@ -321,8 +321,11 @@ def cause(comparison: Comparison, row: Threshold) -> Cause | None:
         return _cause_above(comparison, row)
     found = sorted(_causes_below(comparison, row), key=lambda c: c.number)
     found += [*_line(row), *_time(comparison, row)]
-    if not found:
-        return _guess_below(comparison, row)
+    return _joined(found) if found else _guess_below(comparison, row)
+
+
+def _joined(found: list[Cause]) -> Cause:
+    """The first cause, and what all of them say."""
     return Cause(found[0].name, found[0].number, "; ".join(c.text for c in found))
 
 
@@ -395,7 +398,9 @@ def _cause_above(comparison: Comparison, row: Threshold) -> Cause:
     skewness = comparison.settings.get("leading_skewness")
     if skewness is not None and abs(skewness) > SKEWNESS:
         return Cause("skewness", skewness, _skewed(comparison, row, skewness))
-    return Cause("line", row.slope, _curve(row))
+    found = [*_line(row), *_time(comparison, row)]
+    text = "no skewness, no bend of the line and no drift that was recorded explains it"
+    return _joined(found) if found else Cause("unknown", row.ratio, text)
 
 
 def _line(row: Threshold) -> list[Cause]:

@@ -244,6 +244,10 @@ CAUSES = {
     "line": (
         1.1, {}, {"energies": (0, 0, 0, 0), "slope": -1.3}, ("line", -1.3), "codes a curve",
     ),
+    "drift-above": (
+        1.1, {}, {"energies": (0, 0, 0, 0), "drift": 0.03}, ("time", 1 / 6), "still drifts, by up",
+    ),
+    "unknown-above": (1.1, {}, {"energies": (0, 0, 0, 0)}, ("unknown", 1.1), "no skewness, no bend"),
 }  # fmt: skip
 
 

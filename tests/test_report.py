@@ -247,7 +247,7 @@ CAUSES = {
     "drift-above": (
         1.1, {}, {"energies": (0, 0, 0, 0), "drift": 0.03}, ("time", 1 / 6), "still drifts, by up",
     ),
-    "unknown-above": (1.1, {}, {"energies": (0, 0, 0, 0)}, ("unknown", 1.1), "no skewness, no bend"),
+    "unknown-above": (1.1, {}, {"energies": (0, 0, 0, 0)}, ("unknown", 1.1), "no bend of the line"),
 }  # fmt: skip
 
 

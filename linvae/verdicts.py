@@ -320,7 +320,7 @@ def cause(comparison: Comparison, row: Threshold) -> Cause | None:
     if row.ratio > 1:
         return _cause_above(comparison, row)
     found = sorted(_causes_below(comparison, row), key=lambda c: c.number)
-    found += [*_line(row), *_time(comparison, row)]
+    found += [*_line(comparison, row), *_time(comparison, row)]
     return _joined(found) if found else _guess_below(comparison, row)
 
 
@@ -398,23 +398,24 @@ def _cause_above(comparison: Comparison, row: Threshold) -> Cause:
     skewness = comparison.settings.get("leading_skewness")
     if skewness is not None and abs(skewness) > SKEWNESS:
         return Cause("skewness", skewness, _skewed(comparison, row, skewness))
-    found = [*_line(row), *_time(comparison, row)]
+    found = [*_line(comparison, row), *_time(comparison, row)]
     text = "no skewness, no bend of the line and no drift that was recorded explains it"
     return _joined(found) if found else Cause("unknown", row.ratio, text)
 
 
-def _line(row: Threshold) -> list[Cause]:
+def _line(comparison: Comparison, row: Threshold) -> list[Cause]:
     """A slope that is not that of the leading component alone."""
-    off = abs(row.slope / row.predicted_slope - 1) > SLOPE_TOLERANCE
-    return [Cause("line", row.slope, _curve(row))] if off else []
-
-
-def _curve(row: Threshold) -> str:
-    return (
+    if not abs(row.slope / row.predicted_slope - 1) > SLOPE_TOLERANCE:
+        return []
+    text = (
         f"a nonlinear unit codes a curve, other components with the leading one, so its line "
         f"({row.slope:.2f} per nat, linear theory {row.predicted_slope:.2f}) bends and its end at "
         "information 0 is less certain"
     )
+    certified = Spread.of(_seen(comparison, "certified_beta", row)).mean
+    if certified > row.observed:
+        text += f": it lies below the certified {number(certified)}, so it is too low"
+    return [Cause("line", row.slope, text)]
 
 
 def _skewed(comparison: Comparison, row: Threshold, skewness: float) -> str:

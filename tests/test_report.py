@@ -213,6 +213,10 @@ CAUSES = {
         0.93, {}, {"local": 0.891, "drift": 0.03}, ("time", 1 / 6), "training time: log beta of 2",
     ),
     "line-below": (0.9, {}, {"slope": -1.3, "drift": 0.03}, ("line", -1.3), "; training time: log"),
+    "line-below-the-certificate": (
+        0.9, {}, {"slope": -1.3, "certified": 0.93}, ("line", -1.3),
+        "it lies below the certified 1.326, so it is too low",
+    ),
     "twice-the-steps": (
         0.9, {}, {"doubled": 0.936}, ("time", 1.04), "twice the steps give 1.040 of it",
     ),

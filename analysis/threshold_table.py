@@ -39,9 +39,9 @@ Every run starts at beta = 1 and knows no prediction. {len(SET_POINTS)} control 
 that had not settled, by slope or drift (hierarchies: drift of the line's end), were trained again
 with {LONGER} times the steps. That factor was chosen when twice the steps had left one seed of
 spectrum 9002 4 % off; how upper levels train, and the drift allowed to a line's end, after level 2
-of spectra 9000 to 9002 had failed; rate and batch of SGD for hierarchies, 0.3 and 512 instead of 1
-and 128, after seeds of 9001 had no line: the noise of the decoder, which goes as rate over batch,
-kept level 1 too small for level 2 to wake up.
+of spectra 9000 to 9002 had failed. Hierarchies with SGD have batches of 2048 instead of 128: the
+noise of the decoder, which goes as rate over batch, keeps level 1 too small for level 2 to wake up.
+Those batches were chosen on 9001 and 9003.
 """
 NONLINEAR = """\
 ## Networks

@@ -55,7 +55,7 @@ __all__ = [
 
 Identity = dict[str, Any]
 FORMAT = 1  # of the files; one more when their content changes its meaning
-TRAINING = 3  # one more when the same arguments train to other numbers
+TRAINING = 4  # one more when the same arguments train to other numbers
 SHARE = 0.02  # of the time, at most, goes into checkpoints written by the clock
 STALE_SECONDS = 3600.0  # after which a temporary file belongs to a process that was killed
 

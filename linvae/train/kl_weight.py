@@ -201,8 +201,7 @@ class InformationControl:
     """
 
     GAIN, OFFSET, PROPORTIONAL = 0.01, 0.1, 5.0  # per step; nats; per nat
-    AWAKE = 0.05  # nats, the least set-point in use
-    STEEPEST = 4.0  # log factor per nat: a linear unit with a fixed variance; others have 2
+    AWAKE = 0.05  # nats, well above what noise alone holds
     AVERAGE_FROM = 0.85  # share of the run after which the results are averaged
     DRIFT_FROM = 5 / 6  # share of the run after which a drift of the log factor is one
 
@@ -217,12 +216,13 @@ class InformationControl:
     ) -> None:
         shape = (n_seeds, len(set_points))
         self.set_points = torch.tensor(set_points, device=device).expand(shape)
-        self.level, self.most_below = level, most_below
+        self.level = level
+        self.most_below = most_below if level else math.inf  # there is nothing below level 0
         self._base = torch.tensor(betas, device=device)
         self._log_factor = torch.zeros(shape, device=device)
         self._error = torch.zeros(shape, device=device)
-        self._log_factor_before = self._log_factor
-        self._asleep_at = self._log_factor  # where the level below held less than AWAKE last
+        self._log_factor_before = torch.zeros(shape, device=device)
+        self._asleep_at = torch.zeros(shape, device=device)  # of the level below, the last time
         # sums over the last part of the run
         self._averaged = 0
         self._factors = torch.zeros(shape, dtype=torch.float64, device=device)
@@ -246,22 +246,26 @@ class InformationControl:
         if progress < self.DRIFT_FROM:
             self._log_factor_before = self._log_factor
         gain = self.GAIN if progress < 0.4 else self.GAIN / 2
-        self._error = self._errors(terms, statistics)
+        below = self._below(terms)
+        self._asleep_at = torch.where(below < self.AWAKE, self._log_factor, self._asleep_at)
+        own = information(statistics) - self.set_points
+        self._error = torch.maximum(own, below - self.most_below)
         relative = self._error / (self.set_points + self.OFFSET)
         moved = self._log_factor + gain * relative.clamp(-1.0, 1.0)
         self._log_factor = torch.maximum(moved, self._floor())
 
-    def _floor(self) -> Tensor:
-        return self._asleep_at - self.STEEPEST * self.most_below
-
-    def _errors(self, terms: Terms, statistics: Tensor) -> Tensor:
-        """Of the level's information, or of the one below where that is larger; nats."""
-        error = information(statistics) - self.set_points
+    def _below(self, terms: Terms) -> Tensor:
+        """Information of the level below, nats; 0 where there is none."""
         if self.level == 0:
-            return error
-        below = information(level_statistics(terms, self.level - 1))
-        self._asleep_at = torch.where(below < self.AWAKE, self._log_factor, self._asleep_at)
-        return torch.maximum(error, below - self.most_below)
+            return torch.zeros_like(self._error)
+        return information(level_statistics(terms, self.level - 1))
+
+    def _floor(self) -> Tensor:
+        """Of the log factor, which linear theory takes down by at most 2 (l + 1) per nat of level l.
+
+        So it does where all variances up to l are fixed. Here l = self.level, counted from 1: below.
+        """
+        return self._asleep_at - 2 * (self.level + 1) * self.most_below
 
     def drift(self) -> Tensor:
         """Change of the log factor over the last sixth of the run, (seeds, points)."""
@@ -276,8 +280,7 @@ class InformationControl:
 
     def setting(self, point: int) -> dict[str, object]:
         """Set-point (nats), level (from 0) and the betas that the factor multiplies."""
-        bounded = self.level > 0 and math.isfinite(self.most_below)
-        bound = {"most_below": self.most_below} if bounded else {}
+        bound = {"most_below": self.most_below} if math.isfinite(self.most_below) else {}
         return bound | {
             "kind": "information control",
             "set_point": float(self.set_points[0, point]),

@@ -89,6 +89,7 @@ def as_measured(row: Row, dataset: Dataset) -> Case:
     plan = replace(plan, control_batch_size=row["batch_size"])
     spec = default_spec(row["model"], 1, 1.0)
     config = plan.config_for(name, row["level"])
+    config = replace(config, learning_rate=row["learning_rate"])
     return Case(dataset, spec, plan.network(name), config, plan.seeds, row["level"])
 
 

@@ -34,8 +34,8 @@ from linvae.pipeline import default_spec
 from linvae.train import TrainConfig, TrainingData
 
 # spectra 7000 ... 7004 chose the batch size, 100 ... 102 the rate of SGD, 9002 `LONGER`; level 2 of
-# 9000 ... 9002 how upper levels train; 9001 and 9003 the batch of hierarchies with SGD, by lines and
-# their drift: the noise of the decoder, rate over batch, keeps level 1 too small for level 2
+# 9000 ... 9002 how upper levels train; 9001 and 9003 the batch of hierarchies with SGD, by whether
+# there were lines and how they drifted
 FIRST_SEED = 9000
 SGD_RATE = 1.0
 SGD_BATCH = {"vae": CONTROL_BATCH_SIZE, "cvae": CONTROL_BATCH_SIZE, "hvae": 2048}

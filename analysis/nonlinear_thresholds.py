@@ -180,12 +180,13 @@ def main() -> None:
     if args.table:
         print(table(found))
         return
-    steps = make_plan(effort=args.effort).config.steps
-    asked = (linvae.__version__, steps, args.batch_size, args.seeds)
+    plan = make_plan(effort=args.effort)
+    asked = (linvae.__version__, plan.config.steps, args.batch_size, args.seeds)
     done = {
         (row["data"], row["model"], row["architecture"])
         for row in found
         if (row["version"], row["steps"], row["batch_size"], row["n_seeds"]) == asked
+        and row["learning_rate"] == plan.config_for(row["architecture"], level=1).learning_rate
     }
     for architecture, name, model in itertools.product(
         args.architectures, args.datasets, args.models

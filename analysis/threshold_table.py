@@ -8,6 +8,7 @@ From the JSON beside this; nothing is measured here. A test holds both against i
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import sys
@@ -132,15 +133,12 @@ def short_table(rows: list[dict[str, Any]]) -> str:
     found = {(r["data"], r["architecture"], r["model"], r["level"]): r for r in rows}
     header = ("data", "network", "vae", "cvae", "hvae, level 1", "hvae, level 2")
     lines = [header, ("---",) * len(header)]
-    for line in sorted({key[:2] for key in found}, key=_place):
-        lines.append((*line, *(_cell(found.get((*line, *case))) for case in CASES)))
+    datasets, networks = (dict.fromkeys(r[name] for r in rows) for name in ("data", "architecture"))
+    for line in itertools.product(datasets, networks):
+        cells = [found.get((*line, *case)) for case in CASES]
+        if any(cells):
+            lines.append((*line, *map(_cell, cells)))
     return nonlinear_thresholds.markdown(lines) + "\n"
-
-
-def _place(line: tuple[str, str]) -> tuple[int, int]:
-    data, network = line
-    datasets, networks = nonlinear_thresholds.DATASETS, list(nonlinear_thresholds.OPTIONS)
-    return datasets.index(data), networks.index(network)
 
 
 def _cell(row: dict[str, Any] | None) -> str:

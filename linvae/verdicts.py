@@ -56,7 +56,7 @@ class Cause:
     | skewness   | of the leading component                                            | above |
     | line       | slope of the fit                                                    | both  |
     | bound      | proven universal threshold                                          | above |
-    | unknown    | observed / predicted: nothing recorded explains it                  | below |
+    | unknown    | observed / predicted: nothing recorded explains it                  | both  |
     """
 
     name: CauseName
@@ -213,15 +213,17 @@ def _certified(comparison: Comparison, row: Threshold) -> str:
     bound, error = max(certified), max(_seen(comparison, "certified_error", row))
     kinds = [e.kind for e in comparison.estimates(row.architecture, row.level)
              if e.method == "certificate"]  # fmt: skip
+    certain = "certain" in kinds
     against = (
         "every collapsed network (certain)"
-        if "certain" in kinds
+        if certain
         else "the collapsed network of the same training (empirical)"
     )
+    too_low = ", so the line ends too low" if certain and bound > row.observed else ""
     unstable = f"; the collapsed one is unstable below {Spread.of(local).text()} (local)"
     return (
-        f"A trained network beats {against} up to beta = {number(bound)}, Monte-Carlo error "
-        f"{number(error, 2)}{unstable if local else ''}."
+        f"A trained network beats {against} up to beta = {number(bound)}{too_low}, Monte-Carlo "
+        f"error {number(error, 2)}{unstable if local else ''}."
     )
 
 
@@ -320,7 +322,7 @@ def cause(comparison: Comparison, row: Threshold) -> Cause | None:
     if row.ratio > 1:
         return _cause_above(comparison, row)
     found = sorted(_causes_below(comparison, row), key=lambda c: c.number)
-    found += [*_line(comparison, row), *_time(comparison, row)]
+    found += [*_line(row), *_time(comparison, row)]
     return _joined(found) if found else _guess_below(comparison, row)
 
 
@@ -381,7 +383,7 @@ def _guess_below(comparison: Comparison, row: Threshold) -> Cause:
 
 
 def _cause_above(comparison: Comparison, row: Threshold) -> Cause:
-    """A bound that is broken, transients, skewness, or a line that bends."""
+    """A bound that is broken, transients, skewness, a line that bends, drift; or nothing known."""
     bounds = comparison.settings.get("bounds_of_any_network") or {}
     proven = float(bounds.get("proven", math.inf)) if row.level == 1 else math.inf
     if bounds.get("scope") == "any network" and row.observed > proven:
@@ -398,12 +400,12 @@ def _cause_above(comparison: Comparison, row: Threshold) -> Cause:
     skewness = comparison.settings.get("leading_skewness")
     if skewness is not None and abs(skewness) > SKEWNESS:
         return Cause("skewness", skewness, _skewed(comparison, row, skewness))
-    found = [*_line(comparison, row), *_time(comparison, row)]
+    found = [*_line(row), *_time(comparison, row)]
     text = "no skewness, no bend of the line and no drift that was recorded explains it"
     return _joined(found) if found else Cause("unknown", row.ratio, text)
 
 
-def _line(comparison: Comparison, row: Threshold) -> list[Cause]:
+def _line(row: Threshold) -> list[Cause]:
     """A slope that is not that of the leading component alone."""
     if not abs(row.slope / row.predicted_slope - 1) > SLOPE_TOLERANCE:
         return []
@@ -412,9 +414,6 @@ def _line(comparison: Comparison, row: Threshold) -> list[Cause]:
         f"({row.slope:.2f} per nat, linear theory {row.predicted_slope:.2f}) bends and its end at "
         "information 0 is less certain"
     )
-    certified = Spread.of(_seen(comparison, "certified_beta", row)).mean
-    if certified > row.observed:
-        text += f": it lies below the certified {number(certified)}, so it is too low"
     return [Cause("line", row.slope, text)]
 
 

@@ -167,16 +167,18 @@ def test_a_case_is_that_of_its_row(dataset):
 
 def test_steps_batches_and_seeds_are_those_of_the_row(dataset):
     row = {"architecture": "conv", "model": "hvae", "level": 2, "steps": 1500}
-    row |= {"batch_size": 64, "n_seeds": 2}
+    row |= {"batch_size": 64, "n_seeds": 2, "learning_rate": 7e-4}
     case = as_measured(row, dataset)
     assert (case.config.steps, case.config.batch_size, case.level) == (3000, 64, 2)
     assert case.seeds == (0, 1)
+    assert case.config.learning_rate == 7e-4
     assert case.network.channels == (8, 16)
 
 
 ROW = {
     "data": "small", "sha256": "ab", "model": "cvae", "architecture": "mlp", "level": 1,
-    "steps": 100, "batch_size": 128, "n_seeds": 3, "locator": [0.9, 0.88, 0.92],
+    "steps": 100, "batch_size": 128, "learning_rate": 2e-3, "n_seeds": 3,
+    "locator": [0.9, 0.88, 0.92],
     "certified_beta": [0.8, 0.7, 0.9],
     "residual_beta": [0.6, 0.5, 0.7], "local_beta": [0.45, 0.4, 0.5],
     "cause": "regression", "slope_per_nat": -0.04, "largest_drift": 0.023,

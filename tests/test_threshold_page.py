@@ -51,11 +51,11 @@ def test_short_table_names_the_cause_of_what_is_far_off():
         }  # fmt: skip
 
     rows = [
-        row("vae", 1, 0.97, "mnist", "mlp"),
-        row("vae", 1, 0.98, "digits", "conv"),
         row("vae", 1, 0.96, "digits", "mlp"),
         row("hvae", 1, 1.06, "digits", "mlp"),
         row("hvae", 2, None, "digits", "mlp"),
+        row("vae", 1, 0.97, "mnist", "mlp"),
+        row("vae", 1, 0.98, "digits", "conv"),
     ]
     assert short_table(rows).splitlines()[2:] == [
         "| digits | mlp | 0.960 (0.960-0.960) | - | 1.060 (1.060-1.060) line | - |",

@@ -281,7 +281,7 @@ class _Run:
         alive, collapsed = (
             Branch(factors[p], nats[..., p], energies[:, p], errors[:, p]) for p in parts
         )
-        ratios = certificate(model, self.data, -1, self.level, draws)
+        ratios = certificate(model, self.data, collapsed=-1, level=self.level, draws=draws)
         return alive, collapsed, ratios, trained.result.seconds
 
     def _weight(

@@ -7,8 +7,8 @@ over the runs that reached their set-point; its end at I = 0 is the threshold.
 A seed of a linear model that has not settled is trained again, once, with `LONGER` times the steps.
 It has a line whose slope, where theory knows it for all data, is at most `SLOPE_ROOM` off: -2 per
 nat with a learned encoder variance and -4 with a fixed one, of one unit and while no other level is
-awake. With one level no single run drifts by more than `SETTLED`; with more, where beta is noisier,
-the line's end does not by more than `END_SETTLED`.
+awake. In a plain VAE of one unit no single run drifts by more than `SETTLED`; elsewhere, where beta
+is noisier, the line's end does not by more than `END_SETTLED`.
 """
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ class Lines:
     fit_errors: Array
     end_drifts: Array
 
-    def unsettled(self, slope: float, *, one_level: bool) -> Flags:
+    def unsettled(self, slope: float, *, plain: bool) -> Flags:
         """Seeds whose line is not there, drifts or has not the known `slope`; NaN: not known."""
         still = np.abs(self.end_drifts) <= END_SETTLED
-        if one_level:
+        if plain:
             still = np.all(np.abs(self.drifts) <= SETTLED, axis=1)
         straight = np.isnan(slope) | (np.abs(self.slopes - slope) <= SLOPE_ROOM)
-        return np.asarray(~(still & straight & np.isfinite(self.critical_factors)))
+        return np.asarray(~(still & straight))
 
     def where(self, seeds: Flags, other: Lines) -> Lines:
         """The marked seeds from `other`."""
@@ -124,7 +124,7 @@ class ControlStudy:
         first, lines = self._train(seeds, config, collapsed, progress)
         longer = np.zeros(len(seeds), dtype=bool)
         if settle and self.architecture.name == "linear":
-            longer = lines.unsettled(self._known_slope(), one_level=self._one_level)
+            longer = lines.unsettled(self._known_slope(), plain=self._plain)
         runs, seconds = first.runs, first.result.seconds
         if longer.any():
             again, of_these = self._train(_some(seeds, longer), _times(LONGER, config))
@@ -178,7 +178,7 @@ class ControlStudy:
         return Lines(information, factors, drifts, converged, *np.array(lines).T)
 
     @property
-    def _one_level(self) -> bool:
+    def _plain(self) -> bool:
         """True for one unit in the only level, its encoder and decoder as in a plain VAE."""
         sees = getattr(self.spec, "encoder_sees", "both")
         other = isinstance(self.spec, ARVAESpec) or sees != "both"
@@ -186,30 +186,35 @@ class ControlStudy:
 
     def _known_slope(self) -> float:
         """Of log beta per nat, where it is the same for all data; NaN for other linear models."""
-        if not (self._one_level or self._upper_level_sleeps()):
+        if not (self._plain or self._upper_level_sleeps()):
             return np.nan
         return SLOPES["learned" if self.spec.encoder_variances[0] is None else "fixed"]
 
     def _upper_level_sleeps(self) -> bool:
         """True for level 1 of two where no set-point is enough for level 2 to wake up."""
         spec = self.spec
-        first = self.level == 1 and len(spec.latent_dims) == 2 and spec.latent_dims[0] == 1
-        if not first or self.architecture.skip:
+        two = len(spec.latent_dims) == 2 and spec.latent_dims[0] == 1
+        if self.level != 1 or not two or self.architecture.skip:
             return False
-        return max(self.set_points) <= room_below(spec, 2) - SPARE
+        return max(self.set_points) <= _wakes_at(spec, 2)
 
 
 def room_below(spec: LinearSpec, level: int) -> float:
-    """Nats that the level below may hold while `level`, from 1, is asleep: enough and `SPARE` more.
+    """Nats that the level below `level`, from 1, may hold while it sleeps: `SPARE` over enough."""
+    return SPARE + (_wakes_at(spec, level) if level > 1 else 0.0)
 
-    A linear level wakes up where the variance c = sigma_(l-1)^2 exp(2 I_(l-1)) of what it codes
-    passes eta_(l-1)^2 a_l/beta_(l-1), whatever the data are, a_l = beta_l sigma_l^2/eta_l^2 or with
-    a learned sigma_l^2 beta_l. With a learned sigma_(l-1)^2 both wake up at once.
+
+def _wakes_at(spec: LinearSpec, level: int) -> float:
+    """Nats of the level below at which `level`, from 2, wakes up in a linear model.
+
+    That is where the variance c = sigma_(l-1)^2 exp(2 I_(l-1)) of what it codes passes
+    eta_(l-1)^2 a_l/beta_(l-1), whatever the data are, a_l = beta_l sigma_l^2/eta_l^2 or with a
+    learned sigma_l^2 beta_l. With a learned sigma_(l-1)^2 both wake up at once.
     """
-    if level == 1 or spec.encoder_variances[level - 2] is None:
-        return SPARE
+    if spec.encoder_variances[level - 2] is None:
+        return 0.0
     below, own = (_idle_price(spec, at) for at in (level - 2, level - 1))
-    return SPARE + max(0.0, math.log(own / below) / 2)
+    return max(0.0, math.log(own / below) / 2)
 
 
 def _idle_price(spec: LinearSpec, at: int) -> float:

@@ -261,9 +261,9 @@ class InformationControl:
         return information(level_statistics(terms, self.level - 1))
 
     def _floor(self) -> Tensor:
-        """Of the log factor, which linear theory takes down by at most 2 (l + 1) per nat of level l.
+        """Of the log factor: where the level below, l, would hold `most_below` nats.
 
-        So it does where all variances up to l are fixed. Here l = self.level, counted from 1: below.
+        Per nat it falls by 2 (l + 1) where all variances up to l are fixed, else by less.
         """
         return self._asleep_at - 2 * (self.level + 1) * self.most_below
 

@@ -69,8 +69,9 @@ class TrainConfig:
     `stop_tolerance`: the criterion of `linvae.train.early_stop`, in windows of `stop_window` steps.
     `precision`: of the networks' products; parameters, latents and the objective are float32 in
     each. "tf32" is for CUDA, "bf16" for CUDA and for CPUs that have it in hardware.
-    `compile`: torch.compile for the forward and backward pass. On two CPU cores it takes linear
-    models to 0.57 of their time after half a minute, and MLPs to 1.7 (`benchmarks/compiled.py`).
+    `compile`: torch.compile for the forward and backward pass. On one core a step of linear models
+    takes 0.57 of the time, which pays after some thousand steps, of MLPs 1.7
+    (`analysis/benchmarks/compiled.py`).
     """
 
     steps: int = 3000

@@ -226,7 +226,7 @@ ENCODER_OF_TARGET = CVAESpec(1, encoder_sees="target")
         (TWO_LEVELS, 1, -4.0, STILL + 0.025, True),
         (TWO_LEVELS, 1, np.nan, STILL, True),  # no line
         (TWO_LEVELS, 2, -3.75, STILL, False),
-        # level 2 awake from 0.05 nats on: log(0.6/0.5)/2 = 0.09; or always
+        # level 2 awake from log(0.6/0.5)/2 = 0.09 nats on; or always
         (HVAESpec((1, 1), betas=(1, 0.6), encoder_variances=(0.5, None)), 1, -3.0, STILL, False),
         (HVAESpec((1, 1)), 1, -1.5, STILL, False),
     ],
@@ -239,7 +239,7 @@ def test_lines_that_have_not_settled(spec, level, slope, drifts, longer):
         "information": torch.tensor(NATS)[None], "factor": torch.tensor(factors)[None],
         "drift": torch.tensor(drifts)[None],
     }))  # fmt: skip
-    assert lines.unsettled(study._known_slope(), one_level=study._one_level).tolist() == [longer]
+    assert lines.unsettled(study._known_slope(), plain=study._plain).tolist() == [longer]
 
 
 @pytest.mark.parametrize(

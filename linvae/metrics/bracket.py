@@ -50,7 +50,6 @@ import numpy.typing as npt
 import torch
 
 from linvae.metrics.evidence import (
-    DRAWS,
     ExchangeRatios,
     certificate,
     terms_of_draws,
@@ -305,7 +304,7 @@ def _free_energies(
     saved = distortions - distortions[..., -1:]
     paid = np.sum(betas * (rates - rates[..., -1:, :]), axis=-1)
     draws = saved + paid
-    return draws.mean(axis=0), draws.std(axis=0, ddof=1) / math.sqrt(DRAWS)
+    return draws.mean(axis=0), draws.std(axis=0, ddof=1) / math.sqrt(len(draws))
 
 
 @torch.no_grad()

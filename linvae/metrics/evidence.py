@@ -84,7 +84,6 @@ from linvae.train import copies
 from linvae.train.data import Noise, TrainingData, stream
 
 __all__ = [
-    "DRAWS",
     "ExchangeRatios",
     "certificate",
     "evidence",
@@ -97,7 +96,9 @@ __all__ = [
 ]
 
 Array = npt.NDArray[np.float64]
-DRAWS = 16  # antithetic pairs per sample, that choose; their spread is the Monte-Carlo error
+# antithetic pairs per sample, that choose: enough for `PAIRS` in all; the spread of their means is
+# the Monte-Carlo error, hence no fewer than the least
+LEAST_DRAWS, MOST_DRAWS, PAIRS = 6, 16, 30_000
 STRATA, REPEATS = 8, 8  # of the member that certifies: repeats of as many pairs as strata
 SURE = 3.0  # standard errors of 8 repeats, one-sided 99 %: so is the best of three seeds to 97 %
 NOISY = 0.03  # share of a ratio above which its error disqualifies it
@@ -333,17 +334,18 @@ def _entropies(data: TrainingData) -> Array:
 def terms_of_draws(model: StackedVAE, data: TrainingData) -> tuple[Array, Array]:
     """Means over all samples of every draw, the same noise for all members.
 
-    Distortions (DRAWS, seeds, points) and rates (..., levels), nats.
+    Distortions (draws, seeds, points) and rates (..., levels), nats.
     """
     found = []
-    for draw in range(DRAWS):
+    enough = math.ceil(PAIRS / len(data))
+    for draw in range(min(max(enough, LEAST_DRAWS), MOST_DRAWS)):
         noise = Noise(model.spec.latent_dims, [draw], data.target.device)
         found.append(_means(model, data, functools.partial(_next, noise)))
     return _as_arrays(found)
 
 
 def _terms_of_strata(model: StackedVAE, data: TrainingData) -> tuple[Array, Array]:
-    """The same of every repeat of stratified noise: `REPEATS` instead of `DRAWS`.
+    """The same of every repeat of stratified noise: `REPEATS` of them.
 
     Scaled to unit second moment over a repeat: as `Noise`, in batches so large that the fourth is
     low by 2/(STRATA n) at most.

@@ -527,3 +527,13 @@ def test_refusals():
     model = build_model(CVAESpec(1), conditional.target, conditional.condition)
     with pytest.raises(ValueError, match="collapsed_distortion is None but the data have a cond"):
         exchange_ratios(model, conditional)
+
+
+@pytest.mark.parametrize(("n", "draws"), [(100, 16), (3000, 10), (10_000, 6)])
+def test_more_samples_need_fewer_draws(n, draws):
+    """30 000 pairs choose, and at least six means tell their error."""
+    target = np.random.default_rng(0).normal(size=(n, 2))
+    data = TrainingData.from_arrays(target)
+    model = build_model(VAESpec(1), data.target, n_points=3)
+    distortions, rates = terms_of_draws(model, data)
+    assert (distortions.shape, rates.shape) == ((draws, 1, 3), (draws, 1, 3, 1))

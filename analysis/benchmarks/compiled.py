@@ -1,9 +1,11 @@
 """Where torch.compile pays: a step of training with it and without, in turn, in one run.
 
-    python analysis/benchmarks/compiled.py [--device cpu] [--out FILE] [--repeats N]
+    python -m analysis.benchmarks.compiled [--device cpu] [--out FILE] [--repeats N]
 
-18 members at their control runs (3 seeds, 6 betas), digits, batch 128 as `compare` has them. Also
-what compiling costs before the first step, and after how many steps that is paid back: None, never.
+18 members (3 seeds, 6 constant betas), digits, batch 128: the sizes of control runs of `compare`.
+Steps in seconds of the processor on a CPU, where other work may run beside, else by the clock. By
+the clock what compiling costs without anything cached, and after how many steps that is paid back:
+None, never.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ import json
 import os
 import platform
 import statistics
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +25,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from analysis.nonlinear_thresholds import OPTIONS
 from linvae.data import load_dataset
-from linvae.models import build_model
+from linvae.models import Architecture, build_model
 from linvae.pipeline import default_spec, make_plan, training_data
 from linvae.spec import LinearSpec
 from linvae.train import ConstantBetas, TrainConfig, TrainingData, train
@@ -32,40 +37,43 @@ SEEDS, FACTORS, STEPS = (0, 1, 2), np.linspace(0.5, 1.0, 6), 100
 
 
 def seconds(
-    spec: LinearSpec, architecture: str, data: TrainingData, config: TrainConfig
-) -> tuple[float, float]:
-    """Of this process, in this run: all of it by the clock, and the processor's."""
-    plan = make_plan(options={"channels": (8, 16)} if architecture == "conv" else {})
+    spec: LinearSpec,
+    network: Architecture,
+    data: TrainingData,
+    config: TrainConfig,
+    now: Callable[[], float],
+) -> float:
+    """Of one run, by the clock `now`."""
     model = build_model(
-        spec, data.target, architecture=plan.network(architecture), seeds=SEEDS,
-        n_points=len(FACTORS), image=data.image,
+        spec, data.target, architecture=network, seeds=SEEDS, n_points=len(FACTORS),
+        image=data.image,
     )  # fmt: skip
     betas = ConstantBetas(FACTORS.tolist(), spec.betas, data.target.device)
-    clock, processor = time.perf_counter(), time.process_time()
+    start = now()
     train(model, data, betas, config)
     if data.target.device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - clock, time.process_time() - processor
+    return now() - start
 
 
 def row(model: str, architecture: str, device: str, repeats: int) -> dict[str, Any]:
     """Seconds per step of the stack, with the median of the ratios of neighbouring runs."""
     digits, spec = load_dataset("digits"), default_spec(model, 1, 1.0)
-    plan = make_plan(architectures=(architecture,))
+    plan = make_plan(options=OPTIONS.get(architecture, {}))
     reduced, network = digits.rotated_to_span(), plan.network(architecture)
     data = training_data(digits, reduced, network, torch.device(device))
     eager = replace(plan.config_for(architecture, level=1), steps=STEPS)
     configs = (eager, replace(eager, compile=True))
-    first = [seconds(spec, architecture, data, replace(c, steps=3))[0] for c in configs]
-    pairs = [[seconds(spec, architecture, data, c) for c in configs] for _ in range(repeats)]
-    # of the clock on an accelerator, of the processor where other work may run beside
-    used = 1 if device == "cpu" else 0
-    eager_s, compiled_s = (statistics.median(p[i][used] for p in pairs) / STEPS for i in (0, 1))
+    wall = time.perf_counter
+    first = [seconds(spec, network, data, replace(c, steps=3), wall) for c in configs]
+    now = time.process_time if device == "cpu" else wall
+    pairs = [[seconds(spec, network, data, c, now) for c in configs] for _ in range(repeats)]
+    eager_s, compiled_s = (statistics.median(p[i] for p in pairs) / STEPS for i in (0, 1))
     gain, cost = eager_s - compiled_s, first[1] - first[0]
     return {
         "model": model, "architecture": architecture, "eager_s": eager_s,
         "compiled_s": compiled_s,
-        "ratio": statistics.median(p[1][used] / p[0][used] for p in pairs),
+        "ratio": statistics.median(p[1] / p[0] for p in pairs),
         "compiling_s": cost, "paid_back_after_steps": round(cost / gain) if gain > 0 else None,
     }  # fmt: skip
 
@@ -78,9 +86,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     args = parser.parse_args()
     rows = []
-    for case in CASES:
-        rows.append(row(*case, args.device, args.repeats))
-        print(rows[-1], flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+        for case in CASES:
+            rows.append(row(*case, args.device, args.repeats))
+            print(rows[-1], flush=True)
     machine = {
         "device": args.device, "cores": os.cpu_count(), "threads": torch.get_num_threads(),
         "torch": torch.__version__, "platform": platform.platform(),

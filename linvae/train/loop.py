@@ -70,7 +70,7 @@ class TrainConfig:
     `precision`: of the networks' products; parameters, latents and the objective are float32 in
     each. "tf32" is for CUDA, "bf16" for CUDA and for CPUs that have it in hardware.
     `compile`: torch.compile for the forward and backward pass. On one core a step of linear models
-    takes 0.57 of the time, which pays after some thousand steps, of MLPs 1.7
+    takes 0.6 of the time, which pays after some thousand steps, of MLPs 1.5
     (`analysis/benchmarks/compiled.py`).
     """
 

@@ -100,8 +100,7 @@ def measure(model: str, dataset: Dataset, optimizer: str, n_seeds: int) -> Itera
         yield {
             "data": dataset.name, "sha256": dataset.sha256, "model": model, "level": level,
             "optimizer": optimizer, "learning_rate": config.learning_rate,
-            "batch_size": config.batch_size,
-            "dim": dataset.target_dim,
+            "batch_size": config.batch_size, "dim": dataset.target_dim,
             "runs_per_seed": (len(found.factors.T) * (1 + found.trained_longer)).tolist(),
             "predicted_factor": float(factor),
             "observed_over_predicted": (found.critical_factors / factor).round(5).tolist(),

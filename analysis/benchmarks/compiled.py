@@ -10,21 +10,19 @@ None, never.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from analysis.benchmarks.sweep_speed import arguments, machine, wait
 from analysis.nonlinear_thresholds import OPTIONS
 from linvae.data import load_dataset
 from linvae.models import Architecture, build_model
@@ -51,8 +49,7 @@ def seconds(
     betas = ConstantBetas(FACTORS.tolist(), spec.betas, data.target.device)
     start = now()
     train(model, data, betas, config)
-    if data.target.device.type == "cuda":
-        torch.cuda.synchronize()
+    wait(data.target.device)
     return now() - start
 
 
@@ -80,22 +77,15 @@ def row(model: str, architecture: str, device: str, repeats: int) -> dict[str, A
 
 def main() -> None:
     """Run all cases and write them with the facts of the machine."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
-    args = parser.parse_args()
+    args = arguments(__doc__, __file__)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
         for case in CASES:
             rows.append(row(*case, args.device, args.repeats))
             print(rows[-1], flush=True)
-    machine = {
-        "device": args.device, "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-        "torch": torch.__version__, "platform": platform.platform(),
-    }  # fmt: skip
-    args.out.write_text(json.dumps({"rows": rows, "machine": machine}, indent=2) + "\n")
+    found = {"rows": rows, "machine": machine(args.device)}
+    args.out.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

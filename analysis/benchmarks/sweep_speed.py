@@ -52,10 +52,10 @@ def stacked(
             seeds=tuple(range(seeds)), n_points=points,
         )  # fmt: skip
         betas = ConstantBetas(np.linspace(0.5, 2, points).tolist(), spec.betas, data.target.device)
-        _wait(data.target.device)
+        wait(data.target.device)
         start = _now()
         train(model, data, betas, replace(config, steps=steps))
-        _wait(data.target.device)
+        wait(data.target.device)
         times.append(_since(start, steps * seeds * points))
     return times[-1]
 
@@ -98,11 +98,11 @@ def pythae_trainer(data: TrainingData, latent_dim: int, steps: int, batch: int) 
         begin = _now()
         for epoch in range(1, epochs + 1):
             trainer.train_step(epoch)
-        _wait(data.target.device)
+        wait(data.target.device)
         return _since(begin, epochs * -(-len(samples) // batch))
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
 
@@ -135,11 +135,11 @@ def bandwidth_floor(members: int, device: str) -> float:
     other = torch.empty_like(block)
     for _ in range(3):
         other.copy_(block)
-    _wait(block.device)
+    wait(block.device)
     start = time.perf_counter()
     for _ in range(10):
         other.copy_(block)
-    _wait(block.device)
+    wait(block.device)
     bytes_per_s = 10 * 2 * 4 * 2**28 / (time.perf_counter() - start)
     return n_bytes / bytes_per_s
 
@@ -167,13 +167,29 @@ def _summary(pairs: list[tuple[Seconds, Seconds]], ours: str, theirs: str) -> di
     }
 
 
-def main() -> None:
-    """Run both and write them with the facts of the machine."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def arguments(description: str, script: str) -> argparse.Namespace:
+    """Device, repeats and where to write: next to the script unless told."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
-    args = parser.parse_args()
+    parser.add_argument("--out", type=Path, default=Path(script).with_suffix(".json"))
+    return parser.parse_args()
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What the numbers were measured on."""
+    return {
+        "device": device if device == "cpu" else torch.cuda.get_device_name(device),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+    }
+
+
+def main() -> None:
+    """Run both and write them with the facts of the machine."""
+    args = arguments(__doc__, __file__)
     members = 16 if args.device == "cpu" else 64
     found = {
         "784-512-32, batch 128, against pythae": [
@@ -182,15 +198,7 @@ def main() -> None:
         "digits, hidden 64, against one by one": [
             against_one_by_one(args.device, 32, draws, args.repeats) for draws in (1, 2)
         ],
-        "machine": {
-            "device": args.device
-            if args.device == "cpu"
-            else torch.cuda.get_device_name(args.device),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "platform": platform.platform(),
-        },
+        "machine": machine(args.device),
     }
     args.out.write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))

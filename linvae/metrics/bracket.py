@@ -274,12 +274,12 @@ class _Run:
         )
         model = trained.model
         nats = np.stack([np.asarray(trained.found[_name(c)].cpu()) for c in CHECKPOINTS])
-        draws = terms_of_draws(model, self.data)
-        energies, errors = _free_energies(model, factors, *draws, self.level)
+        draws, energies = None, np.full((2, len(model.seeds), model.n_points), np.nan)
+        if self.level == 1:
+            draws = terms_of_draws(model, self.data)
+            energies = _free_energies(model, factors, *draws)
         parts = (slice(0, len(up)), slice(len(up), -1))
-        alive, collapsed = (
-            Branch(factors[p], nats[..., p], energies[:, p], errors[:, p]) for p in parts
-        )
+        alive, collapsed = (Branch(factors[p], nats[..., p], *energies[..., p]) for p in parts)
         ratios = certificate(model, self.data, collapsed=-1, level=self.level, draws=draws)
         return alive, collapsed, ratios, trained.result.seconds
 
@@ -293,18 +293,13 @@ class _Run:
         return _WatchedBetas(factors[places], branches, betas, n_seeds, self.level, device)
 
 
-def _free_energies(
-    model: StackedVAE, factors: Array, distortions: Array, rates: Array, level: int
-) -> tuple[Array, Array]:
+def _free_energies(model: StackedVAE, factors: Array, distortions: Array, rates: Array) -> Array:
     """F of every member against the last one, and its Monte-Carlo standard error."""
-    if level > 1:
-        nothing = np.full(distortions.shape[1:], np.nan)
-        return nothing, nothing
     betas = factors[:, None] * np.asarray(model.spec.betas)
     saved = distortions - distortions[..., -1:]
     paid = np.sum(betas * (rates - rates[..., -1:, :]), axis=-1)
     draws = saved + paid
-    return draws.mean(axis=0), draws.std(axis=0, ddof=1) / math.sqrt(len(draws))
+    return np.stack([draws.mean(axis=0), draws.std(axis=0, ddof=1) / math.sqrt(len(draws))])
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ best constant, P_0 the least sum_l beta_l R_l of any such model. The largest f_x
 lower bound of the threshold of total collapse, up to the Monte-Carlo error of D and R_l and the
 rounding of float32, the larger one where f_x is the ratio of two small numbers. Some draws choose
 the model; others certify it, many and stratified: each sample gets a draw out of every one of
-`STRATA` equally likely parts of |noise|, which takes most of the error away.
+up to `MOST_STRATA` equally likely parts of |noise|, which takes most of the error away.
 
 *D_0.* A decoder of a z_1 independent of y is a mixture of constants, no better than the best:
 E|y - E y|^2/2s + d/2 log 2 pi s, or with a Bernoulli likelihood the entropy of the mean of every
@@ -86,6 +86,7 @@ from linvae.train.data import Noise, TrainingData, stream
 __all__ = [
     "ExchangeRatios",
     "certificate",
+    "enough_strata",
     "evidence",
     "exchange_ratios",
     "has_certificate",
@@ -98,8 +99,9 @@ __all__ = [
 Array = npt.NDArray[np.float64]
 # antithetic pairs per sample, that choose: enough for `PAIRS` in all; the spread of their means is
 # the Monte-Carlo error, hence no fewer than the least
-LEAST_DRAWS, MOST_DRAWS, PAIRS = 6, 16, 30_000
-STRATA, REPEATS = 8, 8  # of the member that certifies: repeats of as many pairs as strata
+LEAST_DRAWS, MOST_DRAWS, PAIRS = 4, 16, 30_000
+REPEATS = 8  # of the member that certifies, each of as many pairs per sample as strata:
+MOST_STRATA, CERTIFYING = 8, 120_000  # enough for as many pairs in all
 SURE = 3.0  # standard errors of 8 repeats, one-sided 99 %: so is the best of three seeds to 97 %
 NOISY = 0.03  # share of a ratio above which its error disqualifies it
 ROUNDING = 1e-6  # of a mean of float32 terms
@@ -348,28 +350,33 @@ def _terms_of_strata(model: StackedVAE, data: TrainingData) -> tuple[Array, Arra
     """The same of every repeat of stratified noise: `REPEATS` of them.
 
     Scaled to unit second moment over a repeat: as `Noise`, in batches so large that the fourth is
-    low by 2/(STRATA n) at most.
+    low by 2/(strata n) at most.
     """
-    found, width = [], sum(model.spec.latent_dims)
+    found, width, strata = [], sum(model.spec.latent_dims), enough_strata(len(data))
     for repeat in range(REPEATS):
-        noise = _of_unit_moment(stratified_noise(len(data), width, repeat))
+        noise = _of_unit_moment(stratified_noise(strata, len(data), width, repeat))
         terms = [_means(model, data, functools.partial(_both_signs, model.spec, n)) for n in noise]
         found.append(torch.stack(terms).mean(dim=0))
     return _as_arrays(found)
 
 
-def stratified_noise(n: int, width: int, repeat: int) -> torch.Tensor:
-    """`STRATA` draws (n, width) of standard normal noise, for use with both signs.
+def enough_strata(n: int) -> int:
+    """For `n` samples: the mean over many needs fewer draws of each."""
+    return min(MOST_STRATA, math.ceil(CERTIFYING / (REPEATS * n)))
 
-    |noise| of one sample and coordinate lies once in each of `STRATA` equally likely intervals, in
+
+def stratified_noise(strata: int, n: int, width: int, repeat: int) -> torch.Tensor:
+    """`strata` draws (n, width) of standard normal noise, for use with both signs.
+
+    |noise| of one sample and coordinate lies once in each of `strata` equally likely intervals, in
     an order of its own: every draw by itself is independent noise. Equality that a test checks.
     """
-    generator, shape = stream("certificate", repeat), (STRATA, n, width)
-    order = torch.randint(STRATA, shape[1:], generator=generator)
-    stratum = (order + torch.arange(STRATA)[:, None, None]) % STRATA
+    generator, shape = stream("certificate", repeat), (strata, n, width)
+    order = torch.randint(strata, shape[1:], generator=generator)
+    stratum = (order + torch.arange(strata)[:, None, None]) % strata
     place = torch.rand(shape, generator=generator, dtype=torch.float64)
     sign = 2 * torch.randint(2, shape, generator=generator) - 1
-    size: torch.Tensor = torch.special.ndtri((1 + (stratum + place) / STRATA) / 2)
+    size: torch.Tensor = torch.special.ndtri((1 + (stratum + place) / strata) / 2)
     return sign * size
 
 

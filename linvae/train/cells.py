@@ -13,8 +13,9 @@ more members are asked for than before: no kill changes a bit of any result.
 A damaged cell costs one member: it is named in a warning, trained again and replaced. A damaged
 checkpoint may cost hours, so it stops the call, and so does one of another version.
 
-Where memory is short the stacks are smaller (`linvae.train.parts`): the same cells, one after
-another, also without a folder to keep them in.
+Where memory is short the stacks are smaller, and those of convolutions on a CPU, which take longer
+there (`linvae.train.parts`): the same cells, one after another, also without a folder to keep them
+in.
 
 Several processes may work on one folder without a lock, which a killed process would leave behind:
 files are whole at any moment, two that train the same cell write the same numbers, and the cost is
@@ -50,7 +51,7 @@ from linvae.train.checkpoint import (
 from linvae.train.data import TrainingData
 from linvae.train.kl_weight import KLWeight
 from linvae.train.loop import DivergedError, TrainConfig, TrainResult, train
-from linvae.train.parts import Size, out_of_memory, size_that_fits, smaller
+from linvae.train.parts import Size, out_of_memory, quick_size, size_that_fits, smaller
 from linvae.train.run import Diverged, Stopped
 
 __all__ = ["Cell", "CellStore", "Trained", "train_cells"]
@@ -202,6 +203,7 @@ def train_cells(
         _check_start(start, model)
     weight = kl_weight(points, len(seeds))
     size = size_that_fits(model, data, config, memory_limit_bytes)
+    size = quick_size(size, model, data, config)
     if store is None and size == (len(seeds), len(points)):
         if start is not None:
             model.load_state_dict(start.state_dict())

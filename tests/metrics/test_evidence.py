@@ -11,6 +11,7 @@ from scipy.optimize import minimize
 
 from linvae.data import ImageLayout, gaussian
 from linvae.metrics import ExchangeRatios, exchange_ratios, has_certificate, rates_at_collapse
+from linvae.metrics import evidence as evidence_module
 from linvae.metrics.evidence import (
     MOST_STRATA,
     REPEATS,
@@ -536,6 +537,29 @@ def test_refusals():
     model = build_model(CVAESpec(1), conditional.target, conditional.condition)
     with pytest.raises(ValueError, match="collapsed_distortion is None but the data have a cond"):
         exchange_ratios(model, conditional)
+
+
+@pytest.mark.parametrize("n", [37, 600])  # less than a part, and more
+def test_convolutions_are_evaluated_some_rows_at_a_time(n, monkeypatch):
+    """The same noise for every sample, however few go through the networks together."""
+    values = np.random.default_rng(0).normal(size=(n, 16))
+    data = TrainingData.from_arrays(values, image=ImageLayout((4, 4, 1)))
+    network, spec = (
+        Architecture("conv", channels=(2,)),
+        HVAESpec((2, 1), encoder_variances=(0.3, None)),
+    )
+    model = build_model(spec, data.target, architecture=network, n_points=3, image=data.image)
+    whole = terms_of_draws(model, data)
+    seen, forward = [], model.forward
+    monkeypatch.setattr(evidence_module, "VALUES", 5 * 3 * 16 + 1)  # 5 samples of 3 members
+    monkeypatch.setattr(
+        model, "forward", lambda y, *rest: (seen.append(y.shape[1]), forward(y, *rest))[1]
+    )
+    pieces = terms_of_draws(model, data)
+    assert max(seen) == 5
+    assert sum(seen) == n * len(whole[0])
+    for one, other in zip(whole, pieces, strict=True):
+        assert other == pytest.approx(one, rel=1e-6, abs=1e-7)  # float32 terms
 
 
 @pytest.mark.parametrize(("n", "draws"), [(100, 16), (3000, 10), (10_000, 4)])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from linvae.data import gaussian
+from linvae.data import ImageLayout, gaussian
 from linvae.models import Architecture, build_model
 from linvae.spec import VAESpec
 from linvae.train import (
@@ -18,11 +18,12 @@ from linvae.train import (
     TrainConfig,
     TrainingData,
     cells,
+    parts,
     predict_memory,
     train,
     train_cells,
 )
-from linvae.train.parts import copies, like, size_that_fits
+from linvae.train.parts import copies, like, quick_size, size_that_fits
 
 CPU = torch.device("cpu")
 SPEC = VAESpec(1, decoder_variance=0.5)
@@ -176,3 +177,44 @@ def ranks_like(p):
     seeds, points = p.shape[:2]
     ranks = np.arange(seeds * points, dtype=np.float32).reshape(seeds, points)
     return p.new_tensor(ranks).reshape(seeds, points, *[1] * (p.dim() - 2))
+
+
+CONV = Architecture("conv", channels=(2,))
+IMAGES = TrainingData.from_arrays(
+    gaussian(np.geomspace(4, 0.5, 16), 50, seed=3).target, image=ImageLayout((4, 4, 1))
+)
+
+
+@pytest.mark.parametrize(
+    ("values", "size"),
+    [
+        (10 * 1024, (2, 5)),  # 32 samples x 2 draws x 16 pixels = 1024 of each of 10 members
+        (9 * 1024, (2, 3)),  # 4 points fit; of 5 that is 3 and 2
+        (5 * 1024, (2, 2)),
+        (2 * 1024, (2, 1)),
+        (1024, (1, 1)),
+        (1, (1, 1)),  # never none
+    ],
+)
+def test_stacks_of_convolutions_on_a_cpu_are_small(values, size, monkeypatch):
+    monkeypatch.setattr(parts, "CACHED", values)
+    model = build_model(
+        SPEC, IMAGES.target, architecture=CONV, seeds=SEEDS, n_points=5, image=IMAGES.image
+    )
+    assert quick_size((2, 5), model, IMAGES, CONFIG) == size
+    assert quick_size((2, 5), whole_stack(), DATA, CONFIG) == (2, 5)  # no image
+
+
+def test_small_stacks_of_convolutions_hold_the_same_members(monkeypatch):
+    def trained():
+        return train_cells(
+            SPEC, IMAGES, points=POINTS, kl_weight=KINDS["constant"], config=CONFIG,
+            architecture=CONV, seeds=SEEDS,
+        )  # fmt: skip
+
+    whole = trained()
+    monkeypatch.setattr(parts, "CACHED", 5 * 1024)
+    divided = trained()
+    assert (whole.result.stacks, divided.result.stacks) == (1, 3)
+    for one, other in zip(whole.model.parameters(), divided.model.parameters(), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6)

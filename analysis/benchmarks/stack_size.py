@@ -25,7 +25,7 @@ from linvae.spec import VAESpec
 from linvae.train import ConstantBetas, TrainConfig, TrainingData, train
 from linvae.train.parts import quick_size
 
-MEMBERS, STEPS = 18, 20
+MEMBERS, STEPS = 18, 10
 SIZES = (18, 9, 6, 3, 1)
 CASES = (((28, 28, 1), 32), ((28, 28, 1), 128), ((64, 64, 3), 32))
 

@@ -74,8 +74,8 @@ def size_that_fits(
 def quick_size(size: Size, model: StackedVAE, data: TrainingData, config: TrainConfig) -> Size:
     """At most `size`: less of networks of images on a CPU, whose maps would leave its caches.
 
-    18 members of 12288 pixels in batches of 32 took 2.1 times as long at once as in stacks of 3, of
-    784 pixels in batches of 128 1.4 times (`analysis/benchmarks/stack_size.py`).
+    18 members of 12288 pixels in batches of 32 took 2.2 times as long at once as in stacks of 3, of
+    784 pixels in batches of 128 1.5 times (`analysis/benchmarks/stack_size.py`).
     """
     if data.target.device.type != "cpu" or data.image is None or not model.architecture.needs_image:
         return size

@@ -303,7 +303,12 @@ def main() -> None:
         return
     for row in wanted(measured(args.rows, args.cause), found, args):
         conditional = row["model"] == "cvae"
-        dataset = load_dataset(row["data"], data_dir=args.data_dir, conditional=conditional)
+        dataset = load_dataset(
+            row["data"],
+            data_dir=args.data_dir,
+            conditional=conditional,
+            image_size=row.get("image_size"),
+        )
         found.append(explain(row, dataset, CellStore(args.members)))
         print(table(found[-1:]), flush=True)
         text = json.dumps({"version": linvae.__version__, "rows": found}, indent=1)

@@ -1,13 +1,13 @@
 """Nonlinear thresholds over the suite: predicted, observed, and everything known about each.
 
     python -m analysis.nonlinear_thresholds [--data-dir DIR] [--effort X] [--batch-size N]
-        [--seeds N] [--datasets ...] [--models ...] [--architectures ...] [--out FILE]
-        [--members FOLDER]
+        [--seeds N] [--image-size N] [--datasets ...] [--models ...] [--architectures ...]
+        [--out FILE] [--members FOLDER]
     python -m analysis.nonlinear_thresholds --table          # the rows of FILE as Markdown
 
 One row per data set, model, network and level; factors are over the linear prediction. Rows that
-FILE has, with the same version, steps and batches, are kept; members of a run that was stopped are
-kept in FOLDER.
+FILE has, with the same version, steps, batches and size of images, are kept; members of a run that
+was stopped are kept in FOLDER. Images of N pixels a side; not given, as published.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def compare(
     return run_comparison(dataset, default_spec(model, 1, 1.0), plan)
 
 
-def rows(comparison: Comparison, seconds: float) -> Iterator[dict[str, Any]]:
+def rows(
+    comparison: Comparison, seconds: float, image_size: int | None = None
+) -> Iterator[dict[str, Any]]:
     """One per level; None where there is no value."""
     settings = comparison.settings
     bounds = settings["bounds_of_any_network"] or {}
@@ -70,7 +72,7 @@ def rows(comparison: Comparison, seconds: float) -> Iterator[dict[str, Any]]:
         training = settings["training"][f"{threshold.architecture}, control of level 1"]
         yield {
             "data": settings["dataset"], "sha256": settings["data_sha256"],
-            "n": settings["n_samples"], "dim": settings["target_dim"],
+            "n": settings["n_samples"], "dim": settings["target_dim"], "image_size": image_size,
             "model": settings["model"], **at,
             "predicted_beta": threshold.predicted,
             "locator": _locator(threshold),
@@ -175,6 +177,7 @@ def main() -> None:
     parser.add_argument("--effort", type=float, default=1.0, help="times the default steps")
     parser.add_argument("--batch-size", type=int, default=CONTROL_BATCH_SIZE)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--image-size", type=int)
     args = parser.parse_args()
     found = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
     if args.table:
@@ -186,6 +189,7 @@ def main() -> None:
         (row["data"], row["model"], row["architecture"])
         for row in found
         if (row["version"], row["steps"], row["batch_size"], row["n_seeds"]) == asked
+        and row.get("image_size") == args.image_size
         and row["learning_rate"] == plan.config_for(row["architecture"], level=1).learning_rate
     }
     for architecture, name, model in itertools.product(
@@ -193,7 +197,12 @@ def main() -> None:
     ):
         if (name, model, architecture) in done:
             continue
-        dataset = load_dataset(name, data_dir=args.data_dir, conditional=model == "cvae")
+        dataset = load_dataset(
+            name,
+            data_dir=args.data_dir,
+            conditional=model == "cvae",
+            image_size=args.image_size,
+        )
         start = time.perf_counter()
         try:
             comparison = compare(dataset, model, architecture, args)
@@ -202,7 +211,7 @@ def main() -> None:
                 raise
             print(f"{name} {model} {architecture}: {error}", flush=True)  # nothing to locate
             continue
-        new = list(rows(comparison, time.perf_counter() - start))
+        new = list(rows(comparison, time.perf_counter() - start, args.image_size))
         found += new
         print(table(new), flush=True)
         write_text(

@@ -335,14 +335,14 @@ def _perform(
 
 @dataclass(frozen=True)
 class _Part:
-    """One seed of the job at `index`."""
+    """One seed of the job at `index`, or all of them."""
 
     index: int
     job: Job[Any]
 
 
 class ClusterRunner:
-    """Runs jobs (`linvae.jobs.Runner`) seed by seed on the workers of a client.
+    """Runs jobs (`linvae.jobs.Runner`) on the workers of a client, seed by seed where they may be.
 
     A seed whose part failed has NaN in the result, with a warning that names it; where all seeds
     of a job failed, its first error is raised.
@@ -364,9 +364,9 @@ class ClusterRunner:
             ended[index] += 1
             _warn_of_failure(outcome)
             if progress:
-                job = jobs[index]
+                job, in_all = jobs[index], sum(part.index == index for part in parts)
                 steps = job.config.steps
-                progress(job.name, steps * ended[index] // len(job.seeds), steps)
+                progress(job.name, steps * ended[index] // in_all, steps)
 
         outcomes = run_jobs(self.client, _run_part, parts, self._shared, on_done=on_done)
         return [
@@ -379,7 +379,8 @@ def _warn_of_failure(outcome: Outcome[_Part, Any]) -> None:
         return
     job = outcome.job.job
     error = f"{type(outcome.error).__name__}: {outcome.error}"
-    warnings.warn(f"{job.name}, seed {job.seeds[0]}, failed: {error}", stacklevel=2)
+    seeds = ", ".join(map(str, job.seeds))
+    warnings.warn(f"{job.name}, seed {seeds}, failed: {error}", stacklevel=2)
 
 
 def _merged(job: Job[R], outcomes: Sequence[Outcome[_Part, R]]) -> Done[R]:

@@ -62,7 +62,7 @@ class Job(Generic[R]):
         raise NotImplementedError
 
     def per_seed(self) -> list[Job[R]]:
-        """The same in jobs of one seed each."""
+        """The same in jobs of one seed each, or itself where its seeds need each other."""
         return [replace(self, seeds=(seed,)) for seed in self.seeds]
 
 
@@ -172,6 +172,7 @@ class LocalRunner:
 def merge_seeds(seeds: Sequence[int], parts: Sequence[R | BaseException]) -> R:
     """One result for `seeds` from the results of each, whatever record of arrays it is.
 
+    A single part is that of all seeds already (`Job.per_seed`).
     Arrays are joined along their first axis, seconds added; everything else must agree. A seed that
     ended in an error, as where all its members diverged, has NaN, and 0 in counts: as in a stack.
     Raises the first error where no seed is left, ValueError where parts do not belong together.
@@ -179,6 +180,8 @@ def merge_seeds(seeds: Sequence[int], parts: Sequence[R | BaseException]) -> R:
     found = [part for part in parts if not isinstance(part, BaseException)]
     if not found:
         raise next(part for part in parts if isinstance(part, BaseException))
+    if len(parts) == 1:
+        return found[0]
     results = [
         _lost(found[0], seed) if isinstance(part, BaseException) else part
         for seed, part in zip(seeds, parts, strict=True)

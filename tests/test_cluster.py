@@ -113,6 +113,19 @@ def test_results_are_those_of_one_process(workers):
     assert sweep == [20, 40]
 
 
+def test_a_bracket_needs_all_seeds_on_one_worker(workers):
+    """As `compare --scheduler` asks for by default."""
+    job = replace(JOBS["threshold"], bracket=True, config=replace(CONFIG, steps=80))
+    told = []
+    done = ClusterRunner(workers, DATA).run([job], lambda *what: told.append(what))
+    found, expected = done[0].result, job.run(DATA)
+    assert_same(replace(found, bracket=None), replace(expected, bracket=None))
+    for name in ("lows", "highs"):
+        ends = (getattr(result.bracket, name) for result in (found, expected))
+        np.testing.assert_allclose(*ends, rtol=1e-3)  # rates of 0.1 nats, float32
+    assert told == [("linear: threshold of level 1", 80, 80)]
+
+
 def test_estimate_threshold_on_a_cluster(workers):
     arguments = {"seeds": (1, 2), "set_points": (0.1, 0.2), "config": CONFIG}
     found = estimate_threshold_on(workers, VAESpec(1), DATA, **arguments)

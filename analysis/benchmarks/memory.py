@@ -18,7 +18,7 @@ import os
 import platform
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from linvae import CVAESpec, HVAESpec, VAESpec
+from linvae.data import ImageLayout
 from linvae.models import Architecture, StackedVAE, build_model
 from linvae.spec import LinearSpec
 from linvae.train import ConstantBetas, TrainConfig, TrainingData, train
@@ -43,8 +44,20 @@ SETTINGS: dict[str, tuple[LinearSpec, str, int, int, int, int, int, int, int]] =
     "mlp hvae": (HIERARCHY, "mlp", 256, 9, 3, 128, 784, 0, 2000),
     "mlp vae, large batch": (VAESpec(16), "mlp", 256, 16, 1, 2048, 256, 0, 4096),
     "small: digits, hidden 64": (VAESpec(8), "mlp", 64, 9, 3, 32, 64, 0, 1797),
+    "conv vae, 28 x 28": (VAESpec(32), "conv", 64, 6, 3, 128, 784, 0, 2000),
+    "conv vae, 64 x 64 x 3": (VAESpec(32), "conv", 64, 3, 3, 32, 12288, 0, 500),
+    "resnet vae, 28 x 28": (VAESpec(32), "resnet", 64, 4, 3, 128, 784, 0, 2000),
 }
+SHAPES = {784: (28, 28, 1), 12288: (64, 64, 3)}
 STEPS = 8
+
+
+def network(kind: str, hidden: int, target: int) -> dict[str, Any]:
+    """Architecture, and which pixel is where if it needs to know."""
+    found = Architecture(kind, hidden=hidden)
+    if not found.needs_image:
+        return {"architecture": found}
+    return {"architecture": replace(found, channels=(8, 16)), "image": ImageLayout(SHAPES[target])}
 
 
 def build(name: str) -> StackedVAE:
@@ -52,7 +65,7 @@ def build(name: str) -> StackedVAE:
     spec, kind, hidden, points, seeds, _, target, condition, _ = SETTINGS[name]
     return StackedVAE(
         spec, target_dim=target, condition_dim=condition, n_points=points,
-        architecture=Architecture(kind, hidden=hidden), seeds=tuple(range(seeds)),
+        seeds=tuple(range(seeds)), **network(kind, hidden, target),
     )  # fmt: skip
 
 
@@ -80,7 +93,7 @@ def _train(
     data = TrainingData.from_arrays(target, condition, device=device)
     model = build_model(
         spec, data.target, data.condition, n_points=points,
-        architecture=Architecture(kind, hidden=hidden), seeds=tuple(range(seeds)),
+        seeds=tuple(range(seeds)), **network(kind, hidden, target.shape[1]),
     )  # fmt: skip
     betas = ConstantBetas([1.0] * points, spec.betas, data.target.device)
     train(model, data, betas, TrainConfig(steps=STEPS, batch_size=batch, learning_rate=1e-5))

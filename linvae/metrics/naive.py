@@ -64,7 +64,7 @@ def naive_threshold(
         )
     model = build_model(
         spec, data.target, data.condition, architecture=architecture, seeds=seeds,
-        n_points=len(grid),
+        n_points=len(grid), image=data.image,
     )  # fmt: skip
     betas = ConstantBetas(grid, spec.betas, data.target.device)
     result = train(model, data, betas, config or TrainConfig())
@@ -72,7 +72,8 @@ def naive_threshold(
     ends = np.array([naive_crossing(grid, row, epsilon) for row in rates])
     if corrected:
         ends = ends * math.exp(2 * epsilon)
-    finite = np.where(np.isfinite(ends).all(axis=1), np.sqrt(ends[:, 0] * ends[:, 1]), np.nan)
+    known = np.isfinite(ends).all(axis=1)
+    finite = np.sqrt(np.prod(np.where(known[:, None], ends, np.nan), axis=1))
     return Estimate.of_seeds(
         "naive", finite, low=ends[:, 0].min(), high=ends[:, 1].max(),
         runs=len(grid) * len(seeds), seconds=result.seconds,

@@ -99,10 +99,11 @@ def convolution(
 
 @torch.no_grad()
 def _draw(layer: nn.Linear | nn.Conv2d, std: float, generator: Generator) -> None:
-    layer.to_empty(device="cpu")  # torch's own initial values would come from its global stream
-    layer.weight.normal_(0, std, generator=generator)
+    # made on "meta": torch's own initial values would come from its global stream
+    weight = torch.empty(layer.weight.shape).normal_(0, std, generator=generator)
+    layer.weight = nn.Parameter(weight)
     if layer.bias is not None:
-        layer.bias.zero_()
+        layer.bias = nn.Parameter(torch.zeros(layer.bias.shape))
 
 
 class Doubling(nn.Module):

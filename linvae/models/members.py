@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
@@ -58,13 +59,14 @@ class Placement(nn.Module):
         super().__init__()
         height, width, channels = shape
         self._shape, self._gain = (channels, height, width), gain
-        at = torch.arange(height * width * channels).view(height, width, channels)
-        order = at.permute(2, 0, 1).flatten()  # position of each value of a (C, H, W) image
-        source = torch.full((len(order),), len(positions))  # a feature that is 0
-        source[torch.tensor(positions)] = torch.arange(len(positions))
-        self.register_buffer("index", source[order], persistent=False)
+        at = np.arange(height * width * channels).reshape(height, width, channels)
+        order = at.transpose(2, 0, 1).ravel()  # position of each value of a (C, H, W) image
+        source = np.full(len(order), len(positions))  # a feature that is 0
+        source[list(positions)] = np.arange(len(positions))
+        index = source[order]
+        self.register_buffer("index", torch.tensor(index.tolist()), persistent=False)
         self._padded = bool((source == len(positions)).any())
-        self._in_order = torch.equal(self.index, torch.arange(len(positions)))
+        self._in_order = np.array_equal(index, np.arange(len(positions)))
 
     def forward(self, values: Tensor) -> Tensor:
         """The images."""
@@ -88,10 +90,10 @@ class Collection(nn.Module):
         super().__init__()
         height, width, channels = shape
         self._gain = gain
-        at = torch.arange(height * width * channels).view(channels, height, width)
-        index = at.permute(1, 2, 0).flatten()[torch.tensor(positions)]
-        self.register_buffer("index", index, persistent=False)
-        self._in_order = torch.equal(index, torch.arange(at.numel()))
+        at = np.arange(height * width * channels).reshape(channels, height, width)
+        index = at.transpose(1, 2, 0).ravel()[list(positions)]
+        self.register_buffer("index", torch.tensor(index.tolist()), persistent=False)
+        self._in_order = np.array_equal(index, np.arange(at.size))
 
     def forward(self, images: Tensor) -> Tensor:
         """The values."""

@@ -182,7 +182,7 @@ def train_cells(
 
     `kl_weight(points, n_seeds)` makes the KL weight of a stack of some of the points, for instance
     `lambda points, n_seeds: ConstantBetas(points, spec.betas, device)`. `progress` is called with
-    the number of steps done of the stack at work. `memory_limit_bytes`: None is what is free.
+    the number of steps done, of all members on average. `memory_limit_bytes`: None is what is free.
     `start`: a stack of these seeds and points whose parameters they start from; None, of their
     seeds' own draw.
 
@@ -202,8 +202,8 @@ def train_cells(
     if start is not None:
         _check_start(start, model)
     weight = kl_weight(points, len(seeds))
-    size = size_that_fits(model, data, config, memory_limit_bytes)
-    size = quick_size(size, model, data, config)
+    size = quick_size((len(seeds), len(points)), model, data, config)
+    size = size_that_fits(size, model, data, config, memory_limit_bytes)
     if store is None and size == (len(seeds), len(points)):
         if start is not None:
             model.load_state_dict(start.state_dict())
@@ -313,7 +313,8 @@ class _Study:
             members["start_sha256"] = content_digest(model.state_dict())
         checkpoint = self.store.checkpoint(self.identity, members) if self.store else None
         try:
-            result = train(model, self.data, weight, self.config, self.progress, checkpoint)
+            tell = self.progress and partial(self._tell, len(seeds) * len(points))
+            result = train(model, self.data, weight, self.config, tell, checkpoint)
         except DivergedError as error:
             result = error.result
         except (MemoryError, RuntimeError) as error:
@@ -331,6 +332,13 @@ class _Study:
                 self.done[seed, point] = cell
         if checkpoint:
             checkpoint.remove()
+
+    def _tell(self, members: int, steps: int) -> None:
+        """Of the `members` at work so many steps are done."""
+        assert self.progress is not None
+        every = len(self.seeds) * len(self.points)
+        done = len(self.done) * self.config.steps + members * steps
+        self.progress(done // every)
 
 
 def _check_distinct(name: str, values: Sequence[float], identities: Sequence[object]) -> None:

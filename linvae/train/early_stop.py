@@ -9,7 +9,7 @@ noise alone does not meet it by chance, or miss it for ever: the mean of W steps
 scatter of one step over sqrt(W).
 
 Members never interact, so a member that stopped may train on among the others: what it had when it
-stopped is kept and put back at the end, bit for bit.
+stopped, running statistics of its networks too, is kept and put back at the end, bit for bit.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class EarlyStop:
         return False
 
     def _keep(self, model: StackedVAE, members: Tensor) -> None:
-        for name, values in model.named_parameters():
+        for name, values in model.state_dict().items():
             kept = self.kept.setdefault(name, values.detach().clone())
             kept[members] = values.detach()[members]
 
@@ -74,7 +74,7 @@ class EarlyStop:
     def put_back(self, model: StackedVAE) -> None:
         """Give every member that stopped the parameters it had then."""
         stopped = self.stopped_at > 0
-        for name, values in model.named_parameters():
+        for name, values in model.state_dict().items():
             if name in self.kept:
                 values[stopped] = self.kept[name][stopped]
 

@@ -23,26 +23,29 @@ from linvae.train.memory import predict_memory
 __all__ = ["copies", "like", "out_of_memory", "quick_size", "size_that_fits", "smaller"]
 
 USED_SHARE = 0.9  # of the free memory: the rest is for what the prediction does not count
-CACHED = 1_000_000  # values of the images that convolutions on a CPU make in a step of a stack
+AT_ONCE = 1_000_000  # values of the images that a stack of convolutions on a CPU makes in a step
 PER_VALUE = 100  # kept per row and coordinate of the data, or output of a layer: more than there is
 
 Size = tuple[int, int]  # seeds, points
 
 
 def size_that_fits(
-    model: StackedVAE, data: TrainingData, config: TrainConfig, limit: int | None = None
+    size: Size,
+    model: StackedVAE,
+    data: TrainingData,
+    config: TrainConfig,
+    limit: int | None = None,
 ) -> Size:
-    """Seeds and points of the largest stack of the members of `model` within `limit` bytes.
+    """Seeds and points of the largest stack of members of `model`, to `size`, in `limit` bytes.
 
     None: what is free on the device. What is there already, data and the parameters of all members,
     is not counted again. Points are divided before seeds; a warning says where anything is. Raises
     MemoryError where a single member does not fit.
     """
-    whole = len(model.seeds), model.n_points
     if limit is None:
         limit = int(USED_SHARE * free_bytes(data.target.device))
-        if _rough_bytes(model, config) < limit / 2:
-            return whole  # counting would take longer than many a run
+        if _rough_bytes(size, model, config) < limit / 2:
+            return size  # counting would take longer than many a run
 
     def needed(n_seeds: int, n_points: int) -> int:
         found = predict_memory(
@@ -54,32 +57,36 @@ def size_that_fits(
         )
         return found.total - found.data
 
-    first = needed(*whole)
+    first = needed(*size)
     if first <= limit:
-        return whole
-    points = _largest(whole[1], lambda n: needed(whole[0], n) <= limit)
-    seeds = whole[0] if points else _largest(whole[0], lambda n: needed(n, 1) <= limit)
+        return size
+    points = _largest(size[1], lambda n: needed(size[0], n) <= limit)
+    seeds = size[0] if points else _largest(size[0], lambda n: needed(n, 1) <= limit)
     if not seeds:
         lack = f"{_mib(needed(1, 1))}, {_mib(limit)} are free"
         raise MemoryError(_too_large(model, data, config, lack))
-    size = seeds, max(points, 1)
+    fits = seeds, max(points, 1)
     warnings.warn(
-        f"training {_words(whole)} at once needs {_mib(first)} and {_mib(limit)} are free: trained "
-        f"in stacks of {_words(size)}, one after another",
+        f"training {_words(size)} at once needs {_mib(first)} and {_mib(limit)} are free: trained "
+        f"in stacks of {_words(fits)}, one after another",
         stacklevel=3,
     )
-    return size
+    return fits
 
 
 def quick_size(size: Size, model: StackedVAE, data: TrainingData, config: TrainConfig) -> Size:
-    """At most `size`: less of networks of images on a CPU, whose maps would leave its caches.
+    """At most `size`: less of networks of images on a CPU.
+
+    Their maps are large blocks, which the allocator of the C library gives back to the system and
+    gets again, page by page, in every step.
 
     18 members of 12288 pixels in batches of 32 took 2.2 times as long at once as in stacks of 3, of
     784 pixels in batches of 128 1.5 times (`analysis/benchmarks/stack_size.py`).
     """
     if data.target.device.type != "cpu" or data.image is None or not model.architecture.needs_image:
         return size
-    members = max(1, CACHED // (config.batch_size * config.draws * data.image.size))
+    rows = min(config.batch_size, len(data)) * config.draws
+    members = max(1, AT_ONCE // (rows * data.image.size))
     seeds, points = size
     if members < seeds:
         return _equal(seeds, members), 1
@@ -140,9 +147,9 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, kinds) or "not enough memory" in str(error)
 
 
-def _rough_bytes(model: StackedVAE, config: TrainConfig) -> int:
+def _rough_bytes(size: Size, model: StackedVAE, config: TrainConfig) -> int:
     parameters = list(model.parameters())
-    rows = len(model.seeds) * model.n_points * config.batch_size * config.draws
+    rows = size[0] * size[1] * config.batch_size * config.draws
     values = (
         model.target_dim + model.condition_dim + sum(p.shape[2] for p in parameters if p.ndim > 2)
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from linvae.data import gaussian
+from linvae.data import ImageLayout, gaussian
 from linvae.metrics import naive_crossing, naive_threshold, observe
-from linvae.models import build_model
+from linvae.models import Architecture, build_model
 from linvae.moments import Moments
 from linvae.spec import VAESpec
 from linvae.theory import solve
@@ -61,6 +61,15 @@ def test_trained_grid_is_low_and_corrected_less_so():
     assert abs(corrected.value / critical - 1) < abs(biased.value / critical - 1)
     assert (biased.method, biased.kind, biased.runs, biased.seeds) == ("naive", "empirical", 12, 1)
     assert corrected.note == "cut-off 0.05 nats corrected"
+
+
+def test_networks_of_images_know_their_pixels():
+    values = np.random.default_rng(0).normal(size=(40, 16))
+    data = TrainingData.from_arrays(values, image=ImageLayout((4, 4, 1)))
+    network = Architecture("conv", channels=(2,))
+    config = TrainConfig(steps=4, batch_size=8)
+    found = naive_threshold(SPEC, data, [0.5, 1], architecture=network, seeds=(0,), config=config)
+    assert found.runs == 2
 
 
 def test_grid_that_does_not_reach():

@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from linvae.data import gaussian
+from linvae.data import ImageLayout, gaussian
 from linvae.models import Architecture, build_model
 from linvae.objectives import GaussianLevel, Terms
 from linvae.spec import VAESpec
@@ -150,6 +150,24 @@ def test_stop_does_not_depend_on_the_others():
         members.append((result.stopped[0], [p[0, 0] for p in model.parameters()]))
     assert members[0][0] == members[1][0]
     assert all(torch.equal(a, b) for a, b in zip(members[0][1], members[1][1], strict=True))
+
+
+def test_running_statistics_stop_with_their_member():
+    """What a member that stopped first is does not depend on how long the other goes on."""
+    values = np.random.default_rng(0).normal(size=(64, 16))
+    data = TrainingData.from_arrays(values, image=ImageLayout((4, 4, 1)))
+    network = Architecture("conv", channels=(2,), batch_norm=True)
+    config = TrainConfig(**STOP, stop_tolerance=0.02, stop_window=10)
+    found = []
+    for longer in (False, True):
+        model = build_model(SPEC, data.target, architecture=network, n_points=2, image=data.image)
+        weight = constant(4.0, 0.01 if longer else 4.0)
+        stopped = {s.point: s.step for s in train(model, data, weight, config).stopped}
+        assert (stopped[1] > stopped[0]) is longer
+        found.append({k: v[0, 0] for k, v in model.state_dict().items()})
+    assert any("running" in name for name in found[0])
+    for name, value in found[0].items():
+        assert torch.equal(found[1][name], value), name
 
 
 def test_moving_betas_do_not_stop():

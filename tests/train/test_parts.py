@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -155,8 +156,8 @@ def test_counting_is_left_out_only_where_memory_is_plenty():
     for network in (Architecture("linear"), NETWORK, Architecture("mlp", hidden=256)):
         model = build_model(SPEC, DATA.target, architecture=network, n_points=3)
         found = predict_memory(lambda m=model: like(m, 1, 3), CONFIG, n_samples=len(DATA))
-        assert found.in_use - found.data <= _rough_bytes(model, CONFIG), network
-    assert size_that_fits(model, DATA, CONFIG) == (1, 3)
+        assert found.in_use - found.data <= _rough_bytes((1, 3), model, CONFIG), network
+    assert size_that_fits((1, 3), model, DATA, CONFIG) == (1, 3)
 
 
 def test_copies_are_the_members_that_were_named():
@@ -186,6 +187,39 @@ IMAGES = TrainingData.from_arrays(
 
 
 @pytest.mark.parametrize(
+    "network",
+    [
+        CONV,
+        replace(CONV, encoder="resnet"),
+        Architecture("pixelcnn", channels=(2,), kernels=(3,), pixel_channels=2),
+    ],
+    ids=["conv", "resnet", "pixelcnn"],
+)
+def test_memory_of_networks_of_images_is_counted_too(network):
+    model = build_model(
+        SPEC, IMAGES.target, architecture=network, seeds=SEEDS, n_points=5, image=IMAGES.image
+    )
+    found = [
+        predict_memory(lambda p=points: like(model, 2, p), CONFIG, n_samples=len(IMAGES))
+        for points in (2, 5)
+    ]
+    own = 4 * sum(p.numel() for p in model.parameters())
+    for f, share in zip(found, (2 / 5, 1), strict=True):  # and one member as it was drawn, indices
+        assert 0 <= f.parameters - share * own < own / 5
+    limit = found[0].total - found[0].data
+    with pytest.warns(UserWarning, match="in stacks of 2 seeds x 2 points"):
+        assert size_that_fits((2, 5), model, IMAGES, CONFIG, limit) == (2, 2)
+
+
+def test_progress_is_that_of_all_members():
+    """Three stacks of 4, 4 and 2 members of 40 steps, told every 20."""
+    told = []
+    with pytest.warns(UserWarning, match="in stacks of 2 seeds x 2 points"):
+        run(limit=needed(2, 2), progress=told.append)
+    assert told == [8, 16, 24, 32, 36, 40]
+
+
+@pytest.mark.parametrize(
     ("values", "size"),
     [
         (10 * 1024, (2, 5)),  # 32 samples x 2 draws x 16 pixels = 1024 of each of 10 members
@@ -197,12 +231,17 @@ IMAGES = TrainingData.from_arrays(
     ],
 )
 def test_stacks_of_convolutions_on_a_cpu_are_small(values, size, monkeypatch):
-    monkeypatch.setattr(parts, "CACHED", values)
+    monkeypatch.setattr(parts, "AT_ONCE", values)
     model = build_model(
         SPEC, IMAGES.target, architecture=CONV, seeds=SEEDS, n_points=5, image=IMAGES.image
     )
     assert quick_size((2, 5), model, IMAGES, CONFIG) == size
     assert quick_size((2, 5), whole_stack(), DATA, CONFIG) == (2, 5)  # no image
+    flat = build_model(SPEC, IMAGES.target, architecture=NETWORK, seeds=SEEDS, n_points=5)
+    assert quick_size((2, 5), flat, IMAGES, CONFIG) == (2, 5)  # an image, and no maps
+    large = replace(CONFIG, batch_size=128)  # of 50 samples
+    monkeypatch.setattr(parts, "AT_ONCE", 10 * 50 * 2 * 16)
+    assert quick_size((2, 5), model, IMAGES, large) == (2, 5)
 
 
 def test_small_stacks_of_convolutions_hold_the_same_members(monkeypatch):
@@ -213,7 +252,7 @@ def test_small_stacks_of_convolutions_hold_the_same_members(monkeypatch):
         )  # fmt: skip
 
     whole = trained()
-    monkeypatch.setattr(parts, "CACHED", 5 * 1024)
+    monkeypatch.setattr(parts, "AT_ONCE", 5 * 1024)
     divided = trained()
     assert (whole.result.stacks, divided.result.stacks) == (1, 3)
     for one, other in zip(whole.model.parameters(), divided.model.parameters(), strict=True):

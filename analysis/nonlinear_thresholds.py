@@ -129,18 +129,24 @@ def table(found: list[dict[str, Any]]) -> str:
     )  # fmt: skip
     lines = [names, ("---",) * len(names)]
     for row in found:
-        universal = row["universal"][0]
+        universal = row["universal"]
         lines.append(
             (
-                row["data"], row["model"], row["architecture"], str(row["level"]),
+                sized(row), row["model"], row["architecture"], str(row["level"]),
                 *(words(row[name]) for name in COLUMNS),
-                "-" if universal is None else f"{universal:.2f}",
+                "-" if None in universal else f"{universal[0]:.2f} / {universal[1]:.2f}",
                 f"{row['leading_skewness']:.2f}",
                 row["cause"]["name"] if row["cause"] else "-",
                 f"{row['level'] * row['steps']} x {row['batch_size']}",
             )
         )  # fmt: skip
     return markdown(lines)
+
+
+def sized(row: dict[str, Any]) -> str:
+    """Name of the data, with the size of images that are not as published."""
+    size = row.get("image_size")
+    return row["data"] if size is None else f"{row['data']}, {size} px"
 
 
 def markdown(lines: Iterable[Iterable[str]]) -> str:

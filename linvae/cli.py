@@ -110,7 +110,8 @@ class Status:
 def exit_codes() -> Iterator[Status]:
     """Turn expected errors into one line and an exit code.
 
-    2: unusable input, or training that diverged; 3: data missing; 130: interrupted.
+    2: unusable input, training that diverged, or too little memory; 3: data missing; 130:
+    interrupted.
     """
     status = Status()
     try:
@@ -118,9 +119,9 @@ def exit_codes() -> Iterator[Status]:
     except MissingDataError as error:
         status.code = 3
         print(f"linvae: {error}", file=sys.stderr)
-    except (ValueError, OSError, ArithmeticError) as error:
+    except (ValueError, OSError, ArithmeticError, MemoryError) as error:
         status.code = 2
-        print(f"linvae: {error}", file=sys.stderr)
+        print(f"linvae: {error or 'out of memory'}", file=sys.stderr)
     except KeyboardInterrupt:
         status.code = 130
-        print("linvae: interrupted; the same command goes on from here", file=sys.stderr)
+        print("linvae: interrupted; the same command goes on from what is stored", file=sys.stderr)

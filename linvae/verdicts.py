@@ -234,6 +234,8 @@ def _bracketed(comparison: Comparison, row: Threshold) -> str:
     if not highs:
         return ""
     low = f"leave collapse up to beta = {number(min(lows))}" if lows else "never leave collapse"
+    if 0 < len(lows) < len(highs):
+        low += f" in {len(lows)} of {len(highs)} seeds"
     high = (
         f"are dead from {number(max(highs))} on"
         if max(highs) < math.inf
@@ -242,8 +244,18 @@ def _bracketed(comparison: Comparison, row: Threshold) -> str:
     drifting = "; still drifting" if _branches_drift(comparison, row) else ""
     return (
         f"Networks that started collapsed {low}, those that started alive {high} "
-        f"(empirical{drifting})."
+        f"(empirical{drifting}{_too_short(comparison, row, max(highs))})."
     )
+
+
+def _too_short(comparison: Comparison, row: Threshold, high: float) -> str:
+    """What it means that the alive branch dies where a network is certain to be better."""
+    kinds = {e.kind for e in comparison.estimates(row.architecture, row.level)
+             if e.method == "certificate"}  # fmt: skip
+    certified = max(_seen(comparison, "certified_beta", row), default=-math.inf)
+    if kinds != {"certain"} or not high < certified:
+        return ""
+    return f"; dead below the certified {number(certified)}: the branch was too short"
 
 
 def _energies(comparison: Comparison, row: Threshold) -> str:

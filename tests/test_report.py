@@ -287,11 +287,23 @@ def test_verdict_tells_branches_and_free_energies():
         ({"growing": 0.1}, "(empirical)."),
         ({"high": INF}, "are still alive at the highest beta tried (empirical)"),
         ({"low": NAN}, "Networks that started collapsed never leave collapse, those"),
+        (
+            {"high": 0.96},
+            "are dead from 1.369 on (empirical; dead below the certified 1.383: the branch was too "
+            "short)",
+        ),
     ],
 )
 def test_branches_without_an_end_or_at_rest(changes, words):
     comparison = with_estimates(vae_comparison(), **changes)
     assert words in _verdict(comparison, "threshold, mlp").text
+
+
+def test_branches_of_some_seeds_that_never_leave_collapse():
+    comparison = with_estimates(vae_comparison())
+    rows = [r for r in comparison.rows if (r.quantity, r.seed) != ("bracket_low", 1)]
+    text = _verdict(Comparison(comparison.settings, tuple(rows)), "threshold, mlp").text
+    assert "leave collapse up to beta = 1.355 in 1 of 2 seeds, those" in text
 
 
 def test_bounds_name_the_cause_of_what_lies_below():

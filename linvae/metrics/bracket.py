@@ -19,8 +19,10 @@ better,
 negative where the alive network is. Positive and alive is a transient. The collapsed network is of
 the same lineage and training length: one more copy, at a beta where nothing lives.
 
-The betas come from what was observed before, never from a prediction. While the alive branch is
-alive at the highest beta, or the collapsed one dead at the lowest, the grid is extended there.
+The betas come from what was observed before, never from a prediction; those of the alive branch not
+from what is less than half of the rest, as the local threshold of a network may be. While the alive
+branch is alive at the highest beta, or the collapsed one dead at the lowest, the grid is extended
+there.
 
 In a hierarchy K is that of one level, all betas keep their proportion, and the other levels do as
 they like. F is that of total collapse: NaN for levels above the first, whose collapsed state has
@@ -48,6 +50,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.stats import norm
+from scipy.stats import t as student
 
 from linvae.metrics.evidence import (
     ExchangeRatios,
@@ -77,6 +81,7 @@ DEAD = 0.02  # nats, below which a unit must hold still to count as alive
 IDLE = 0.005  # nats, that noise alone may hold
 DRIFT = 0.2  # relative change of K over the second half: later the learning rate is too low
 POINTS = 7  # betas of either branch
+FAR = 2.0  # below the largest value observed by this factor: none that the alive branch needs
 ROOM = 1.12  # the first grid goes this factor beyond what was observed, either way
 EXTENSIONS, REACH, MORE_POINTS = 3, 1.6, 3  # at most; factor and number of betas of each
 BEYOND = 2.0  # the collapsed network of the same length is at this multiple of the highest beta
@@ -222,8 +227,8 @@ def bracket_threshold(
         )
     short = dataclasses.replace(config, steps=max(LEAST_STEPS, round(SHARE * config.steps)))
     run = _Run(source, data, short, level, collapsed % source.n_points, progress, store)
-    grid = bracket_grid(observed)
-    alive, dead, ratios, seconds = run.train(grid, grid)
+    up, down = bracket_grid(_not_far(observed)), bracket_grid(observed)
+    alive, dead, ratios, seconds = run.train(up, down)
     for _ in range(EXTENSIONS):
         up, down = _further(alive, dead)
         if not (len(up) or len(down)):
@@ -232,6 +237,12 @@ def bracket_threshold(
         alive, dead = alive.and_that_of(more_alive), dead.and_that_of(more_dead)
         ratios, seconds = ratios.and_those_of(more_ratios), seconds + more_seconds
     return Bracket(level, source.seeds, alive, dead, ratios, ratios.factors.size, seconds)
+
+
+def _not_far(observed: Sequence[float]) -> list[float]:
+    """Without a local threshold, say, so low that few betas would lie where the others are."""
+    known = [v for v in observed if math.isfinite(v) and v > 0]
+    return [v for v in known if v >= max(known) / FAR]
 
 
 def _further(alive: Branch, collapsed: Branch) -> tuple[Array, Array]:
@@ -294,12 +305,18 @@ class _Run:
 
 
 def _free_energies(model: StackedVAE, factors: Array, distortions: Array, rates: Array) -> Array:
-    """F of every member against the last one, and its Monte-Carlo standard error."""
+    """F of every member against the last one, and its Monte-Carlo error (`_of_few`)."""
     betas = factors[:, None] * np.asarray(model.spec.betas)
     saved = distortions - distortions[..., -1:]
     paid = np.sum(betas * (rates - rates[..., -1:, :]), axis=-1)
     draws = saved + paid
-    return np.stack([draws.mean(axis=0), draws.std(axis=0, ddof=1) / math.sqrt(len(draws))])
+    errors = draws.std(axis=0, ddof=1) / math.sqrt(len(draws))
+    return np.stack([draws.mean(axis=0), _of_few(len(draws)) * errors])
+
+
+def _of_few(n: int) -> float:
+    """What makes two errors of the spread of `n` values as rare as two of a known one (Student)."""
+    return float(student.ppf(norm.cdf(2), n - 1) / 2)
 
 
 @torch.no_grad()

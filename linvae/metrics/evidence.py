@@ -75,7 +75,7 @@ import torch
 from scipy.special import entr
 
 from linvae.metrics.local_threshold import CollapsedPoint, collapsed_point, has_local
-from linvae.metrics.observe import CHUNK, evaluating, parts
+from linvae.metrics.observe import evaluating, parts, pieces
 from linvae.models import Architecture, StackedVAE
 from linvae.models.chain import mean_square
 from linvae.objectives import gaussian_distortion
@@ -105,7 +105,6 @@ REPEATS = 8  # of the member that certifies, each of as many pairs per sample as
 MOST_STRATA, CERTIFYING = 8, 120_000  # enough for as many pairs in all
 SURE = 3.0  # standard errors of 8 repeats, one-sided 99 %: so is the best of three seeds to 97 %
 NOISY = 0.03  # share of a ratio above which its error disqualifies it
-VALUES = 1_000_000  # of images that all members make at a time on a CPU
 ROUNDING = 1e-6  # of a mean of float32 terms
 
 
@@ -395,6 +394,7 @@ def _both_signs(spec: LinearSpec, noise: torch.Tensor, index: torch.Tensor) -> l
     return list(torch.split(torch.cat([some, -some])[None], list(spec.latent_dims), dim=-1))
 
 
+@torch.no_grad()
 def _means(
     model: StackedVAE,
     data: TrainingData,
@@ -402,42 +402,25 @@ def _means(
 ) -> torch.Tensor:
     """Mean distortion and rates over all samples, (seeds, points, 1 + levels)."""
 
-    def of_part(index: torch.Tensor) -> torch.Tensor:
-        n, drawn, total = len(index), noise(index), torch.tensor(0.0, dtype=torch.float64)
-        for rows in torch.arange(n).tensor_split(-(-n // _rows_at_once(model))):
-            some = [torch.unflatten(d, 1, (-1, n))[:, :, rows].flatten(1, 2) for d in drawn]
-            terms = model(*data.take(index[None, rows]), some)
-            found = torch.cat([terms.distortion[..., None], terms.rates], dim=-1)
-            total = total + len(rows) / n * found.double()
-        return total
-
-    return _mean(model, data, of_part)
-
-
-def _rows_at_once(model: StackedVAE) -> int:
-    """Of samples; few of images on a CPU (`linvae.train.parts.quick_size` says why)."""
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    if not (on_cpu and model.architecture.needs_image):
-        return CHUNK
-    return max(1, VALUES // (len(model.seeds) * model.n_points * model.target_dim))
-
-
-def _distortions_without_latent(model: StackedVAE, data: TrainingData) -> Array:
-    """D of every member whose decoder sees z_1 = 0, (seeds, points)."""
-    found = _mean(model, data, lambda i: model.distortion_without_latent(*data.take(i[None])))
-    return np.asarray(found.cpu(), dtype=np.float64)
+    found: list[torch.Tensor] = []
+    with evaluating(model):
+        for batch, draw in pieces(model, data, noise):
+            terms = model(*batch, draw)
+            share = batch[0].shape[1] / len(data)
+            values = torch.cat([terms.distortion[..., None], terms.rates], dim=-1)
+            found.append(share * values.double())
+    return torch.stack(found).sum(dim=0)
 
 
 @torch.no_grad()
-def _mean(
-    model: StackedVAE, data: TrainingData, of_part: Callable[[torch.Tensor], torch.Tensor]
-) -> torch.Tensor:
-    """Mean over all samples of what `of_part` says of those of some indices, float64."""
-    total: torch.Tensor | float = 0.0
+def _distortions_without_latent(model: StackedVAE, data: TrainingData) -> Array:
+    """D of every member whose decoder sees z_1 = 0, (seeds, points)."""
+    found: list[torch.Tensor] = []
     with evaluating(model):
-        for index in parts(data):
-            total = total + len(index) / len(data) * of_part(index).double()
-    return torch.as_tensor(total)
+        for batch, _ in pieces(model, data, lambda index: []):
+            share = batch[0].shape[1] / len(data)
+            found.append(share * model.distortion_without_latent(*batch).double())
+    return np.asarray(torch.stack(found).sum(dim=0).cpu(), dtype=np.float64)
 
 
 def _as_arrays(found: list[torch.Tensor]) -> tuple[Array, Array]:

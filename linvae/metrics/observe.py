@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,10 +16,11 @@ from linvae.objectives import GaussianLevel, gaussian_rate_per_unit
 from linvae.train.data import Noise, TrainingData
 from linvae.train.kl_weight import information, unit_statistics
 
-__all__ = ["Observation", "evaluating", "observe", "parts"]
+__all__ = ["Observation", "evaluating", "observe", "parts", "pieces"]
 
 Array = npt.NDArray[np.float64]
 CHUNK = 500  # samples evaluated at a time, at most
+VALUES = 1_000_000  # of images that all members make at a time on a CPU
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,20 +85,19 @@ def observe(
     distortion: Tensor | float = 0.0
     unit_rates: list[Tensor] | None = None
     means, log_variances = [], []
-    for index in parts(data):
-        target, condition = data.take(index[None])
-        draw = noise.next(len(index))
+    for batch, draw in pieces(model, data, lambda index: noise.next(len(index))):
         with evaluating(model):
-            terms, latents = model.forward_with_latents(target, condition, draw)
+            terms, latents = model.forward_with_latents(*batch, draw)
             per_unit = model.rates_per_unit(terms.levels, latents)
-        share = len(index) / len(data)
+        n = batch[0].shape[1]
+        share = n / len(data)
         distortion = distortion + share * terms.distortion
         rates = [share * r.mean(-2) for r in per_unit]
         unit_rates = (
             rates if unit_rates is None else [a + b for a, b in zip(unit_rates, rates, strict=True)]
         )
-        means.append([level.mean[:, :, : len(index)] for level in terms.levels])
-        log_variances.append([level.log_variance[:, :, : len(index)] for level in terms.levels])
+        means.append([level.mean[:, :, :n] for level in terms.levels])
+        log_variances.append([level.log_variance[:, :, :n] for level in terms.levels])
     assert unit_rates is not None  # data have at least two samples
     levels = range(len(unit_rates))
     mean = [torch.cat([chunk[i] for chunk in means], dim=-2) for i in levels]
@@ -127,6 +127,29 @@ def parts(data: TrainingData) -> tuple[Tensor, ...]:
     """Indices of all samples in order, at most CHUNK at a time; equal parts: no short last one."""
     every = torch.arange(len(data), device=data.target.device)
     return every.tensor_split(-(-len(data) // CHUNK))
+
+
+def pieces(
+    model: StackedVAE, data: TrainingData, noise: Callable[[Tensor], Sequence[Tensor]]
+) -> Iterator[tuple[tuple[Tensor, Tensor | None], list[Tensor]]]:
+    """Target and condition of all samples, so many at a time as `model` takes, with their noise.
+
+    `noise` is asked for whole parts, (1, draws * len(part), k) per level: what a sample gets does
+    not depend on the model.
+    """
+    for index in parts(data):
+        n, drawn = len(index), noise(index)
+        for rows in torch.arange(n).tensor_split(-(-n // _rows_at_once(model))):
+            some = [torch.unflatten(d, 1, (-1, n))[:, :, rows].flatten(1, 2) for d in drawn]
+            yield data.take(index[None, rows]), some
+
+
+def _rows_at_once(model: StackedVAE) -> int:
+    """Samples; few of images on a CPU (`linvae.train.parts.quick_size` says why)."""
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    if not (on_cpu and model.architecture.needs_image):
+        return CHUNK
+    return max(1, VALUES // (len(model.seeds) * model.n_points * model.target_dim))
 
 
 def _collapsed_units(

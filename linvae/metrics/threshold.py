@@ -203,7 +203,7 @@ def _bracket_estimate(bracket: Bracket) -> Estimate:
     return Estimate.of_seeds(
         "bracket",
         np.sqrt(lows * highs),
-        low=_least(lows),
+        low=_least(np.where(np.isnan(lows), -np.inf, lows)),
         high=_most(highs),
         runs=bracket.runs,
         seconds=bracket.seconds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,6 @@ from scipy.optimize import minimize
 
 from linvae.data import ImageLayout, gaussian
 from linvae.metrics import ExchangeRatios, exchange_ratios, has_certificate, rates_at_collapse
-from linvae.metrics import evidence as evidence_module
 from linvae.metrics.evidence import (
     MOST_STRATA,
     REPEATS,
@@ -550,11 +550,15 @@ def test_convolutions_are_evaluated_some_rows_at_a_time(n, monkeypatch):
     )
     model = build_model(spec, data.target, architecture=network, n_points=3, image=data.image)
     whole = terms_of_draws(model, data)
+    module = sys.modules["linvae.metrics.observe"]
+    monkeypatch.setattr(module, "VALUES", 5 * 3 * 16 + 1)  # 5 samples of 3 members
     seen, forward = [], model.forward
-    monkeypatch.setattr(evidence_module, "VALUES", 5 * 3 * 16 + 1)  # 5 samples of 3 members
-    monkeypatch.setattr(
-        model, "forward", lambda y, *rest: (seen.append(y.shape[1]), forward(y, *rest))[1]
-    )
+
+    def noted(target, *rest):
+        seen.append(target.shape[1])
+        return forward(target, *rest)
+
+    monkeypatch.setattr(model, "forward", noted)
     pieces = terms_of_draws(model, data)
     assert max(seen) == 5
     assert sum(seen) == n * len(whole[0])

@@ -141,6 +141,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     p = parser()
     args = p.parse_args(arguments)
     if args.preset is None:
+        _refuse_idle(p, args)
         return args
     preset = _preset(args)
     fixed = ("model", "architecture", "latent_dim", "decoder_variance")
@@ -158,6 +159,21 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     if preset.architecture.name == "linear" and sizes:
         p.error(f"--{next(iter(sizes))} has no effect on --preset {args.preset}: it is linear")
     return args
+
+
+def _refuse_idle(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Options of networks that none of those asked for has."""
+    from linvae.models import Architecture
+
+    networks = [Architecture(name) for name in args.architecture or ("linear", "mlp")]
+    names = ", ".join(network.name for network in networks)
+    if args.channels and not any(network.needs_image for network in networks):
+        p.error(f"--channels has no effect on {names}: add --architecture conv, or leave it out")
+    if args.skip and args.model != "hvae":
+        p.error(f"--skip has no effect on --model {args.model}: it is for hvae, or leave it out")
+    for option in ("depth", "activation"):
+        if getattr(args, option) and {network.name for network in networks} == {"linear"}:
+            p.error(f"--{option} has no effect on linear networks: leave it out")
 
 
 def _run(args: argparse.Namespace, dataset: Dataset, folder: Path, command: str) -> None:

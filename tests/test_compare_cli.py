@@ -283,6 +283,21 @@ def test_preset_runs(tmp_path, short_runs):
     assert settings["betas"] == [1.0, 2.0]
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--channels", "4"], "--channels has no effect on linear, mlp: add --architecture conv"),
+        (["--skip"], "--skip has no effect on --model vae: it is for hvae, or leave it out"),
+        (["--depth", "2", "--architecture", "linear"], "--depth has no effect on linear networks"),
+    ],
+)
+def test_options_without_effect_are_refused(options, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--dataset", "digits", *options])
+    assert stop.value.code == 2
+    assert words in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", [["--hidden", "32"], ["--activation", "tanh"], ["--skip"]])
 def test_linear_preset_refuses_sizes_of_networks(option, capsys):
     with pytest.raises(SystemExit) as stop:

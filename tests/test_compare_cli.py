@@ -293,7 +293,7 @@ def test_preset_runs(tmp_path, short_runs):
 )
 def test_options_without_effect_are_refused(options, words, capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["--dataset", "digits", *options])
+        linvae.compare.main(["--dataset", "digits", *options])
     assert stop.value.code == 2
     assert words in capsys.readouterr().err
 

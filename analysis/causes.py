@@ -13,7 +13,8 @@ residuals are exchanged:
 |------------|-----------------------------------------------------------------------------------|
 | skewness   | adding the mirror image of the data: no odd moment is left                        |
 | regression | exchanging the residuals of linear regression between samples: nothing more can   |
-|            | be known of the target from the condition (the prediction moves by about dx/n)    |
+|            | be known of the target from the condition, its mean or its spread (the prediction |
+|            | moves by about dx/n)                                                              |
 | features   | four times as many dense hidden units in the encoder, the decoder as it was       |
 | line       | keeping only the leading component: no curve through others that one unit codes   |
 | time       | twice the steps; so also unknown and bound                                        |

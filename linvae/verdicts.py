@@ -437,6 +437,8 @@ def _skewed(comparison: Comparison, row: Threshold, skewness: float) -> str:
     shift = comparison.settings.get("skewness_shift")
     if row.level == 1 and shift is not None and math.isfinite(shift):
         text += f", by {shift:+.1%} by the law of small skewness for this component alone"
+    if comparison.settings.get("model") == "cvae":
+        text += ", and so can one where the residual's spread varies with the condition"
     certified = max(_seen(comparison, "certified_beta", row), default=math.nan)
     if not certified > row.predicted:
         return text

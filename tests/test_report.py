@@ -243,6 +243,10 @@ CAUSES = {
         1.1, {"leading_skewness": -1.2}, {"energies": (-1, -1, -1, 0)}, ("skewness", -1.2),
         "(first-order transition)",
     ),
+    "skewness-conditional": (
+        1.1, {"leading_skewness": 1.2, "model": "cvae"}, {"energies": (-1, -1, -1, 0)},
+        ("skewness", 1.2), "and so can one where the residual's spread varies with the condition",
+    ),
     "skewness-law": (
         1.1, {"leading_skewness": 0.6, "skewness_shift": 0.048}, {"energies": (-1, -1, -1, 0)},
         ("skewness", 0.6), "), by +4.8% by the law of small skewness for this component alone",

@@ -99,7 +99,7 @@ class StackedLinear(nn.Module):
             if self.bias is not None:
                 weight = torch.cat([weight, self.bias[..., None]], dim=-1)
                 h = torch.cat([h, torch.ones_like(h[..., :1])], dim=-1)
-            product = _over_draws(target @ weight, x)
+            product = _over_draws(_product(target, weight.mT), x)  # no rows copied per point
             square = _over_draws(target.square().sum(-1, keepdim=True), x)[..., 0]
             return square + (h * (h @ (weight.mT @ weight) - 2 * product)).sum(-1)
 

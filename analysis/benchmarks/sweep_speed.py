@@ -176,10 +176,22 @@ def arguments(description: str, script: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _processor() -> str:
+    """Name and family as Linux tells them, else what Python knows."""
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return platform.processor()
+    lines = (line.partition(":") for line in path.read_text(encoding="ascii").splitlines())
+    found = {name.strip(): value.strip() for name, _, value in lines}
+    names = ("model name", "cpu family", "model")
+    return ", ".join(f"{name} {found[name]}" for name in names if name in found)
+
+
 def machine(device: str) -> dict[str, Any]:
     """What the numbers were measured on."""
     return {
         "device": device if device == "cpu" else torch.cuda.get_device_name(device),
+        "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -131,8 +131,12 @@ def page() -> str:
     return "\n".join(parts)
 
 
-def short_table(rows: list[dict[str, Any]]) -> str:
-    """Locators by data set, network and model, with the cause of what is 5 % or more off."""
+def short_table(rows: list[dict[str, Any]], runs: list[dict[str, Any]]) -> str:
+    """Locators by data set, network and model, with the cause of what is 5 % or more off.
+
+    That which one of the further `runs` has shown; else the one that the row names, with "?".
+    """
+    shown = {_case(run): run["cause"] for run in runs if run["verdict"] == "shown"}
     found = {(sized(r), r["architecture"], r["model"], r["level"]): r for r in rows}
     header = ("data", "network", "vae", "cvae", "hvae, level 1", "hvae, level 2")
     lines = [header, ("---",) * len(header)]
@@ -140,7 +144,7 @@ def short_table(rows: list[dict[str, Any]]) -> str:
     for line in itertools.product(datasets, networks):
         cells = [found.get((*line, *case)) for case in CASES]
         if any(cells):
-            lines.append((*line, *map(_cell, cells)))
+            lines.append((*line, *(_cell(cell, shown) for cell in cells)))
     return nonlinear_thresholds.markdown(lines) + "\n"
 
 
@@ -148,21 +152,31 @@ def _network(row: dict[str, Any]) -> str:
     return str(row["architecture"])
 
 
-def _cell(row: dict[str, Any] | None) -> str:
+def _case(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What a further run and the row that it explains have in common."""
+    return tuple(row[name] for name in causes.KEY if name != "cause")
+
+
+def _cell(row: dict[str, Any] | None, shown: dict[tuple[Any, ...], str]) -> str:
     if row is None:
         return "-"
     mean, *_ = row["locator"]
     text = nonlinear_thresholds.words(row["locator"])
     low, high = causes.INSIDE
     named = row["cause"] is not None and mean is not None and not low <= mean <= high
-    return f"{text} {row['cause']['name']}" if named else text
+    if not named:
+        return text
+    return f"{text} {shown.get(_case(row)) or row['cause']['name'] + '?'}"
 
 
 def readme() -> str:
     """README.md with the table as it should be."""
-    rows = json.loads((FOLDER / "nonlinear_thresholds.json").read_text())["rows"]
+    rows, runs = (
+        json.loads((FOLDER / f"{name}.json").read_text())["rows"]
+        for name in ("nonlinear_thresholds", "causes")
+    )
     before, _, rest = README.read_text(encoding="utf-8").partition(MARKS[0])
-    return before + MARKS[0] + short_table(rows) + MARKS[1] + rest.partition(MARKS[1])[2]
+    return before + MARKS[0] + short_table(rows, runs) + MARKS[1] + rest.partition(MARKS[1])[2]
 
 
 def main() -> int:

@@ -48,6 +48,7 @@ def test_short_table_names_the_cause_of_what_is_far_off():
         return {
             "data": data, "model": model, "level": level, "architecture": network,
             "locator": [mean, mean, mean], "cause": {"name": "line"},
+            "sha256": "", "steps": 10, "batch_size": 8, "n_seeds": 3,
         }  # fmt: skip
 
     rows = [
@@ -55,10 +56,18 @@ def test_short_table_names_the_cause_of_what_is_far_off():
         row("hvae", 1, 1.06, "digits", "mlp"),
         row("hvae", 2, None, "digits", "mlp"),
         row("vae", 1, 0.97, "mnist", "mlp"),
+        row("cvae", 1, 0.7, "mnist", "mlp"),
+        row("cvae", 1, 0.7, "mnist", "conv") | {"image_size": 14},
         row("vae", 1, 0.98, "digits", "conv"),
     ]
-    assert short_table(rows).splitlines()[2:] == [
-        "| digits | mlp | 0.960 (0.960-0.960) | - | 1.060 (1.060-1.060) line | - |",
+    further = [
+        rows[1] | {"cause": "line", "verdict": "not shown"},
+        rows[4] | {"cause": "line", "verdict": "not shown"},
+        rows[4] | {"cause": "regression", "verdict": "shown"},
+    ]
+    assert short_table(rows, further).splitlines()[2:] == [
+        "| digits | mlp | 0.960 (0.960-0.960) | - | 1.060 (1.060-1.060) line? | - |",
         "| digits | conv | 0.980 (0.980-0.980) | - | - | - |",
-        "| mnist | mlp | 0.970 (0.970-0.970) | - | - | - |",
+        "| mnist | mlp | 0.970 (0.970-0.970) | 0.700 (0.700-0.700) regression | - | - |",
+        "| mnist, 14 px | conv | - | 0.700 (0.700-0.700) line? | - | - |",
     ]

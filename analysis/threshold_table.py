@@ -13,6 +13,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -140,16 +141,14 @@ def short_table(rows: list[dict[str, Any]], runs: list[dict[str, Any]]) -> str:
     found = {(sized(r), r["architecture"], r["model"], r["level"]): r for r in rows}
     header = ("data", "network", "vae", "cvae", "hvae, level 1", "hvae, level 2")
     lines = [header, ("---",) * len(header)]
-    datasets, networks = (dict.fromkeys(map(name, rows)) for name in (sized, _network))
+    datasets, networks = (
+        dict.fromkeys(map(name, rows)) for name in (sized, itemgetter("architecture"))
+    )
     for line in itertools.product(datasets, networks):
         cells = [found.get((*line, *case)) for case in CASES]
         if any(cells):
             lines.append((*line, *(_cell(cell, shown) for cell in cells)))
     return nonlinear_thresholds.markdown(lines) + "\n"
-
-
-def _network(row: dict[str, Any]) -> str:
-    return str(row["architecture"])
 
 
 def _case(row: dict[str, Any]) -> tuple[Any, ...]:

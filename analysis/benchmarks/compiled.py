@@ -10,7 +10,6 @@ None, never.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import tempfile
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from analysis.benchmarks.sweep_speed import arguments, machine, wait
+from analysis.benchmarks.sweep_speed import arguments, wait, write_rows
 from analysis.nonlinear_thresholds import OPTIONS
 from linvae.data import load_dataset
 from linvae.models import Architecture, build_model
@@ -78,14 +77,9 @@ def row(model: str, architecture: str, device: str, repeats: int) -> dict[str, A
 def main() -> None:
     """Run all cases and write them with the facts of the machine."""
     args = arguments(__doc__, __file__)
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
-        for case in CASES:
-            rows.append(row(*case, args.device, args.repeats))
-            print(rows[-1], flush=True)
-    found = {"rows": rows, "machine": machine(args.device)}
-    args.out.write_text(json.dumps(found, indent=2) + "\n")
+        write_rows(args, CASES, row)
 
 
 if __name__ == "__main__":

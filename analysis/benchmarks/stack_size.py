@@ -9,14 +9,13 @@ system and gets them again, empty, in every step; `linvae.train.parts.quick_size
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from typing import Any
 
 import numpy as np
 
-from analysis.benchmarks.sweep_speed import arguments, machine, wait
+from analysis.benchmarks.sweep_speed import arguments, wait, write_rows
 from analysis.nonlinear_thresholds import OPTIONS
 from linvae.data import ImageLayout
 from linvae.models import build_model
@@ -77,13 +76,7 @@ def row(shape: tuple[int, int, int], batch: int, device: str, repeats: int) -> d
 
 def main() -> None:
     """Run all cases and write them with the facts of the machine."""
-    args = arguments(__doc__, __file__)
-    rows = []
-    for case in CASES:
-        rows.append(row(*case, args.device, args.repeats))
-        print(rows[-1], flush=True)
-    found = {"rows": rows, "machine": machine(args.device)}
-    args.out.write_text(json.dumps(found, indent=2) + "\n")
+    write_rows(arguments(__doc__, __file__), CASES, row)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,20 @@ def machine(device: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "platform": platform.platform(),
     }
+
+
+def write_rows(
+    args: argparse.Namespace,
+    cases: Iterable[tuple[Any, ...]],
+    row: Callable[..., dict[str, Any]],
+) -> None:
+    """`row(*case, device, repeats)` of every case, printed and written with the machine's facts."""
+    rows = []
+    for case in cases:
+        rows.append(row(*case, args.device, args.repeats))
+        print(rows[-1], flush=True)
+    found = {"rows": rows, "machine": machine(args.device)}
+    args.out.write_text(json.dumps(found, indent=2) + "\n")
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ from scipy.special import chdtr
 
 from linvae import Moments, Solution, solve
 from linvae.data import Dataset, load_dataset
-from linvae.metrics.observe import observe, parts
+from linvae.metrics.observe import observe, pieces
 from linvae.models import Architecture, StackedVAE, build_model
 from linvae.objectives import GaussianLevel, Terms, gaussian_rate_per_unit
 from linvae.spec import LinearSpec
@@ -210,13 +210,12 @@ def observed_collapsed_share(model: StackedVAE, data: TrainingData) -> np.ndarra
     """As `predicted_collapsed_share`, over all samples of `data`, (n_seeds, n_points)."""
     noise = Noise(model.spec.latent_dims, [0], data.target.device)
     share = torch.zeros(len(model.seeds), model.n_points, dtype=torch.float64)
-    for index in parts(data):
-        target, condition = data.take(index[None])
-        last: GaussianLevel = model(target, condition, noise.next(len(index))).levels[-1]
-        last = GaussianLevel(last.mean[:, :, : len(index)], last.log_variance[:, :, : len(index)])
+    for batch, draw in pieces(model, data, lambda index: noise.next(len(index))):
+        last, n = model(*batch, draw).levels[-1], batch[0].shape[1]
+        last = GaussianLevel(last.mean[:, :, :n], last.log_variance[:, :, :n])
         square = last.mean.square() + torch.exp(last.log_variance)
         kl = gaussian_rate_per_unit(last, square, model.spec.prior_variances[-1])
-        share += (kl < EPSILON).double().mean((-2, -1)).cpu() * (len(index) / len(data))
+        share += (kl < EPSILON).double().mean((-2, -1)).cpu() * (n / len(data))
     return share.numpy()
 
 

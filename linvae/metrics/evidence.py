@@ -98,6 +98,7 @@ __all__ = [
 ]
 
 Array = npt.NDArray[np.float64]
+Batch = tuple[torch.Tensor, torch.Tensor | None]  # target, condition
 # antithetic pairs per sample, that choose: enough for `PAIRS` in all; the spread of their means is
 # the Monte-Carlo error, hence no fewer than the least
 LEAST_DRAWS, MOST_DRAWS, PAIRS = 4, 16, 30_000
@@ -394,7 +395,6 @@ def _both_signs(spec: LinearSpec, noise: torch.Tensor, index: torch.Tensor) -> l
     return list(torch.split(torch.cat([some, -some])[None], list(spec.latent_dims), dim=-1))
 
 
-@torch.no_grad()
 def _means(
     model: StackedVAE,
     data: TrainingData,
@@ -402,25 +402,34 @@ def _means(
 ) -> torch.Tensor:
     """Mean distortion and rates over all samples, (seeds, points, 1 + levels)."""
 
-    found: list[torch.Tensor] = []
-    with evaluating(model):
-        for batch, draw in pieces(model, data, noise):
-            terms = model(*batch, draw)
-            share = batch[0].shape[1] / len(data)
-            values = torch.cat([terms.distortion[..., None], terms.rates], dim=-1)
-            found.append(share * values.double())
-    return torch.stack(found).sum(dim=0)
+    def of_batch(batch: Batch, draw: list[torch.Tensor]) -> torch.Tensor:
+        terms = model(*batch, draw)
+        return torch.cat([terms.distortion[..., None], terms.rates], dim=-1)
+
+    return _mean(model, data, noise, of_batch)
+
+
+def _distortions_without_latent(model: StackedVAE, data: TrainingData) -> Array:
+    """D of every member whose decoder sees z_1 = 0, (seeds, points)."""
+    found = _mean(
+        model, data, lambda index: [], lambda batch, _: model.distortion_without_latent(*batch)
+    )
+    return np.asarray(found.cpu(), dtype=np.float64)
 
 
 @torch.no_grad()
-def _distortions_without_latent(model: StackedVAE, data: TrainingData) -> Array:
-    """D of every member whose decoder sees z_1 = 0, (seeds, points)."""
+def _mean(
+    model: StackedVAE,
+    data: TrainingData,
+    noise: Callable[[torch.Tensor], list[torch.Tensor]],
+    of_batch: Callable[[Batch, list[torch.Tensor]], torch.Tensor],
+) -> torch.Tensor:
+    """Mean over all samples of what `of_batch` says of some and their noise, float64."""
     found: list[torch.Tensor] = []
     with evaluating(model):
-        for batch, _ in pieces(model, data, lambda index: []):
-            share = batch[0].shape[1] / len(data)
-            found.append(share * model.distortion_without_latent(*batch).double())
-    return np.asarray(torch.stack(found).sum(dim=0).cpu(), dtype=np.float64)
+        for batch, draw in pieces(model, data, noise):
+            found.append(batch[0].shape[1] / len(data) * of_batch(batch, draw).double())
+    return torch.stack(found).sum(dim=0)
 
 
 def _as_arrays(found: list[torch.Tensor]) -> tuple[Array, Array]:

@@ -180,6 +180,20 @@ def test_many_samples_need_few_strata():
     assert {n: enough_strata(n) for n in counts} == counts
 
 
+def test_many_samples_are_certified_by_few_draws_of_each(monkeypatch):
+    model, data = equal_members(1)  # of 40 samples
+    monkeypatch.setattr(sys.modules["linvae.metrics.evidence"], "CERTIFYING", 40 * REPEATS * 3)
+    passes, forward = [], model.forward
+
+    def counted(*batch):
+        passes.append(1)
+        return forward(*batch)
+
+    monkeypatch.setattr(model, "forward", counted)
+    assert len(_terms_of_strata(model, data)[0]) == REPEATS
+    assert len(passes) == REPEATS * 3
+
+
 @pytest.mark.parametrize("strata", [1, 2, MOST_STRATA])
 def test_strata_are_standard_normal_and_cover_every_interval_once(strata):
     n, width = 4000, 2

@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
+    "Floors",
     "GaussianLevel",
     "Terms",
+    "batch_information",
     "bernoulli_error",
     "gaussian_distortion",
     "gaussian_rate_per_unit",
@@ -43,16 +45,46 @@ class GaussianLevel:
 
 
 @dataclass(frozen=True)
+class Floors:
+    """Free bits: rates below which there is no price, nats, (n_seeds or 1, n_points); -inf: none.
+
+    `unit`: under the rate of each unit of a level; `total`: under the rate of the level.
+    """
+
+    unit: Tensor
+    total: Tensor
+
+
+@dataclass(frozen=True)
 class Terms:
-    """What one forward pass gives: distortion (n_seeds, n_points), rates (..., levels), levels."""
+    """What one forward pass gives, means over the batch.
+
+    distortion (n_seeds, n_points), the rate of every unit [(n_seeds, n_points, k_l)], and q of
+    every level.
+    """
 
     distortion: Tensor
-    rates: Tensor
+    unit_rates: tuple[Tensor, ...]
     levels: tuple[GaussianLevel, ...]
 
-    def objective(self, betas: Tensor) -> Tensor:
-        """distortion + sum_l beta_l rate_l, (n_seeds, n_points); betas (..., levels)."""
-        return self.distortion + (betas * self.rates).sum(-1)
+    @property
+    def rates(self) -> Tensor:
+        """Of every level, (n_seeds, n_points, levels)."""
+        return torch.stack([rates.sum(-1) for rates in self.unit_rates], dim=-1)
+
+    def objective(self, betas: Tensor, floors: Floors | None = None) -> Tensor:
+        """distortion + sum_l beta_l price_l, (n_seeds, n_points); betas (..., levels).
+
+        The price is the rate, or with floors max(sum_j max(rate_j, unit floor), total floor).
+        """
+        return self.distortion + (betas * self._prices(floors)).sum(-1)
+
+    def _prices(self, floors: Floors | None) -> Tensor:
+        if floors is None:
+            return self.rates
+        floored = [torch.maximum(rates, floors.unit[..., None]) for rates in self.unit_rates]
+        prices = torch.stack([rates.sum(-1) for rates in floored], dim=-1)
+        return torch.maximum(prices, floors.total[..., None])
 
 
 def gaussian_distortion(squared_error: Tensor, dim: int, decoder_variance: Tensor) -> Tensor:
@@ -79,3 +111,21 @@ def gaussian_rate_per_unit(
     """
     log_ratio = level.log_variance - torch.log(torch.as_tensor(prior_variance))
     return (expected_square / prior_variance - 1 - log_ratio) / 2
+
+
+def batch_information(level: GaussianLevel, latents: Tensor) -> Tensor:
+    """Information of a latent about the members of its batch, nats, (n_seeds, n_points).
+
+        mean_i [ E log q(z|y_i) - log (1/B) sum_j q(z_i|y_j) ],    z_i ~ q(z|y_i), one each
+
+    `latents` (n_seeds, n_points, B, k): the z_i. Its own sample is among the j, so it is at most
+    log B. Source: He et al. 2019, I_q as their code estimates it.
+    """
+    mean, log_variance = level.mean, level.log_variance
+    constant = mean.shape[-1] * math.log(2 * math.pi)
+    own = -(constant + (1 + log_variance).sum(-1)) / 2
+    gap = latents[..., :, None, :] - mean[..., None, :, :]
+    exponent = gap.square() * torch.exp(-log_variance)[..., None, :, :]
+    log_q = -(constant + (exponent + log_variance[..., None, :, :]).sum(-1)) / 2
+    aggregate = torch.logsumexp(log_q, dim=-1) - math.log(mean.shape[-2])
+    return (own - aggregate).mean(-1)

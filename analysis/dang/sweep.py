@@ -33,10 +33,10 @@ from linvae import Moments, Solution, solve
 from linvae.data import Dataset, load_dataset
 from linvae.metrics.observe import observe, pieces
 from linvae.models import Architecture, StackedVAE, build_model
-from linvae.objectives import GaussianLevel, Terms, gaussian_rate_per_unit
+from linvae.objectives import GaussianLevel, gaussian_rate_per_unit
 from linvae.spec import LinearSpec
 from linvae.theory.observables import active_unit_counts
-from linvae.train import TrainConfig, TrainingData, train
+from linvae.train import ConstantBetas, TrainConfig, TrainingData, train
 from linvae.train.data import Noise
 
 ACTIVE, EPSILON = 0.01, 0.01  # latent units^2; nats
@@ -93,19 +93,12 @@ class Point:
     spec: LinearSpec
 
 
-class PointBetas:
-    """Constant KL weights, (n_points, levels), that need not be in proportion (a `KLWeight`)."""
+class PointBetas(ConstantBetas):
+    """Constant KL weights, (1, n_points, levels), that need not be in proportion."""
 
     def __init__(self, points: Sequence[Point], device: torch.device) -> None:
         grid = [point.spec.betas for point in points]
         self._betas = torch.tensor(grid, dtype=torch.float32, device=device)[None]
-
-    def betas(self) -> torch.Tensor:
-        """The same at every step, (1, n_points, levels)."""
-        return self._betas
-
-    def observe(self, terms: Terms, progress: float) -> None:
-        """Nothing to adapt."""
 
 
 def sweep_rows(

@@ -344,7 +344,7 @@ class _WatchedBetas(ConstantBetas):
         self._sums = torch.zeros(shape, dtype=torch.float64, device=device)
         self._counts = torch.zeros(len(CHECKPOINTS), dtype=torch.float64)
 
-    def observe(self, terms: Terms, progress: float) -> None:
+    def observe(self, terms: Terms, progress: float, stepped: torch.Tensor | None = None) -> None:
         """Add the batch to the window that it lies in."""
         inside = torch.tensor([float(c - WINDOW <= progress < c) for c in CHECKPOINTS])
         if not inside.any():

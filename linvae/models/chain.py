@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from linvae.data import ImageLayout
 from linvae.models.architecture import Architecture
 from linvae.models.blocks import Doubling
-from linvae.models.layers import StackedLinear, StackedMLP, StackShape
+from linvae.models.layers import StackedLinear, StackedMLP, StackShape, by_point
 from linvae.models.members import Collection, StackedMembers
 from linvae.models.networks import Networks
 from linvae.objectives import (
@@ -150,6 +150,10 @@ class StackedVAE(nn.Module):
         encoder = [*self.encoders[level].parameters(), self.log_variances[level]]
         return list(self.decoders[level].parameters()), encoder
 
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """Of the encoders of all levels; the others are the decoders'."""
+        return [p for level in range(len(self.encoders)) for p in self.level_parameters(level)[1]]
+
     def encode(self, level: int, below: Tensor) -> GaussianLevel:
         """q(z_l | what is below)."""
         out = self.encoders[level](below).to(below.dtype)  # where the products are bfloat16
@@ -171,12 +175,14 @@ class StackedVAE(nn.Module):
     ) -> tuple[Terms, list[Tensor]]:
         """Objective terms on one batch, and the sampled latents of every level.
 
-        `target` (n_seeds, batch, d) and `condition` (n_seeds, batch, dx): centred, data units;
+        `target` (n_seeds, batch, d) and `condition` (n_seeds, batch, dx): centred, data units,
+        shared by all points, or (n_seeds, n_points, batch, ...) where each member has its own;
         `noise`: standard normal, one (n_seeds, draws * batch, k_l) per level, shared by all
         points: `draws` latents of every sample.
         """
-        draws = noise[0].shape[1] // target.shape[1]
-        x, y = self._scaled(target[:, None], None if condition is None else condition[:, None])
+        target, condition = by_point(target), None if condition is None else by_point(condition)
+        draws = noise[0].shape[1] // target.shape[2]
+        x, y = self._scaled(target, condition)
         data = self._joined(x, y)
         levels: list[GaussianLevel] = []
         latents: list[Tensor] = []
@@ -186,9 +192,9 @@ class StackedVAE(nn.Module):
             else:
                 levels.append(self.encode(level, latents[-1]))
             latents.append(levels[-1].sample(noise[level][:, None]))
-        distortion = self._distortion(latents[0], x, y, target[:, None])
-        rates = [r.sum(-1).mean(-1) for r in self.rates_per_unit(levels, latents)]
-        return Terms(distortion, torch.stack(rates, dim=-1), tuple(levels)), latents
+        distortion = self._distortion(latents[0], x, y, target)
+        rates = [r.mean(-2) for r in self.rates_per_unit(levels, latents)]
+        return Terms(distortion, tuple(rates), tuple(levels)), latents
 
     def _scaled(self, target: Tensor, condition: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """Condition and target as the networks see them: centred, of norm about 1."""
@@ -215,9 +221,10 @@ class StackedVAE(nn.Module):
 
     def distortion_without_latent(self, target: Tensor, condition: Tensor | None) -> Tensor:
         """The same where the decoder sees z_1 = 0 whatever the data are: a collapsed model."""
-        x, y = self._scaled(target[:, None], None if condition is None else condition[:, None])
-        shape = (len(self.seeds), self.n_points, target.shape[1], self.spec.latent_dims[0])
-        return self._distortion(y.new_zeros(shape), x, y, target[:, None])
+        target, condition = by_point(target), None if condition is None else by_point(condition)
+        x, y = self._scaled(target, condition)
+        shape = (len(self.seeds), self.n_points, target.shape[2], self.spec.latent_dims[0])
+        return self._distortion(y.new_zeros(shape), x, y, target)
 
     def _bernoulli_error(
         self, latent: Tensor, x: Tensor | None, y: Tensor, target: Tensor

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from linvae.models.activations import ACTIVATIONS
 
-__all__ = ["StackShape", "StackedLinear", "StackedMLP"]
+__all__ = ["StackShape", "StackedLinear", "StackedMLP", "by_point"]
 
 
 class StackShape:
@@ -54,6 +54,14 @@ class StackShape:
     def constant(self, *shape: int, value: float = 0.0) -> nn.Parameter:
         """Parameter (n_seeds, n_points, *shape) filled with `value`."""
         return nn.Parameter(torch.full((self.n_seeds, self.n_points, *shape), value))
+
+
+def by_point(data: Tensor) -> Tensor:
+    """Data of a batch with an axis of points: of length 1 where all points of a seed share them.
+
+    (n_seeds, batch, features) or (n_seeds, n_points, batch, features) -> the latter.
+    """
+    return data[:, None] if data.ndim == 3 else data
 
 
 class StackedLinear(nn.Module):

@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from linvae.models.layers import StackedLinear, StackShape
+from linvae.models.layers import StackedLinear, StackShape, by_point
 from linvae.objectives import GaussianLevel, Terms, gaussian_rate_per_unit
 from linvae.spec import VAESpec
 
@@ -104,12 +104,13 @@ class StackedEmbedding(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(n_seeds, batch, T) -> (n_seeds, n_points, T, batch, dim); padding gets a token's vector.
 
+        Tokens may have an axis of points, (n_seeds, n_points, batch, T), as everywhere here.
         Raises ValueError for what is no token of the vocabulary.
         """
         seeds, points, vocabulary, _ = self.weight.shape
         _check_tokens(tokens, seeds, vocabulary)
         members = torch.arange(seeds * points, device=tokens.device).view(seeds, points, 1, 1)
-        rows = tokens.mT[:, None].clamp(min=0) + members * vocabulary
+        rows = by_point(tokens).mT.clamp(min=0) + members * vocabulary
         return functional.embedding(rows, self.weight.flatten(0, 2))
 
 
@@ -273,8 +274,8 @@ class SequenceEncoder(nn.Module):
     def forward(self, tokens: Tensor) -> GaussianLevel:
         """q(z|y) of `tokens` (n_seeds, batch, T); the last state is the one before any padding."""
         states, _ = self.lstm(self.embedding(tokens))
-        last = (tokens != PADDING).sum(-1) - 1
-        index = last[:, None, None, :, None].expand(*states.shape[:2], 1, *states.shape[3:])
+        last = (by_point(tokens) != PADDING).sum(-1) - 1
+        index = last[:, :, None, :, None].expand(*states.shape[:2], 1, *states.shape[3:])
         mean, log_variance = self.outer(states.gather(2, index)[:, :, 0]).chunk(2, dim=-1)
         return GaussianLevel(mean, log_variance)
 
@@ -315,12 +316,13 @@ class SequenceDecoder(nn.Module):
         """
         states = self._states(z, tokens[..., :-1])
         seeds, points, steps, rows, _ = states.shape
-        following = tokens[..., 1:].mT.repeat(1, 1, rows // tokens.shape[1]).flatten(1)
+        following = by_point(tokens)[..., 1:].mT
+        following = following.repeat(1, 1, 1, rows // tokens.shape[-2]).flatten(2)
         vocabularies = seeds * points * self.outer.weight.shape[2]  # entries of one row
         size = max(1, LOGITS_AT_ONCE // vocabularies)
         parts = zip(
             torch.split(states.flatten(2, 3), size, dim=2),
-            torch.split(following, size, dim=1),
+            torch.split(following, size, dim=2),
             strict=True,
         )
         if vocabularies * steps * rows <= LOGITS_KEPT:
@@ -337,7 +339,7 @@ class SequenceDecoder(nn.Module):
                 raise ValueError("z=None is for a decoder with latent_dim=0, the language model")
             c = self.first_cell(z)
             initial = torch.tanh(c), c
-        batch = tokens.shape[1]
+        batch = tokens.shape[-2]
         states, _ = self.lstm(self.dropout_in(self.embedding(tokens), batch), z, initial)
         dropped: Tensor = self.dropout_out(states, batch)
         return dropped
@@ -345,7 +347,7 @@ class SequenceDecoder(nn.Module):
     def _nats(self, states: Tensor, following: Tensor) -> Tensor:
         """-log p(following | states), 0 for padding, (n_seeds, n_points, rows)."""
         logits = self.outer(states)
-        targets = following[:, None].expand(logits.shape[:-1])
+        targets = following.expand(logits.shape[:-1])
         nats = functional.cross_entropy(
             logits.flatten(0, 2), targets.flatten(), ignore_index=PADDING, reduction="none"
         )
@@ -371,6 +373,20 @@ class _StackOfTexts(nn.Module):
         self.seeds, self.n_points = stack.seeds, n_points
         self._build(stack)
 
+    @property
+    def architecture(self) -> SequenceSizes:
+        """Sizes of the networks."""
+        return self.sizes
+
+    @property
+    def curvature(self) -> float:
+        """1: learning rates of SGD are in units of the parameters themselves."""
+        return 1.0
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """Of the encoder; the others are the decoder's."""
+        return []
+
     def _build(self, stack: StackShape) -> None:
         raise NotImplementedError
 
@@ -391,6 +407,10 @@ class StackedTextVAE(_StackOfTexts):
         self.encoder = SequenceEncoder(stack, self.vocabulary, k, sizes)
         self.decoder = SequenceDecoder(stack, self.vocabulary, k, sizes)
 
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """Of the encoder; the others are the decoder's."""
+        return list(self.encoder.parameters())
+
     def forward(self, target: Tensor, condition: Tensor | None, noise: Sequence[Tensor]) -> Terms:
         """Objective terms on one batch; arguments as in `forward_with_latents`."""
         return self.forward_with_latents(target, condition, noise)[0]
@@ -403,11 +423,11 @@ class StackedTextVAE(_StackOfTexts):
         `noise`: one standard normal (n_seeds, draws * batch, k), shared by all points.
         """
         _refuse_condition(condition)
-        level = self.encoder(target).repeat(noise[0].shape[1] // target.shape[1])
+        level = self.encoder(target).repeat(noise[0].shape[1] // target.shape[-2])
         latents = [level.sample(noise[0][:, None])]
         distortion = self.decoder.cross_entropy(latents[0], target).mean(-1)
-        rate = self.rates_per_unit([level], latents)[0].sum(-1).mean(-1)
-        return Terms(distortion, rate[..., None], (level,)), latents
+        rates = self.rates_per_unit([level], latents)[0].mean(-2)
+        return Terms(distortion, (rates,), (level,)), latents
 
     def rates_per_unit(
         self, levels: Sequence[GaussianLevel], latents: Sequence[Tensor]
@@ -435,7 +455,7 @@ class StackedLanguageModel(_StackOfTexts):
         nats = self.decoder.cross_entropy(None, target)
         mean = nats.new_zeros(*nats.shape, self.spec.latent_dim)
         prior = GaussianLevel(mean, torch.full_like(mean, math.log(self.spec.prior_variance)))
-        return Terms(nats.mean(-1), torch.zeros_like(nats[..., :1]), (prior,))
+        return Terms(nats.mean(-1), (torch.zeros_like(mean[..., 0, :]),), (prior,))
 
 
 def pad(tokens: Tensor, lengths: Tensor) -> Tensor:
@@ -465,7 +485,8 @@ def _refuse_condition(condition: Tensor | None) -> None:
 def _check_tokens(tokens: Tensor, seeds: int, vocabulary: int) -> None:
     """ValueError unless these are sequences of tokens with padding at their ends only."""
     integers = tokens.dtype == torch.long
-    if not integers or tokens.ndim != 3 or tokens.shape[0] != seeds or tokens.shape[2] < 1:
+    shaped = tokens.ndim in (3, 4) and tokens.shape[0] == seeds and tokens.shape[-1] >= 1
+    if not (integers and shaped):
         raise ValueError(
             f"tokens are {tokens.dtype} of shape {tuple(tokens.shape)}, but must be torch.int64 of "
             f"shape ({seeds}, batch, T), T >= 1 (a decoder needs one more: it is given the first)"

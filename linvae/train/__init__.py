@@ -2,29 +2,46 @@
 
 from linvae.train.cells import CellStore, Trained, train_cells
 from linvae.train.checkpoint import Checkpoint
+from linvae.train.config import TrainConfig
 from linvae.train.data import TrainingData, pick_device
-from linvae.train.kl_weight import AnnealedBetas, ConstantBetas, CyclicalBetas, InformationControl
-from linvae.train.loop import DivergedError, TrainConfig, TrainResult, train
+from linvae.train.kl_weight import ConstantBetas, InformationControl
+from linvae.train.loop import DivergedError, TrainResult, train
 from linvae.train.memory import MemoryPrediction, predict_memory
 from linvae.train.parts import copies
+from linvae.train.remedies import (
+    REMEDIES,
+    Aggressive,
+    Annealing,
+    Cyclical,
+    Remedy,
+    RemedyBetas,
+    named_remedy,
+)
 from linvae.train.run import Diverged, Stopped
+from linvae.train.validation import Plateau
 
 __all__ = [
-    "AnnealedBetas",
+    "REMEDIES",
+    "Aggressive",
+    "Annealing",
     "CellStore",
     "Checkpoint",
     "ConstantBetas",
-    "CyclicalBetas",
+    "Cyclical",
     "Diverged",
     "DivergedError",
     "InformationControl",
     "MemoryPrediction",
+    "Plateau",
+    "Remedy",
+    "RemedyBetas",
     "Stopped",
     "TrainConfig",
     "TrainResult",
     "Trained",
     "TrainingData",
     "copies",
+    "named_remedy",
     "pick_device",
     "predict_memory",
     "train",

@@ -48,9 +48,10 @@ from linvae.train.checkpoint import (
     study_identity,
     write_file,
 )
+from linvae.train.config import TrainConfig
 from linvae.train.data import TrainingData
 from linvae.train.kl_weight import KLWeight
-from linvae.train.loop import DivergedError, TrainConfig, TrainResult, train
+from linvae.train.loop import DivergedError, TrainResult, train
 from linvae.train.parts import Size, out_of_memory, quick_size, size_that_fits, smaller
 from linvae.train.run import Diverged, Stopped
 

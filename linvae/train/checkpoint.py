@@ -38,7 +38,7 @@ from linvae.train.kl_weight import KLWeight
 from linvae.version import __version__
 
 if TYPE_CHECKING:
-    from linvae.train.loop import TrainConfig
+    from linvae.train.config import TrainConfig
 
 __all__ = [
     "Checkpoint",
@@ -120,9 +120,10 @@ class Checkpoint:
 
 def study_identity(
     spec: LinearSpec,
-    architecture: str | Architecture,
+    architecture: Any,
     data: TrainingData,
     config: TrainConfig,
+    validation: TrainingData | None = None,
 ) -> Identity:
     """What all members of a study share; a member adds its seed and the setting of its KL weight.
 
@@ -133,10 +134,12 @@ def study_identity(
         "linvae": __version__,
         "training": TRAINING,
         "spec": {"kind": type(spec).__name__} | dataclasses.asdict(spec),  # type: ignore[call-overload]
-        "architecture": dataclasses.asdict(Architecture.of(architecture)),
+        "architecture": dataclasses.asdict(
+            Architecture.of(architecture) if isinstance(architecture, str) else architecture
+        ),
         "data_sha256": data.sha256,
         "config": dataclasses.asdict(config),
-    }
+    } | ({} if validation is None else {"validation_sha256": validation.sha256})
 
 
 def member_identity(

@@ -15,8 +15,17 @@ import torch
 from torch import Tensor
 
 from linvae.data import ImageLayout
+from linvae.models.layers import by_point
 
-__all__ = ["BatchOrder", "HostRows", "Noise", "TrainingData", "free_bytes", "pick_device"]
+__all__ = [
+    "BatchOrder",
+    "Binarisation",
+    "HostRows",
+    "Noise",
+    "TrainingData",
+    "free_bytes",
+    "pick_device",
+]
 
 BLOCK = 4096  # samples hashed at a time
 RESIDENT_SHARE = 0.5  # of the free memory that the data may fill; the rest is for the training
@@ -57,12 +66,13 @@ class TrainingData:
 
     Tensors where the data are resident on the device, `HostRows` where they are streamed; batches
     are the same bit for bit. `image`: where their coordinates lie in an image, None where they are
-    no pixels.
+    no pixels. Sequences of tokens, int64 (n, T), have their `lengths` (n,): see `from_tokens`.
     """
 
     target: Tensor | HostRows
     condition: Tensor | HostRows | None
     image: ImageLayout | None = None
+    lengths: Tensor | None = None
 
     @classmethod
     def from_arrays(
@@ -95,6 +105,22 @@ class TrainingData:
 
         return cls(rows(target), None if condition is None else rows(condition), image)
 
+    @classmethod
+    def from_tokens(
+        cls, tokens: npt.NDArray[np.integer], device: str | torch.device = "cpu"
+    ) -> TrainingData:
+        """Sequences of tokens (n, T), each followed by -1 to the length of the longest.
+
+        Batches are of about the same length (`BatchOrder`) and end with their longest sequence.
+        """
+        target = torch.as_tensor(tokens, dtype=torch.long, device=device)
+        return cls(target, None, lengths=(target >= 0).sum(-1))
+
+    @property
+    def sizes(self) -> Tensor | None:
+        """Predicted tokens of every sequence, (n,); None where the samples are no sequences."""
+        return None if self.lengths is None else self.lengths - 1
+
     def __len__(self) -> int:
         """Number of samples."""
         return len(self.target)
@@ -118,6 +144,8 @@ class TrainingData:
 
     def take(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """Rows `index` of both, with the shape of `index` in front."""
+        if self.lengths is not None:
+            return self.target[index][..., : int(self.lengths[index].max())], None
         return self.target[index], None if self.condition is None else self.condition[index]
 
 
@@ -142,25 +170,43 @@ def stream(purpose: str, seed: int) -> torch.Generator:
 class BatchOrder:
     """Shuffled epochs without replacement, one order per seed; an incomplete batch is carried over.
 
-    The order depends on the seed only, never on what else is in the stack.
+    The order depends on seed and `purpose` only, never on what else is in the stack. With `lengths`
+    of the samples a batch has samples of about the same length: those of an epoch sorted by it,
+    ties at random, cut into batches, the batches shuffled; the few that fill no batch are others in
+    every epoch.
     """
 
-    def __init__(self, n_samples: int, batch_size: int, seeds: Sequence[int]) -> None:
+    def __init__(
+        self,
+        n_samples: int,
+        batch_size: int,
+        seeds: Sequence[int],
+        lengths: Tensor | None = None,
+        purpose: str = "order",
+    ) -> None:
         self.n_samples = n_samples
         self.batch_size = min(batch_size, n_samples)
-        self._generators = [stream("order", seed) for seed in seeds]
+        self._lengths = None if lengths is None else lengths.cpu()
+        self._generators = [stream(purpose, seed) for seed in seeds]
         self._queues = [torch.empty(0, dtype=torch.long) for _ in seeds]
 
-    def next(self) -> Tensor:
-        """Indices of the next batch, (n_seeds, batch)."""
+    def next(self, rows: Sequence[int] | None = None) -> Tensor:
+        """Indices of the next batch of the seeds at `rows`, None: of all, (rows, batch)."""
         batches = []
-        for i, generator in enumerate(self._generators):
+        for i in range(len(self._generators)) if rows is None else rows:
             if len(self._queues[i]) < self.batch_size:
-                epoch = torch.randperm(self.n_samples, generator=generator)
-                self._queues[i] = torch.cat([self._queues[i], epoch])
+                self._queues[i] = torch.cat([self._queues[i], self._epoch(self._generators[i])])
             batches.append(self._queues[i][: self.batch_size])
             self._queues[i] = self._queues[i][self.batch_size :]
         return torch.stack(batches)
+
+    def _epoch(self, generator: torch.Generator) -> Tensor:
+        epoch = torch.randperm(self.n_samples, generator=generator)
+        if self._lengths is None:
+            return epoch
+        epoch = epoch[: self.n_samples - self.n_samples % self.batch_size]
+        batches = epoch[torch.argsort(self._lengths[epoch], stable=True)].view(-1, self.batch_size)
+        return batches[torch.randperm(len(batches), generator=generator)].flatten()
 
     def state(self) -> dict[str, Tensor]:
         """What is left of every seed's epoch, and the state of its generator."""
@@ -191,9 +237,10 @@ class Noise:
         seeds: Sequence[int],
         device: torch.device,
         draws: Literal[1, 2] = 2,
+        purpose: str = "noise",
     ) -> None:
         self.widths, self.device, self.draws = tuple(widths), device, draws
-        self._generators = [stream("noise", seed) for seed in seeds]
+        self._generators = [stream(purpose, seed) for seed in seeds]
 
     def next(self, batch: int) -> list[Tensor]:
         """One (n_seeds, draws * batch, k_l) tensor per level; second half = minus the first."""
@@ -203,6 +250,31 @@ class Noise:
         if self.draws == 2:
             draw = torch.cat([draw, -draw], dim=1)
         return list(torch.split(draw.to(self.device), list(self.widths), dim=-1))
+
+    def state(self) -> dict[str, Tensor]:
+        """The state of every seed's generator."""
+        return _generator_states(self._generators)
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from `state`."""
+        _restore_generators(self._generators, state)
+
+
+class Binarisation:
+    """Black and white pixels drawn again for every batch from their gray values as probabilities.
+
+    One stream per seed, shared by its points. Source: Salakhutdinov & Murray 2008.
+    """
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._generators = [stream("binarisation", seed) for seed in seeds]
+
+    def next(self, target: Tensor) -> Tensor:
+        """Of gray values (n_seeds, batch, d) or (n_seeds, n_points, batch, d), the same shape."""
+        shape = target.shape[-2:]
+        draws = torch.stack([torch.rand(shape, generator=g) for g in self._generators])
+        draws = draws.to(target.device)
+        return (by_point(draws) if target.ndim == 4 else draws).lt(target).to(target.dtype)
 
     def state(self) -> dict[str, Tensor]:
         """The state of every seed's generator."""

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from linvae.models.chain import StackedVAE
+from linvae.train.kept import Kept
 
 __all__ = ["EarlyStop"]
 
@@ -43,7 +44,7 @@ class EarlyStop:
         self.steady = torch.ones_like(self.ended)  # same betas in this window and into it
         self.was_steady = torch.zeros_like(self.ended)  # in the last one
         self.betas: Tensor | None = None
-        self.kept: dict[str, Tensor] = {}
+        self.kept = Kept()
 
     def observe(self, step: int, model: StackedVAE, members: Tensor, betas: Tensor) -> bool:
         """After `step` steps, with the objectives of the last; True where some member stops now."""
@@ -61,26 +62,17 @@ class EarlyStop:
         self.stopped_at[now] = step
         self.ended |= now | ~torch.isfinite(mean)
         if bool(now.any()):
-            self._keep(model, now)
+            self.kept.keep(model, now)
             return True
         return False
 
-    def _keep(self, model: StackedVAE, members: Tensor) -> None:
-        for name, values in model.state_dict().items():
-            kept = self.kept.setdefault(name, values.detach().clone())
-            kept[members] = values.detach()[members]
-
-    @torch.no_grad()
     def put_back(self, model: StackedVAE) -> None:
         """Give every member that stopped the parameters it had then."""
-        stopped = self.stopped_at > 0
-        for name, values in model.state_dict().items():
-            if name in self.kept:
-                values[stopped] = self.kept[name][stopped]
+        self.kept.put_back(model, self.stopped_at > 0)
 
     def state(self) -> dict[str, Tensor]:
         """All that changed since the first step."""
-        kept = {f"kept.{name}": values for name, values in self.kept.items()}
+        kept = {f"kept.{name}": values for name, values in self.kept.state().items()}
         betas = {} if self.betas is None else {"betas": self.betas}
         return {name: getattr(self, name) for name in STATE} | betas | kept
 
@@ -90,5 +82,5 @@ class EarlyStop:
         for name in STATE:
             setattr(self, name, state[name].to(device))
         self.betas = state["betas"].to(device) if "betas" in state else None
-        kept = {name: values for name, values in state.items() if name.startswith("kept.")}
-        self.kept = {name.partition(".")[2]: values.to(device) for name, values in kept.items()}
+        kept = {k.removeprefix("kept."): v for k, v in state.items() if k.startswith("kept.")}
+        self.kept.restore(kept, device)

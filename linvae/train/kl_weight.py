@@ -15,12 +15,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from linvae.objectives import Terms
+from linvae.objectives import Floors, Terms
+from linvae.train.remedies import Aggressive
 
 __all__ = [
-    "AnnealedBetas",
     "ConstantBetas",
-    "CyclicalBetas",
     "InformationControl",
     "KLWeight",
     "information",
@@ -36,11 +35,22 @@ class KLWeight(Protocol):
     is in `setting`, so that a finished member is recognised.
     """
 
+    @property
+    def floors(self) -> Floors | None:
+        """Free bits under the rates, None where there are none."""
+
+    @property
+    def aggressive(self) -> tuple[Aggressive | None, ...]:
+        """The inner loops of the points, () where there are none."""
+
     def betas(self) -> Tensor:
         """The KL weights of this step."""
 
-    def observe(self, terms: Terms, progress: float) -> None:
-        """Called after each step with its terms; `progress` runs from 0 to 1."""
+    def observe(self, terms: Terms, progress: float, stepped: Tensor | None = None) -> None:
+        """Called after each step with its terms; `progress` runs from 0 to 1.
+
+        `stepped`: the members whose decoders did; None: all.
+        """
 
     def setting(self, point: int) -> dict[str, object]:
         """What sets the KL weight of the members of `point`, in JSON's types."""
@@ -58,6 +68,9 @@ class KLWeight(Protocol):
 class ConstantBetas:
     """The same betas from beginning to end: `factors` (n_points,) times `betas` (levels,)."""
 
+    floors = None
+    aggressive: tuple[Aggressive | None, ...] = ()
+
     def __init__(
         self, factors: Sequence[float], betas: Sequence[float], device: torch.device
     ) -> None:
@@ -68,7 +81,7 @@ class ConstantBetas:
         """Constant."""
         return self._betas
 
-    def observe(self, terms: Terms, progress: float) -> None:
+    def observe(self, terms: Terms, progress: float, stepped: Tensor | None = None) -> None:
         """Nothing to adapt."""
 
     def setting(self, point: int) -> dict[str, object]:
@@ -87,105 +100,6 @@ class ConstantBetas:
         """Nothing to go on from."""
 
 
-class _ScheduledBetas(ConstantBetas):
-    """Betas that are a `share` of their final value, which depends on the step alone."""
-
-    step = 0
-
-    def share(self) -> float:
-        """Of the final betas, at this step."""
-        raise NotImplementedError
-
-    def betas(self) -> Tensor:
-        """The share of this step times the final betas."""
-        return self.share() * self._betas
-
-    def observe(self, terms: Terms, progress: float) -> None:
-        """Count the step."""
-        self.step += 1
-
-    def state(self) -> dict[str, Tensor]:
-        """The step."""
-        return {"step": torch.tensor(self.step)}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from `state`."""
-        self.step = int(state["step"])
-
-
-class AnnealedBetas(_ScheduledBetas):
-    """Betas that rise linearly from `start` times their value to all of it over `warmup_steps`.
-
-    Source: Bowman et al. 2016, Generating sentences from a continuous space (KL annealing).
-    """
-
-    def __init__(
-        self,
-        factors: Sequence[float],
-        betas: Sequence[float],
-        device: torch.device,
-        *,
-        warmup_steps: int,
-        start: float = 0.0,
-    ) -> None:
-        super().__init__(factors, betas, device)
-        _check_count("warmup_steps", warmup_steps, "AnnealedBetas")
-        _check_share("start", start, "AnnealedBetas")
-        self.warmup_steps, self.start = warmup_steps, start
-
-    def share(self) -> float:
-        """start + (1 - start) min(1, step/warmup_steps)."""
-        return self.start + (1 - self.start) * min(1.0, self.step / self.warmup_steps)
-
-    def setting(self, point: int) -> dict[str, object]:
-        """The final betas and the schedule."""
-        return super().setting(point) | {
-            "kind": "annealed betas",
-            "warmup_steps": self.warmup_steps,
-            "start": self.start,
-        }
-
-
-class CyclicalBetas(_ScheduledBetas):
-    """`cycles` times over: betas rise linearly from 0 during `ramp` of the cycle, then stay.
-
-    A cycle has `steps`/`cycles` steps; after the last one the betas stay at their value.
-    Source: Fu et al. 2019, Cyclical annealing schedule, equations 6 and 7.
-    """
-
-    def __init__(
-        self,
-        factors: Sequence[float],
-        betas: Sequence[float],
-        device: torch.device,
-        *,
-        steps: int,
-        cycles: int = 4,
-        ramp: float = 0.5,
-    ) -> None:
-        super().__init__(factors, betas, device)
-        _check_count("steps", steps, "CyclicalBetas")
-        _check_count("cycles", cycles, "CyclicalBetas")
-        _check_share("ramp", ramp, "CyclicalBetas")
-        self.steps, self.cycles, self.ramp = steps, cycles, ramp
-
-    def share(self) -> float:
-        """min(1, position in the cycle/ramp), the position from 0 to 1; 1 with ramp=0."""
-        if self.step >= self.steps:
-            return 1.0
-        position = (self.step * self.cycles) % self.steps / self.steps
-        return 1.0 if position >= self.ramp else position / self.ramp
-
-    def setting(self, point: int) -> dict[str, object]:
-        """The final betas and the schedule."""
-        return super().setting(point) | {
-            "kind": "cyclical betas",
-            "steps": self.steps,
-            "cycles": self.cycles,
-            "ramp": self.ramp,
-        }
-
-
 class InformationControl:
     """Proportional-integral control of the log factor on all betas, per member.
 
@@ -200,6 +114,8 @@ class InformationControl:
     below, once awake, would come to hold them.
     """
 
+    floors = None
+    aggressive: tuple[Aggressive | None, ...] = ()
     GAIN, OFFSET, PROPORTIONAL = 0.01, 0.1, 5.0  # per step; nats; per nat
     AWAKE = 0.05  # nats, well above what noise alone holds
     AVERAGE_FROM = 0.85  # share of the run after which the results are averaged
@@ -236,7 +152,7 @@ class InformationControl:
         """exp(log factor) times a push proportional to the last error."""
         return self._factor()[..., None] * self._base
 
-    def observe(self, terms: Terms, progress: float) -> None:
+    def observe(self, terms: Terms, progress: float, stepped: Tensor | None = None) -> None:
         """Integrate the error; in the last part also keep the statistics for the result."""
         statistics = level_statistics(terms, self.level)
         if progress >= self.AVERAGE_FROM:
@@ -314,16 +230,6 @@ class InformationControl:
         self._error = state["error"].to(device)
         self._averaged = int(state["averaged"])
         self._factors, self._pooled = state["factors"].to(device), state["pooled"].to(device)
-
-
-def _check_count(name: str, value: int, where: str) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r} must be an integer >= 1 in {where}")
-
-
-def _check_share(name: str, value: float, where: str) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name}={value!r} must be between 0 and 1 in {where}")
 
 
 def unit_statistics(mean: Tensor, log_variance: Tensor) -> Tensor:

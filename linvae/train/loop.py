@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from linvae.models.chain import StackedVAE
-from linvae.objectives import Terms
+from linvae.objectives import Floors, Terms
 from linvae.train.checkpoint import Checkpoint, stack_identity, study_identity
-from linvae.train.data import BatchOrder, Noise, TrainingData
+from linvae.train.config import Precision, TrainConfig
+from linvae.train.data import BatchOrder, Binarisation, Noise, TrainingData
 from linvae.train.early_stop import EarlyStop
 from linvae.train.kl_weight import InformationControl, KLWeight
+from linvae.train.optimizer import MemberOptimizer, clip_gradients, make_optimizer
 from linvae.train.run import Diverged, Run, Saver, Stopped
+from linvae.train.validation import PlateauRates, validate
+from linvae.train.walk import JointWalk, MemberWalk
 
 __all__ = [
     "DivergedError",
-    "TrainConfig",
     "TrainResult",
-    "make_optimizer",
+    "new_optimizer",
     "train",
     "update",
 ]
 
-Schedule = Literal["cosine", "linear", "constant"]
-Precision = Literal["float32", "tf32", "bf16"]
-LAST_SHARE = 0.01  # of the learning rate, where a schedule ends
 LEAST = 1e-20  # of what gradients are divided by: where a beta is 0 they are 0 and stay so
 UPPER_SHARE = 0.25  # of the steps of upper levels: latents have variances of several eta^2
 
@@ -57,93 +58,15 @@ class DivergedError(ArithmeticError):
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """How to train; the sweep itself is in the model (members) and the KL weights.
-
-    Learning rate: rises linearly over `warmup_steps`; constant for `constant_share` of the steps,
-    then down to 1 % of it along a cosine or a line (`schedule`; "constant": not at all).
-    "sgd" has momentum 0.9 and takes it in units of 1/curvature of the distortion in the decoder's
-    output (`StackedVAE.curvature`): 1.0 suits any data and decoder variance, 3.8 is the limit of a
-    quadratic. Gradients of upper levels are scaled to a quarter of that curvature at any beta.
-    `draws` of the latent per sample: see `linvae.train.data.Noise`.
-    `stop_tolerance`: the criterion of `linvae.train.early_stop`, in windows of `stop_window` steps.
-    `precision`: of the networks' products; parameters, latents and the objective are float32 in
-    each. "tf32" is for CUDA, "bf16" for CUDA and for CPUs that have it in hardware.
-    `compile`: torch.compile for the forward and backward pass. On one core a step of linear models
-    takes 0.6 of the time, which pays after some thousand steps, of MLPs 1.5
-    (`analysis/benchmarks/compiled.py`).
-    """
-
-    steps: int = 3000
-    batch_size: int = 32
-    learning_rate: float = 3e-3
-    optimizer: Literal["adam", "sgd"] = "adam"
-    constant_share: float = 0.4
-    log_every: int = 100
-    schedule: Schedule = "cosine"
-    warmup_steps: int = 0
-    draws: Literal[1, 2] = 2
-    stop_tolerance: float | None = None
-    stop_window: int = 200
-    precision: Precision = "float32"
-    compile: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be trained, naming it."""
-        for name in ("steps", "batch_size", "log_every", "stop_window"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r} must be an integer >= 1 in TrainConfig")
-        self._check_choices()
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ValueError(
-                f"learning_rate={self.learning_rate!r} must be a finite number > 0 in TrainConfig"
-            )
-        if not 0 <= self.constant_share <= 1:
-            raise ValueError(
-                f"constant_share={self.constant_share!r} must be between 0 and 1 in TrainConfig"
-            )
-        if self.optimizer not in ("adam", "sgd"):
-            raise ValueError(f"optimizer={self.optimizer!r} must be 'adam' or 'sgd'")
-
-    def _check_choices(self) -> None:
-        if not isinstance(self.warmup_steps, int) or not 0 <= self.warmup_steps <= self.steps:
-            raise ValueError(
-                f"warmup_steps={self.warmup_steps!r} must be an integer between 0 and "
-                f"steps={self.steps} in TrainConfig"
-            )
-        if self.draws not in (1, 2):
-            raise ValueError(f"draws={self.draws!r} must be 1 or 2 in TrainConfig")
-        for name, choices in (("schedule", get_args(Schedule)), ("precision", get_args(Precision))):
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} must be one of {choices} in TrainConfig"
-                )
-        if self.stop_tolerance is not None and not 0 < self.stop_tolerance < math.inf:
-            raise ValueError(
-                f"stop_tolerance={self.stop_tolerance!r} must be a finite number > 0, or None to "
-                "train all steps, in TrainConfig"
-            )
-
-    def learning_rate_factor(self, step: int) -> float:
-        """Multiplier of the learning rate at `step`."""
-        rise = min(1.0, (step + 1) / max(1, self.warmup_steps))
-        start = self.constant_share * self.steps
-        if step < start or self.schedule == "constant":
-            return rise
-        phase = (step - start) / max(1.0, self.steps - start)
-        left = 1 - phase if self.schedule == "linear" else (1 + math.cos(math.pi * phase)) / 2
-        return rise * (LAST_SHARE + (1 - LAST_SHARE) * left)
-
-
-@dataclass(frozen=True)
 class TrainResult:
     """History rows (step, mean distortion, rates and betas of every member) and seconds.
 
     `diverged`: members that are lost, with NaN in their parameters and rows; the others are not
     touched by them. `stopped`: members that stopped early, with the parameters they had then; they
     have no rows after that. `stacks`: in how many, one after another, they were trained now (0: all
-    came from a store).
+    came from a store). `steps`: forward passes. `counts`, (n_seeds, n_points) each: where members
+    go their own way, the steps of their encoders and decoders, and the step that ended their phase
+    of inner loops (`linvae.train.walk.MemberWalk`).
     """
 
     history: list[dict[str, float]]
@@ -152,6 +75,7 @@ class TrainResult:
     diverged: tuple[Diverged, ...] = ()
     stopped: tuple[Stopped, ...] = ()
     stacks: int = 1
+    counts: dict[str, Tensor] = field(default_factory=dict)
 
 
 def train(
@@ -161,12 +85,16 @@ def train(
     config: TrainConfig,
     progress: Callable[[int], None] | None = None,
     checkpoint: Checkpoint | None = None,
+    validation: TrainingData | None = None,
 ) -> TrainResult:
     """Train every member of `model` on `data`; parameters are updated in place.
 
     Members never interact: the loss is their sum, the optimiser works entry by entry, and members
     of one seed see the same batches and the same noise, so a member's result does not depend on
-    what else is in the stack. `progress` is called with the number of steps done.
+    what else is in the stack. With inner loops (`kl_weight.aggressive`) or a plateau every member
+    goes its own way (`linvae.train.walk`), and the steps of `config` are those of decoders.
+    `validation`: what ends inner loops and lowers the rate, after every epoch; None: `data`.
+    `progress` is called with the number of steps done.
     A member that diverges is reported in the result and stays as it is; raises DivergedError where
     all do.
     With a `checkpoint` the run goes on from its file where there is one, and writes it as it goes
@@ -174,65 +102,163 @@ def train(
     """
     device = data.target.device
     _check_run(config, kl_weight, device)
-    order = BatchOrder(len(data), config.batch_size, model.seeds)
-    noise = Noise(model.spec.latent_dims, model.seeds, device, config.draws)
-    optimizer = make_optimizer(model, config)
+    run = _new_run(model, data, kl_weight, config)
     forward = torch.compile(model) if config.compile else model
-    stop = _early_stop(model, config)
-    run = Run(model, optimizer, order, noise, kl_weight, stop)
-    saver = _saver(run, data, config, checkpoint)
+    saver = _saver(run, data, config, checkpoint, validation)
     start = time.perf_counter() - run.seconds
     while not run.ended(config.steps):
-        _set_learning_rate(optimizer, model, config, run.step)
-        target, condition = data.take(order.next())
+        _prepare(run, config)
+        index = run.walk.next()
+        target, condition = data.take(index)
+        if run.binarisation:
+            target = run.binarisation.next(target)
         betas = kl_weight.betas()
-        draw = noise.next(target.shape[1])
-        terms, members = update(model, optimizer, (target, condition, draw), betas, config, forward)
-        kl_weight.observe(terms, run.step / config.steps)
+        batch = (target, condition, run.noise.next(target.shape[-2]))
+        terms, members = update(
+            model, run.optimizer, batch, betas, config, forward, kl_weight.floors
+        )
         run.step += 1
-        some_stop = stop is not None and stop.observe(run.step, model, members, betas)
+        stepped = run.walk.observe(members, index)
+        moved = None if stepped is None else torch.as_tensor(stepped)
+        kl_weight.observe(terms, (run.step - 1) / config.steps, moved)
+        _end_epochs(run, stepped, data if validation is None else validation, config)
+        some_stop = run.stop is not None and run.stop.observe(run.step, model, members, betas)
         last = run.ended(config.steps)
         if last or some_stop or run.step % config.log_every == 0:
-            running = _running(members, stop, run.step)
+            running = _running(members, run, stepped)
             _note_diverged(run.diverged, members, running, model, run.step)
-            run.history += _history_rows(run.step, model, terms, betas, running)
+            run.walk.stop(_members_at(run.diverged, model))
+            run.history += _history_rows(run, terms, betas, running)
             if progress:
-                progress(config.steps if last else run.step)
+                progress(config.steps if last else run.walk.step)
         run.seconds = time.perf_counter() - start
         if len(run.diverged) == members.numel():
             raise DivergedError(_result(run))
         if saver:
             saver.after_step(last=last)
-    if stop:
-        stop.put_back(model)
+    _put_back(run)
     return _result(run)
+
+
+def _new_run(
+    model: StackedVAE, data: TrainingData, kl_weight: KLWeight, config: TrainConfig
+) -> Run:
+    """Everything that changes, as it is before the first step."""
+    shape = (len(model.seeds), model.n_points)
+    own_ways = any(kl_weight.aggressive) or config.plateau is not None
+    walk = _member_walk if own_ways else _joint_walk
+    stops = config.stop_tolerance is not None
+    return Run(
+        model,
+        new_optimizer(model, config, by_member=own_ways),
+        walk(model, data, kl_weight, config),
+        Noise(model.spec.latent_dims, model.seeds, data.target.device, config.draws),
+        kl_weight,
+        EarlyStop(model, config.stop_tolerance or 0.0, config.stop_window) if stops else None,
+        PlateauRates(config.plateau, shape) if config.plateau else None,
+        Binarisation(model.seeds) if config.binarise else None,
+    )
+
+
+def _joint_walk(
+    model: StackedVAE, data: TrainingData, kl_weight: KLWeight, config: TrainConfig
+) -> JointWalk | MemberWalk:
+    return JointWalk(BatchOrder(len(data), config.batch_size, model.seeds, data.lengths))
+
+
+def _member_walk(
+    model: StackedVAE, data: TrainingData, kl_weight: KLWeight, config: TrainConfig
+) -> JointWalk | MemberWalk:
+    every = [seed for seed in model.seeds for _ in range(model.n_points)]
+    outer, others = (
+        BatchOrder(len(data), config.batch_size, every, data.lengths, purpose)
+        for purpose in ("order", "inner loop")
+    )
+    return MemberWalk(
+        kl_weight.aggressive or (None,) * model.n_points,
+        outer,
+        others,
+        len(model.seeds),
+        most=config.steps,
+        sizes=data.sizes,
+        device=data.target.device,
+    )
+
+
+def _prepare(run: Run, config: TrainConfig) -> None:
+    """Learning rates of this step, and whose sides take it."""
+    rate = _learning_rate(run.model, config)
+    sides = run.walk.sides()
+    if sides is None or not isinstance(run.walk, MemberWalk):
+        for group in run.optimizer.param_groups:
+            group["lr"] = rate * config.learning_rate_factor(run.step)
+        return
+    shares = np.vectorize(config.learning_rate_factor, otypes=[float])(run.walk.decoder_steps)
+    if run.plateau:
+        shares = shares * run.plateau.share
+    for group in run.optimizer.param_groups:
+        group["lr"] = torch.as_tensor(rate * shares)
+        group["members"] = sides[group["side"] == "decoder"]
+
+
+def _end_epochs(
+    run: Run, stepped: npt.NDArray[np.bool_] | None, data: TrainingData, config: TrainConfig
+) -> None:
+    """What is heard from the validation of members whose epoch ends with this step."""
+    walk = run.walk
+    if stepped is None or not isinstance(walk, MemberWalk):
+        return
+    due = stepped & (walk.decoder_steps % walk.epoch == 0)
+    if due.any() and (run.plateau or (due & walk.listens()).any()):
+        seen = validate(run.model, data, config.batch_size)
+        walk.hear(seen.information, due)
+        if run.plateau:
+            epochs = walk.decoder_steps // walk.epoch
+            fell, ended = run.plateau.hear(run.model, seen.objective, due, epochs)
+            cast(MemberOptimizer, run.optimizer).forget(torch.as_tensor(fell))
+            walk.stop(ended)
+    finished = torch.as_tensor(stepped & walk.still)
+    if bool(finished.any()):
+        run.finished.keep(run.model, finished.to(data.target.device))
+
+
+def _put_back(run: Run) -> None:
+    """Members that ended before others have what they had then; with a plateau, their best."""
+    if run.stop:
+        run.stop.put_back(run.model)
+    if isinstance(run.walk, MemberWalk):
+        still = torch.as_tensor(run.walk.still, device=next(run.model.parameters()).device)
+        run.finished.put_back(run.model, still)
+    if run.plateau:
+        run.plateau.put_back(run.model)
+
+
+def _members_at(
+    lost: Mapping[tuple[int, int], Diverged], model: StackedVAE
+) -> npt.NDArray[np.bool_]:
+    mask = np.zeros((len(model.seeds), model.n_points), bool)
+    for member in lost:
+        mask[member] = True
+    return mask
 
 
 def _result(run: Run) -> TrainResult:
     lost, stopped = tuple(run.diverged.values()), _stopped(run.stop, run.model)
-    return TrainResult(run.history, run.seconds, run.step, lost, stopped)
-
-
-def _early_stop(model: StackedVAE, config: TrainConfig) -> EarlyStop | None:
-    if config.stop_tolerance is None:
-        return None
-    return EarlyStop(model, config.stop_tolerance, config.stop_window)
+    counts = run.walk.counts()
+    return TrainResult(run.history, run.seconds, run.step, lost, stopped, counts=counts)
 
 
 def _saver(
-    run: Run, data: TrainingData, config: TrainConfig, checkpoint: Checkpoint | None
+    run: Run,
+    data: TrainingData,
+    config: TrainConfig,
+    checkpoint: Checkpoint | None,
+    validation: TrainingData | None,
 ) -> Saver | None:
     if checkpoint is None:
         return None
-    study = study_identity(run.model.spec, run.model.architecture, data, config)
+    study = study_identity(run.model.spec, run.model.architecture, data, config, validation)
     return Saver(checkpoint, stack_identity(study, run.model, run.kl_weight), run)
-
-
-def _set_learning_rate(
-    optimizer: torch.optim.Optimizer, model: StackedVAE, config: TrainConfig, step: int
-) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = _learning_rate(model, config) * config.learning_rate_factor(step)
 
 
 def _learning_rate(model: StackedVAE, config: TrainConfig) -> float:
@@ -247,6 +273,7 @@ def update(
     betas: Tensor,
     config: TrainConfig,
     forward: Callable[..., Any] | None = None,
+    floors: Floors | None = None,
 ) -> tuple[Terms, Tensor]:
     """One step of all members on `batch` (target, condition, noise): terms and objectives.
 
@@ -258,9 +285,11 @@ def update(
     with _tensor_cores(config.precision, device):
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             terms: Terms = (model if forward is None else forward)(*batch)
-        members = terms.objective(betas)
+        members = terms.objective(betas, floors)
         torch.autograd.backward(members.sum())
     _balance(model, betas)
+    if config.clip_norm is not None:
+        clip_gradients(model, config.clip_norm)
     optimizer.step()
     return terms, members.detach()
 
@@ -313,13 +342,20 @@ def _check_run(config: TrainConfig, kl_weight: KLWeight, device: torch.device) -
             f"stop_tolerance={config.stop_tolerance} must be None with InformationControl: its "
             "betas, and with them the objective, move until the end"
         )
+    if config.stop_tolerance is not None and (any(kl_weight.aggressive) or config.plateau):
+        raise ValueError(
+            f"stop_tolerance={config.stop_tolerance} must be None with inner loops or a plateau: "
+            "the plateau is what stops their members"
+        )
 
 
-def _running(members: Tensor, stop: EarlyStop | None, step: int) -> Tensor:
+def _running(members: Tensor, run: Run, stepped: npt.NDArray[np.bool_] | None) -> Tensor:
     """Members that have not stopped before this step."""
-    if stop is None:
-        return torch.ones_like(members, dtype=torch.bool)
-    return (stop.stopped_at == 0) | (stop.stopped_at == step)
+    if run.stop is not None:
+        return (run.stop.stopped_at == 0) | (run.stop.stopped_at == run.step)
+    if isinstance(run.walk, MemberWalk) and stepped is not None:
+        return torch.as_tensor(stepped | ~run.walk.still, device=members.device)
+    return torch.ones_like(members, dtype=torch.bool)
 
 
 def _stopped(stop: EarlyStop | None, model: StackedVAE) -> tuple[Stopped, ...]:
@@ -330,11 +366,12 @@ def _stopped(stop: EarlyStop | None, model: StackedVAE) -> tuple[Stopped, ...]:
     return tuple(Stopped(model.seeds[s], point, steps[s][point]) for s, point in found)
 
 
-def make_optimizer(model: StackedVAE, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimiser of `config` for all members; it works entry by entry."""
-    if config.optimizer == "adam":
-        return torch.optim.Adam(model.parameters(), lr=_learning_rate(model, config), fused=True)
-    return torch.optim.SGD(model.parameters(), lr=_learning_rate(model, config), momentum=0.9)
+def new_optimizer(
+    model: StackedVAE, config: TrainConfig, *, by_member: bool = False
+) -> torch.optim.Optimizer:
+    """The optimiser of `config` for all members; `by_member`: each with steps of its own."""
+    rate = _learning_rate(model, config)
+    return make_optimizer(model, config.optimizer, rate, config.momentum, by_member=by_member)
 
 
 def _note_diverged(
@@ -349,23 +386,21 @@ def _note_diverged(
         found.setdefault((s, point), Diverged(model.seeds[s], point, step))
 
 
-def _history_rows(
-    step: int, model: StackedVAE, terms: Terms, betas: Tensor, running: Tensor
-) -> list[dict[str, float]]:
-    """One row for every member that runs."""
-    runs = running.tolist()
-    distortion, rates = terms.distortion.detach(), terms.rates.detach()
-    betas = betas.expand_as(rates)
+def _history_rows(run: Run, terms: Terms, betas: Tensor, running: Tensor) -> list[dict[str, float]]:
+    """One row for every member that runs, with the steps of its decoder."""
+    runs, rates = running.tolist(), terms.rates.detach()
+    distortion, betas = terms.distortion.detach(), betas.expand_as(rates)
+    steps = run.walk.decoder_steps if isinstance(run.walk, MemberWalk) else None
     return [
         {
-            "step": step,
+            "step": run.step if steps is None else int(steps[s, point]),
             "seed": seed,
             "point": point,
             "distortion_nats": float(distortion[s, point]),
             "rate_nats": float(rates[s, point].sum()),
             "first_beta": float(betas[s, point, 0]),
         }
-        for s, seed in enumerate(model.seeds)
-        for point in range(model.n_points)
+        for s, seed in enumerate(run.model.seeds)
+        for point in range(run.model.n_points)
         if runs[s][point]
     ]

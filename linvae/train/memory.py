@@ -29,8 +29,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from linvae.models.chain import StackedVAE
+from linvae.train.config import TrainConfig
 from linvae.train.data import BatchOrder, Noise, TrainingData
-from linvae.train.loop import TrainConfig, make_optimizer, update
+from linvae.train.loop import new_optimizer, update
 
 __all__ = ["MemoryPrediction", "predict_memory"]
 
@@ -107,7 +108,7 @@ def _two_steps(
 ) -> tuple[int, int]:
     """What stays from step to step but the gradients, and the peak of the second forward pass."""
     before = live.now
-    optimizer = make_optimizer(model, config)
+    optimizer = new_optimizer(model, config)
     noise = Noise(model.spec.latent_dims, model.seeds, torch.device("cpu"), config.draws)
     batch = min(config.batch_size, len(data))
     index = torch.zeros(len(model.seeds), batch, dtype=torch.long)

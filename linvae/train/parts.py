@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 
 from linvae.models.chain import StackedVAE
+from linvae.train.config import TrainConfig
 from linvae.train.data import TrainingData, free_bytes
-from linvae.train.loop import TrainConfig
 from linvae.train.memory import predict_memory
 
 __all__ = ["copies", "like", "out_of_memory", "quick_size", "size_that_fits", "smaller"]

@@ -12,9 +12,12 @@ from torch import Tensor
 
 from linvae.models.chain import StackedVAE
 from linvae.train.checkpoint import Checkpoint, Identity, optimizer_state, restore_optimizer
-from linvae.train.data import BatchOrder, Noise
+from linvae.train.data import Binarisation, Noise
 from linvae.train.early_stop import EarlyStop
+from linvae.train.kept import Kept
 from linvae.train.kl_weight import KLWeight
+from linvae.train.validation import PlateauRates
+from linvae.train.walk import JointWalk, MemberWalk
 
 __all__ = ["Diverged", "Run", "Saver", "Stopped"]
 
@@ -43,28 +46,34 @@ class Run:
 
     model: StackedVAE
     optimizer: torch.optim.Optimizer
-    order: BatchOrder
+    walk: JointWalk | MemberWalk
     noise: Noise
     kl_weight: KLWeight
     stop: EarlyStop | None = None
-    step: int = 0
+    plateau: PlateauRates | None = None
+    binarisation: Binarisation | None = None
+    finished: Kept = field(default_factory=Kept)  # members that ended before others
+    step: int = 0  # forward passes: more than the steps of decoders where there are inner loops
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     diverged: dict[tuple[int, int], Diverged] = field(default_factory=dict)
 
     def ended(self, steps: int) -> bool:
         """After `steps` steps, or where early stop has ended every member."""
-        return self.step >= steps or (self.stop is not None and bool(self.stop.ended.all()))
+        return self.walk.ended(steps) or (self.stop is not None and bool(self.stop.ended.all()))
 
     def state(self) -> dict[str, Tensor]:
         """All tensors, their names led by the part they belong to."""
         parts = {
             "model": self.model.state_dict(),
             "optimizer": optimizer_state(self.model, self.optimizer),
-            "order": self.order.state(),
+            "walk": self.walk.state(),
             "noise": self.noise.state(),
             "kl_weight": self.kl_weight.state(),
             "stop": {} if self.stop is None else self.stop.state(),
+            "plateau": {} if self.plateau is None else self.plateau.state(),
+            "finished": self.finished.state(),
+            "pixels": {} if self.binarisation is None else self.binarisation.state(),
         }
         return {f"{part}/{name}": t for part, state in parts.items() for name, t in state.items()}
 
@@ -88,11 +97,16 @@ class Run:
 
         self.model.load_state_dict(part("model"))
         restore_optimizer(self.model, self.optimizer, part("optimizer"))
-        self.order.restore(part("order"))
+        self.walk.restore(part("walk"))
         self.noise.restore(part("noise"))
         self.kl_weight.restore(part("kl_weight"))
         if self.stop is not None:
             self.stop.restore(part("stop"))
+        if self.plateau is not None:
+            self.plateau.restore(part("plateau"), next(self.model.parameters()).device)
+        self.finished.restore(part("finished"), next(self.model.parameters()).device)
+        if self.binarisation is not None:
+            self.binarisation.restore(part("pixels"))
         self.step, self.seconds = notes["step"], notes["seconds"]
         self.history = notes["history"]
         self.diverged = {(s, point): Diverged(**lost) for s, point, lost in notes["diverged"]}

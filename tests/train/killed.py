@@ -14,10 +14,15 @@ import torch
 from linvae.models import Architecture, build_model
 from linvae.spec import VAESpec
 from linvae.train import (
+    Aggressive,
+    Annealing,
     CellStore,
     Checkpoint,
     ConstantBetas,
+    Cyclical,
     InformationControl,
+    Remedy,
+    RemedyBetas,
     TrainConfig,
     TrainingData,
     checkpoint,
@@ -29,6 +34,11 @@ CPU = torch.device("cpu")
 SPEC = VAESpec(2, decoder_variance=0.5)
 NETWORK = Architecture("mlp", hidden=6)
 SEEDS, POINTS = (0, 3), (0.1, 0.4, 1.0)
+REMEDIES = {  # of the points; inner loops that end, and a phase that does
+    0.1: {"aggressive": Aggressive(window=2, most_steps=5, falls=2)},
+    0.4: {"aggressive": Aggressive(window=3, falls=1), "schedule": Annealing(20)},
+    1.0: {"schedule": Cyclical(40), "floor_nats": 0.2},
+}
 STEPS = 100
 EVERY = 7  # steps between two checkpoints: many, and at no round number
 
@@ -38,27 +48,33 @@ def data() -> TrainingData:
     return TrainingData.from_arrays(np.random.default_rng(0).normal(size=(50, 5)))
 
 
-def config(optimizer: str, steps: int = STEPS) -> TrainConfig:
+def config(optimizer: str, steps: int = STEPS, **options) -> TrainConfig:
     """Logs often, so that the history has many rows."""
     rate = 3e-3 if optimizer == "adam" else 1e-3
-    return TrainConfig(steps, batch_size=16, learning_rate=rate, optimizer=optimizer, log_every=5)
+    return TrainConfig(
+        steps, batch_size=16, learning_rate=rate, optimizer=optimizer, log_every=5, **options
+    )
 
 
 def kl_weight(kind: str, points=POINTS, n_seeds=2):
-    """Of either kind, for the same points: betas or nats."""
+    """Of every kind, for the same points: betas, nats, or betas under remedies."""
     if kind == "constant":
         return ConstantBetas(points, SPEC.betas, CPU)
+    if kind == "remedies":
+        remedies = [Remedy(beta=p, **REMEDIES[p]) for p in points]
+        return RemedyBetas(remedies, SPEC.betas, n_seeds, CPU)
     return InformationControl(points, SPEC.betas, n_seeds, 0, CPU)
 
 
-def run(optimizer: str, kind: str, steps: int = STEPS, **options):
+def run(optimizer: str, kind: str, steps: int = STEPS, *, plateau=None, **options):
     """Model, KL weight and result of one training."""
     torch.set_num_threads(1)
     model = build_model(
         SPEC, data().target, architecture=NETWORK, seeds=SEEDS, n_points=len(POINTS)
     )
     weight = kl_weight(kind)
-    return model, weight, train(model, data(), weight, config(optimizer, steps), **options)
+    how = config(optimizer, steps, plateau=plateau)
+    return model, weight, train(model, data(), weight, how, **options)
 
 
 def cells(kind: str, store: CellStore | None, *, seeds=SEEDS, points=POINTS, **options):

@@ -14,16 +14,18 @@ from linvae.moments import Moments
 from linvae.spec import CVAESpec, HVAESpec, VAESpec
 from linvae.theory import objective, solve
 from linvae.train import (
-    AnnealedBetas,
+    Annealing,
     ConstantBetas,
     Diverged,
     DivergedError,
+    Remedy,
+    RemedyBetas,
     TrainConfig,
     TrainingData,
     train,
 )
 from linvae.train.data import Noise
-from linvae.train.loop import make_optimizer, update
+from linvae.train.loop import new_optimizer, update
 
 CPU = torch.device("cpu")
 SPECTRUM = (4.0, 2.0, 1.0, 0.5, 0.2, 0.1)
@@ -179,7 +181,7 @@ def test_schedule_is_used():
     seen = []
 
     class Watch(ConstantBetas):
-        def observe(self, terms, progress):
+        def observe(self, terms, progress, stepped=None):
             seen.append(float(model.log_s.detach()))
 
     spec, dataset = VAESpec(1, decoder_variance="learned"), make_data(n=64)
@@ -301,7 +303,7 @@ def one_step(optimizer: str, spec, factors):
     batch = (data.take(torch.arange(64)[None])[0], None, Noise((2, 1), (0,), CPU).next(64))
     before = [p.detach().clone() for p in level_two(model)]
     betas = torch.tensor(factors)[None, :, None] * torch.tensor(spec.betas)
-    update(model, make_optimizer(model, config), batch, betas, config)
+    update(model, new_optimizer(model, config), batch, betas, config)
     return [new.detach() - p for new, p in zip(level_two(model), before, strict=True)], batch
 
 
@@ -336,7 +338,7 @@ def test_betas_that_start_at_0_train_at_any_curvature(unit):
     """0 times what would be infinite in float32 is NaN."""
     data = TrainingData.from_arrays(unit * make_data().target)
     model = build_model(TWO_LEVELS, data.target)
-    weights = AnnealedBetas((1.0,), TWO_LEVELS.betas, CPU, warmup_steps=20)
+    weights = RemedyBetas((Remedy(schedule=Annealing(20)),), TWO_LEVELS.betas, 1, CPU)
     train(model, data, weights, TrainConfig(steps=30))
     assert all(torch.isfinite(p).all() for p in model.parameters())
 

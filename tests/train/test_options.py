@@ -14,10 +14,12 @@ from linvae.models import Architecture, build_model
 from linvae.objectives import GaussianLevel, Terms
 from linvae.spec import VAESpec
 from linvae.train import (
-    AnnealedBetas,
+    Annealing,
     ConstantBetas,
-    CyclicalBetas,
+    Cyclical,
     InformationControl,
+    Remedy,
+    RemedyBetas,
     Stopped,
     TrainConfig,
     TrainingData,
@@ -61,30 +63,35 @@ def shares(weights, n):
     return found
 
 
+def scheduled(schedule):
+    """Betas of two members, the second with three times those of the spec."""
+    return RemedyBetas((Remedy(), Remedy(beta=3.0, schedule=schedule)), (2.0,), 1, CPU)
+
+
 def test_annealed_betas_rise_to_their_value():
-    weights = AnnealedBetas((1.0, 3.0), (2.0,), CPU, warmup_steps=4, start=0.2)
+    weights = scheduled(Annealing(warmup_steps=4, start=0.2))
     expected = [6 * share for share in (0.2, 0.4, 0.6, 0.8, 1, 1)]
     assert shares(weights, 6) == pytest.approx(expected)
 
 
 def test_cyclical_betas_rise_once_per_cycle():
-    weights = CyclicalBetas((1.0, 3.0), (2.0,), CPU, steps=16, cycles=2, ramp=0.5)
+    weights = scheduled(Cyclical(steps=16, cycles=2, ramp=0.5))
     cycle = [0, 1.5, 3, 4.5, 6, 6, 6, 6]
     assert shares(weights, 18) == pytest.approx([*cycle, *cycle, 6, 6])
-    flat = CyclicalBetas((1.0, 3.0), (2.0,), CPU, steps=8, cycles=2, ramp=0.0)
+    flat = scheduled(Cyclical(steps=8, cycles=2, ramp=0.0))
     assert shares(flat, 8) == [6] * 8
+    assert float(flat.betas()[0, 0, 0]) == 2  # no schedule of its own
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: AnnealedBetas((1.0,), (1.0,), CPU, warmup_steps=0), "warmup_steps=0 must be an"),
-        (
-            lambda: AnnealedBetas((1.0,), (1.0,), CPU, warmup_steps=3, start=1.5),
-            "start=1.5 must be between 0 and 1 in AnnealedBetas",
-        ),
-        (lambda: CyclicalBetas((1.0,), (1.0,), CPU, steps=9, cycles=0), "cycles=0 must be an"),
-        (lambda: CyclicalBetas((1.0,), (1.0,), CPU, steps=9, ramp=-1), "ramp=-1 must be between"),
+        (lambda: Annealing(0), "warmup_steps=0 must be an integer >= 1 in Annealing"),
+        (lambda: Annealing(3, start=1.5), "start=1.5 must be between 0 and 1 in Annealing"),
+        (lambda: Cyclical(9, cycles=0), "cycles=0 must be an integer >= 1 in Cyclical"),
+        (lambda: Cyclical(9, ramp=-1), "ramp=-1 must be between 0 and 1 in Cyclical"),
+        (lambda: TrainConfig(momentum=1.0), r"momentum=1.0 must be in \[0, 1\) in TrainConfig"),
+        (lambda: TrainConfig(clip_norm=0.0), "clip_norm=0.0 must be a finite number > 0, or None"),
         (lambda: TrainConfig(schedule="step"), r"schedule='step' must be one of \('cosine'"),
         (lambda: TrainConfig(precision="fp16"), r"precision='fp16' must be one of \('float32'"),
         (lambda: TrainConfig(draws=3), "draws=3 must be 1 or 2 in TrainConfig"),
@@ -108,7 +115,7 @@ class Record(ConstantBetas):
         super().__init__(factors, SPEC.betas, CPU)
         self.model, self.seen, self.objectives = model, [], []
 
-    def observe(self, terms, progress):
+    def observe(self, terms, progress, stepped=None):
         self.seen.append([p.detach().clone() for p in self.model.parameters()])
         self.objectives.append(terms.objective(self.betas())[0].detach().double().numpy())
 
@@ -174,7 +181,7 @@ def test_moving_betas_do_not_stop():
     """Two windows of 10 with the same betas are there after step 50 + 20 and not before."""
     data, model = setup("mlp")
     config = TrainConfig(**STOP, stop_tolerance=1e3, stop_window=10)
-    weights = AnnealedBetas((1.0,), SPEC.betas, CPU, warmup_steps=50)
+    weights = RemedyBetas((Remedy(schedule=Annealing(50)),), SPEC.betas, 1, CPU)
     assert train(model, data, weights, config).stopped == (Stopped(3, 0, 80),)
     _, model = setup("mlp")
     assert train(model, data, constant(1.0), config).stopped == (Stopped(3, 0, 20),)
@@ -194,7 +201,7 @@ def of_information(*nats: float) -> Terms:
         m = math.sqrt(math.expm1(2 * held))
         mean = torch.tensor([m, -m])[None, None, :, None]
         levels.append(GaussianLevel(mean, torch.zeros_like(mean)))
-    return Terms(torch.zeros(1, 1), torch.zeros(1, 1, len(nats)), tuple(levels))
+    return Terms(torch.zeros(1, 1), (torch.zeros(1, 1, 1),) * len(nats), tuple(levels))
 
 
 @pytest.mark.parametrize(
@@ -308,7 +315,7 @@ def test_draws_reach_the_training():
     widths = []
 
     class Watch(ConstantBetas):
-        def observe(self, terms, progress):
+        def observe(self, terms, progress, stepped=None):
             widths.append(terms.levels[0].mean.shape[2])
 
     for draws in (1, 2):
@@ -323,7 +330,7 @@ def test_bfloat16_keeps_parameters_and_objective_in_float32():
     terms = {}
 
     class Watch(ConstantBetas):
-        def observe(self, found, progress):
+        def observe(self, found, progress, stepped=None):
             terms[precision] = found
 
     for precision in ("float32", "bf16"):

@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,7 +65,7 @@ VERSIONED = (
     "training",
 )  # a checkpoint of another version has the same name: it is refused
 
-MakeKLWeight = Callable[[Sequence[float], int], KLWeight]
+MakeKLWeight = Callable[[Sequence[Any], int], KLWeight]
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +152,8 @@ class CellStore:
 class Trained:
     """A trained stack, its result, and what its KL weights found, each (n_seeds, n_points).
 
+    `found` has the counts of inner loops too (`linvae.train.walk.MemberWalk`).
+
     `result.seconds` is the sum over members of their share of the seconds of their stacks,
     whenever they were trained.
     """
@@ -169,10 +172,11 @@ def train_cells(
     spec: LinearSpec,
     data: TrainingData,
     *,
-    points: Sequence[float],
+    points: Sequence[Any],
     kl_weight: MakeKLWeight,
     config: TrainConfig,
     architecture: str | Architecture = "linear",
+    validation: TrainingData | None = None,
     seeds: Sequence[int] = (0,),
     store: CellStore | None = None,
     progress: Callable[[int], None] | None = None,
@@ -182,8 +186,9 @@ def train_cells(
     """Train len(seeds) x len(points) members, but for those whose cell is in `store`.
 
     `kl_weight(points, n_seeds)` makes the KL weight of a stack of some of the points, for instance
-    `lambda points, n_seeds: ConstantBetas(points, spec.betas, device)`. `progress` is called with
-    the number of steps done, of all members on average. `memory_limit_bytes`: None is what is free.
+    `lambda points, n_seeds: ConstantBetas(points, spec.betas, device)`, or RemedyBetas where the
+    points are remedies. `validation`: see `train`. `progress` is called with the number of steps
+    done, of all members on average. `memory_limit_bytes`: None is what is free.
     `start`: a stack of these seeds and points whose parameters they start from; None, of their
     seeds' own draw.
 
@@ -209,7 +214,8 @@ def train_cells(
         if start is not None:
             model.load_state_dict(start.state_dict())
         try:
-            return Trained(model, train(model, data, weight, config, progress), weight.found())
+            result = train(model, data, weight, config, progress, None, validation)
+            return Trained(model, result, _found(weight, result))
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
@@ -218,10 +224,10 @@ def train_cells(
     settings = [weight.setting(point) for point in range(len(points))]
     _check_distinct("seeds", seeds, seeds)
     _check_distinct("points", points, [str(setting) for setting in settings])
-    identity = study_identity(spec, architecture, data, config) if store else {}
+    identity = study_identity(spec, architecture, data, config, validation) if store else {}
     study = _Study(
         build, data, config, kl_weight, seeds, points, progress, store, identity, settings, size,
-        start,
+        start, validation,
     )  # fmt: skip
     cells = study.cells()
     every = [cells[seed, p] for seed in seeds for p in range(len(points))]
@@ -237,13 +243,14 @@ class _Study:
     config: TrainConfig
     kl_weight: MakeKLWeight
     seeds: tuple[int, ...]
-    points: tuple[float, ...]
+    points: tuple[Any, ...]
     progress: Callable[[int], None] | None
     store: CellStore | None
     identity: Identity
     settings: list[dict[str, object]]
     size: Size
     start: StackedVAE | None = None
+    validation: TrainingData | None = None
     stacks: int = 0
     done: dict[tuple[int, int], Cell] = field(default_factory=dict)
 
@@ -315,7 +322,7 @@ class _Study:
         checkpoint = self.store.checkpoint(self.identity, members) if self.store else None
         try:
             tell = self.progress and partial(self._tell, len(seeds) * len(points))
-            result = train(model, self.data, weight, self.config, tell, checkpoint)
+            result = train(model, self.data, weight, self.config, tell, checkpoint, self.validation)
         except DivergedError as error:
             result = error.result
         except (MemoryError, RuntimeError) as error:
@@ -324,7 +331,7 @@ class _Study:
             self.size = smaller((len(seeds), len(points)), model, self.data, self.config)
             return
         self.stacks += 1
-        found = weight.found()
+        found = _found(weight, result)
         for s, seed in enumerate(seeds):
             for i, point in enumerate(points):
                 cell = _cell(model, result, found, s, i)
@@ -342,7 +349,7 @@ class _Study:
         self.progress(done // every)
 
 
-def _check_distinct(name: str, values: Sequence[float], identities: Sequence[object]) -> None:
+def _check_distinct(name: str, values: Sequence[Any], identities: Sequence[object]) -> None:
     """Two members of one seed and point would be the same cell."""
     if len(set(identities)) < len(identities):
         raise ValueError(f"{name}={values} must differ from each other: give each of them once")
@@ -369,6 +376,11 @@ def _check_axes(model: StackedVAE) -> None:
         )
 
 
+def _found(weight: KLWeight, result: TrainResult) -> dict[str, Tensor]:
+    """What the KL weights found, and the counts of inner loops."""
+    return weight.found() | {name: counts.double() for name, counts in result.counts.items()}
+
+
 def _cell(
     model: StackedVAE, result: TrainResult, found: dict[str, Tensor], s: int, point: int
 ) -> Cell:
@@ -385,7 +397,7 @@ def _cell(
             if (row["seed"], row["point"]) == member
         ],
         seconds=result.seconds / (len(model.seeds) * model.n_points),
-        steps=result.steps,
+        steps=int(result.counts["decoder_steps"][s, point]) if result.counts else result.steps,
         diverged=lost[0] if lost else None,
         stopped=stopped[0] if stopped else None,
     )

@@ -64,7 +64,7 @@ class TrainResult:
     `diverged`: members that are lost, with NaN in their parameters and rows; the others are not
     touched by them. `stopped`: members that stopped early, with the parameters they had then; they
     have no rows after that. `stacks`: in how many, one after another, they were trained now (0: all
-    came from a store). `steps`: forward passes. `counts`, (n_seeds, n_points) each: where members
+    came from a store). `steps`: of decoders. `counts`, (n_seeds, n_points) each: where members
     go their own way, the steps of their encoders and decoders, and the step that ended their phase
     of inner loops (`linvae.train.walk.MemberWalk`).
     """
@@ -122,13 +122,14 @@ def train(
         moved = None if stepped is None else torch.as_tensor(stepped)
         kl_weight.observe(terms, (run.step - 1) / config.steps, moved)
         _end_epochs(run, stepped, data if validation is None else validation, config)
-        some_stop = run.stop is not None and run.stop.observe(run.step, model, members, betas)
+        if run.stop:
+            run.stop.observe(run.step, model, members, betas)
         last = run.ended(config.steps)
-        if last or some_stop or run.step % config.log_every == 0:
-            running = _running(members, run, stepped)
-            _note_diverged(run.diverged, members, running, model, run.step)
+        logged = _logged(run, stepped, last or run.step % config.log_every == 0)
+        if logged.any():
+            _note_diverged(run.diverged, members, logged, model, run.step)
             run.walk.stop(_members_at(run.diverged, model))
-            run.history += _history_rows(run, terms, betas, running)
+            run.history += _history_rows(run, terms, betas, logged)
             if progress:
                 progress(config.steps if last else run.walk.step)
         run.seconds = time.perf_counter() - start
@@ -244,8 +245,12 @@ def _members_at(
 
 def _result(run: Run) -> TrainResult:
     lost, stopped = tuple(run.diverged.values()), _stopped(run.stop, run.model)
-    counts = run.walk.counts()
-    return TrainResult(run.history, run.seconds, run.step, lost, stopped, counts=counts)
+    counts, history, steps = run.walk.counts(), run.history, run.step
+    if counts:
+        order = {seed: i for i, seed in enumerate(run.model.seeds)}
+        history = sorted(history, key=lambda r: (r["step"], order[int(r["seed"])], r["point"]))
+        steps = int(counts["decoder_steps"].max())
+    return TrainResult(history, run.seconds, steps, lost, stopped, counts=counts)
 
 
 def _saver(
@@ -349,13 +354,17 @@ def _check_run(config: TrainConfig, kl_weight: KLWeight, device: torch.device) -
         )
 
 
-def _running(members: Tensor, run: Run, stepped: npt.NDArray[np.bool_] | None) -> Tensor:
-    """Members that have not stopped before this step."""
+def _logged(run: Run, stepped: npt.NDArray[np.bool_] | None, due: bool) -> npt.NDArray[np.bool_]:
+    """Members with a row of this step: all that run where one is `due`, and who ends with it."""
+    running = np.ones((len(run.model.seeds), run.model.n_points), bool)
+    ends = np.zeros_like(running)
     if run.stop is not None:
-        return (run.stop.stopped_at == 0) | (run.stop.stopped_at == run.step)
+        stopped_at = run.stop.stopped_at.cpu().numpy()
+        running, ends = stopped_at == 0, stopped_at == run.step
+        due = due or bool(ends.any())
     if isinstance(run.walk, MemberWalk) and stepped is not None:
-        return torch.as_tensor(stepped | ~run.walk.still, device=members.device)
-    return torch.ones_like(members, dtype=torch.bool)
+        running, ends = ~run.walk.still, stepped & run.walk.still
+    return (running & due) | ends
 
 
 def _stopped(stop: EarlyStop | None, model: StackedVAE) -> tuple[Stopped, ...]:
@@ -377,19 +386,23 @@ def new_optimizer(
 def _note_diverged(
     found: dict[tuple[int, int], Diverged],
     members: Tensor,
-    running: Tensor,
+    running: npt.NDArray[np.bool_],
     model: StackedVAE,
     step: int,
 ) -> None:
     """Add running members that are no longer finite to `found`."""
-    for s, point in torch.nonzero(~torch.isfinite(members) & running).tolist():
+    for s, point in torch.nonzero(
+        ~torch.isfinite(members).cpu() & torch.as_tensor(running)
+    ).tolist():
         found.setdefault((s, point), Diverged(model.seeds[s], point, step))
 
 
-def _history_rows(run: Run, terms: Terms, betas: Tensor, running: Tensor) -> list[dict[str, float]]:
-    """One row for every member that runs, with the steps of its decoder."""
-    runs, rates = running.tolist(), terms.rates.detach()
-    distortion, betas = terms.distortion.detach(), betas.expand_as(rates)
+def _history_rows(
+    run: Run, terms: Terms, betas: Tensor, logged: npt.NDArray[np.bool_]
+) -> list[dict[str, float]]:
+    """One row for every such member, with the steps of its decoder."""
+    rates, distortion = terms.rates.detach(), terms.distortion.detach()
+    betas = betas.expand_as(rates)
     steps = run.walk.decoder_steps if isinstance(run.walk, MemberWalk) else None
     return [
         {
@@ -402,5 +415,5 @@ def _history_rows(run: Run, terms: Terms, betas: Tensor, running: Tensor) -> lis
         }
         for s, seed in enumerate(run.model.seeds)
         for point in range(run.model.n_points)
-        if runs[s][point]
+        if logged[s, point]
     ]

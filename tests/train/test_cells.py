@@ -22,7 +22,7 @@ from linvae.train.run import Diverged
 
 from . import killed
 
-KINDS = ("constant", "control")
+KINDS = ("constant", "control", "remedies")
 PROCESSES = multiprocessing.get_context("fork")
 
 

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 # as in linvae.models, whose import takes seconds
 ARCHITECTURES = ("linear", "mlp", "conv", "resnet", "pixelcnn")
+REMEDIES = (
+    "aggressive", "annealing", "aggressive-annealing", "cyclical", "free-bits", "total-free-bits",
+)  # fmt: skip
 ACTIVATIONS = ("relu", "gelu", "tanh", "elu", "leaky_relu")
 PRESET_NAMES = (
     "dang-vae", "dang-vae-fixed", "dang-vae-mlp", "dang-cvae", "dang-cvae-mlp", "dang-cvae-conv",
@@ -86,6 +89,12 @@ def parser() -> argparse.ArgumentParser:
         "--channels", type=positive_ints, help="feature maps of conv, resnet, e.g. 16,32"
     )
     sizes.add_argument("--skip", action="store_true", help="every level of hvae reads the data")
+    p.add_argument(
+        "--remedy",
+        action="append",
+        choices=REMEDIES,
+        help="train the sweep once more with this remedy, beside the plain one; repeat for several",
+    )
     p.add_argument("--latent-dim", type=positive_int, default=8, help="units per level, default 8")
     p.add_argument(
         "--decoder-variance",
@@ -192,6 +201,7 @@ def _run(args: argparse.Namespace, dataset: Dataset, folder: Path, command: str)
         check_convergence=args.check_convergence,
         command=command,
         options=_network_options(args),
+        remedies=tuple(dict.fromkeys(args.remedy or ())),
     )
     if not silent:
         print(f"data: {dataset.describe()}", *([dataset.note] if dataset.note else []), sep="\n  ")

@@ -27,9 +27,12 @@ __all__ = [
     "Estimate",
     "Row",
     "Threshold",
+    "with_remedy",
+    "without_remedy",
     "write_text",
 ]
 
+WITH = " + "  # between a network and its remedy, in the name of both
 LINEAR_TOLERANCE = 0.02  # a linear network within this share of its threshold agrees with theory
 QUANTITIES = {
     "critical_beta": "beta at which the level collapses (its first mode); observed: per seed",
@@ -68,6 +71,17 @@ METHODS = {
     "naive": "naive grid",
 }
 COLUMN_SETTINGS = ("dataset", "model", "latent_dims", "decoder_variance", "data_sha256", "version")
+
+
+def with_remedy(architecture: str, remedy: str) -> str:
+    """Name of a network trained with a remedy, as rows have it."""
+    return f"{architecture}{WITH}{remedy}"
+
+
+def without_remedy(name: str) -> tuple[str, str]:
+    """Network and remedy of a name, the latter "" without one."""
+    architecture, _, remedy = name.partition(WITH)
+    return architecture, remedy
 
 
 @dataclass(frozen=True)

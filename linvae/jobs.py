@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
+import torch
 
 from linvae.metrics import (
     SET_POINTS,
@@ -26,7 +27,16 @@ from linvae.metrics import (
 )
 from linvae.models import Architecture
 from linvae.spec import LinearSpec
-from linvae.train import CellStore, ConstantBetas, TrainConfig, TrainingData, train_cells
+from linvae.train import (
+    CellStore,
+    ConstantBetas,
+    Remedy,
+    RemedyBetas,
+    TrainConfig,
+    TrainingData,
+    train_cells,
+)
+from linvae.train.kl_weight import KLWeight
 
 __all__ = [
     "Done",
@@ -106,9 +116,13 @@ class ThresholdJob(Job[ThresholdEstimate]):
 
 @dataclass(frozen=True)
 class SweepJob(Job[Observation]):
-    """Training at `factors` times all betas; the other fields are those of `observe`."""
+    """Training at `factors` times all betas, every member with `remedy`.
+
+    The other fields are those of `observe`.
+    """
 
     factors: tuple[float, ...] = (1.0,)
+    remedy: Remedy = field(default_factory=Remedy)
     threshold: float = 0.01
     epsilon: float = 0.01
     delta: float = 0.01
@@ -116,8 +130,9 @@ class SweepJob(Job[Observation]):
 
     @property
     def name(self) -> str:
-        """Architecture."""
-        return f"{self.architecture.name}: sweep of beta"
+        """Architecture, and remedy where there is one."""
+        how = "" if self.remedy == Remedy() else ", remedy"
+        return f"{self.architecture.name}: sweep of beta{how}"
 
     def run(self, data: TrainingData, progress: Callable[[int], None] | None = None) -> Observation:
         """Train all factors and seeds at once and observe every member."""
@@ -125,7 +140,7 @@ class SweepJob(Job[Observation]):
             self.spec,
             data,
             points=self.factors,
-            kl_weight=lambda points, n: ConstantBetas(points, self.spec.betas, data.target.device),
+            kl_weight=lambda points, n: self._kl_weight(points, n, data.target.device),
             config=self.config,
             architecture=self.architecture,
             seeds=self.seeds,
@@ -135,6 +150,12 @@ class SweepJob(Job[Observation]):
         return observe(
             trained.model, data, threshold=self.threshold, epsilon=self.epsilon, delta=self.delta
         )
+
+    def _kl_weight(self, factors: Sequence[float], n_seeds: int, device: torch.device) -> KLWeight:
+        if self.remedy == Remedy():
+            return ConstantBetas(factors, self.spec.betas, device)
+        remedies = [replace(self.remedy, beta=self.remedy.beta * factor) for factor in factors]
+        return RemedyBetas(remedies, self.spec.betas, n_seeds, device)
 
 
 @dataclass(frozen=True)

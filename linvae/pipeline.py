@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 import linvae
-from linvae.comparison import Comparison, Row
+from linvae.comparison import Comparison, Row, with_remedy
 from linvae.data import Dataset
 from linvae.jobs import Job, LocalRunner, Progress, Runner, SweepJob, ThresholdJob
 from linvae.metrics import CONTROL_BATCH_SIZE, SET_POINTS
@@ -38,7 +38,7 @@ from linvae.theory import Solution, solve
 from linvae.theory.modes import mode_decomposition
 from linvae.theory.network_bounds import network_bounds
 from linvae.theory.skewness_shift import SkewnessShift, skewness_shift
-from linvae.train import CellStore, TrainConfig, TrainingData, pick_device
+from linvae.train import CellStore, TrainConfig, TrainingData, named_remedy, pick_device
 
 __all__ = ["Plan", "default_spec", "make_plan", "run_comparison", "training_data"]
 
@@ -63,6 +63,7 @@ class Plan:
     store: CellStore | None = None
     sweep: bool = True  # rates and units over beta; without: thresholds alone
     control_batch_size: int = CONTROL_BATCH_SIZE
+    remedies: tuple[str, ...] = ()  # a sweep more of every architecture for each, by name
 
     def network(self, architecture: str) -> Architecture:
         """The named architecture with the sizes of the plan."""
@@ -96,13 +97,14 @@ def make_plan(
     command: str = "",
     options: Mapping[str, Any] | None = None,
     store: CellStore | None = None,
+    remedies: tuple[str, ...] = (),
 ) -> Plan:
     """A plan with seeds 0, 1, ... and `effort` times the default number of steps."""
     config = TrainConfig()
     config = replace(config, steps=max(config.log_every, round(config.steps * effort)))
     return Plan(
         architectures, tuple(range(n_seeds)), device, config, bracket, check_convergence,
-        command, options or {}, store,
+        command, options or {}, store, remedies=remedies,
     )  # fmt: skip
 
 
@@ -158,15 +160,17 @@ def run_comparison(
         runner = make_runner(data)
         thresholds = _threshold_jobs(spec, moments, architecture, plan)
         jobs: list[Job[Any]] = [job for _, job in thresholds if job is not None]
-        jobs += [_sweep_job(spec, factors, architecture, plan)] * plan.sweep
+        sweeps = _sweep_jobs(spec, factors, architecture, plan)
+        jobs += sweeps.values()
         results = iter([done.result for done in runner.run(jobs, progress)])
         for level, (predicted, job) in enumerate(thresholds, start=1):
             estimate = level if job is None else next(results)
             rows += threshold_rows(estimate, predicted, spec, moments, architecture)
             estimates += estimate_records(estimate, spec, architecture)
-        if plan.sweep:
-            observation = next(results)
-            rows += sweep_rows(spec, moments, observation, factors, plan.seeds, architecture)
+        for name, sweep in sweeps.items():
+            rows += sweep_rows(
+                spec, moments, next(results), factors, plan.seeds, name, sweep.remedy.floors
+            )
         seconds[architecture] = time.perf_counter() - begin
     seconds["total"] = time.perf_counter() - start
     settings = _settings(dataset, reduced, spec, plan, str(device), seconds)
@@ -219,21 +223,22 @@ def _threshold_jobs(
     return found
 
 
-def _sweep_job(
+def _sweep_jobs(
     spec: LinearSpec, factors: tuple[float, ...], architecture: str, plan: Plan
-) -> SweepJob:
-    """All betas and seeds of one architecture."""
-    return SweepJob(
-        spec,
-        plan.network(architecture),
-        plan.seeds,
-        plan.config_for(architecture),
-        factors,
-        ACTIVE,
-        EPSILON,
-        DELTA,
-        store=plan.store,
-    )
+) -> dict[str, SweepJob]:
+    """All betas and seeds of one architecture, by its name in the rows; plain, then remedies."""
+    config = plan.config_for(architecture)
+    plain = SweepJob(
+        spec, plan.network(architecture), plan.seeds, config, factors,
+        threshold=ACTIVE, epsilon=EPSILON, delta=DELTA, store=plan.store,
+    )  # fmt: skip
+    if not plan.sweep:
+        return {}
+    remedied = {
+        with_remedy(architecture, name): replace(plain, remedy=named_remedy(name, config.steps))
+        for name in plan.remedies
+    }
+    return {architecture: plain} | remedied
 
 
 def _checked(solution: Solution, dataset: Dataset) -> Solution:
@@ -294,6 +299,7 @@ def _settings(
         "encoder_variances": list(spec.encoder_variances),
         "architectures": list(plan.architectures),
         "network_options": dict(plan.options),
+        "remedies": list(plan.remedies),
         "seeds": list(plan.seeds),
         "device": device,
         "training": {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +12,10 @@ import numpy.typing as npt
 from linvae.comparison import Row
 from linvae.metrics import SET_POINTS, Observation, ThresholdEstimate, fit_threshold
 from linvae.moments import Moments
-from linvae.spec import LinearSpec
+from linvae.spec import CVAESpec, LinearSpec, VAESpec
 from linvae.theory import Solution, solve
 from linvae.theory.control import factor_at_information
+from linvae.theory.free_bits import free_bits_optimum
 from linvae.theory.observables import active_unit_counts, collapsed_unit_counts, units_above
 
 __all__ = [
@@ -197,10 +199,40 @@ def sweep_rows(
     factors: Sequence[float],
     seeds: Sequence[int],
     architecture: str,
+    floors: Mapping[str, float] | None = None,
 ) -> Iterator[Row]:
-    """Every observation of a sweep beside its prediction."""
+    """Every observation of a sweep beside its prediction.
+
+    `floors`: free bits by what they are per, "unit" or "total". Only rates and distortions are
+    predicted then (`linvae.theory.free_bits`), of one level without a fixed encoder variance.
+    """
     for point, factor in enumerate(factors):
         scaled = spec.scale_betas(factor)
         at_beta = solve(scaled, moments)
         for s, seed in enumerate(seeds):
-            yield from _member_rows(scaled, at_beta, observation, (s, point), architecture, seed)
+            rows = _member_rows(scaled, at_beta, observation, (s, point), architecture, seed)
+            yield from _floored(rows, scaled, at_beta, floors) if floors else rows
+
+
+def _floored(
+    rows: Iterator[Row], spec: LinearSpec, solution: Solution, floors: Mapping[str, float]
+) -> Iterator[Row]:
+    """Rows with the predictions of free bits, NaN where there is none."""
+    predicted: dict[tuple[str, int], float] = {}
+    s = spec.decoder_variance
+    if isinstance(spec, VAESpec | CVAESpec) and spec.encoder_variance is None and s != "learned":
+        ((per, nats),) = floors.items()
+        best, plain = (
+            free_bits_optimum(
+                solution.mode_variances, latent_dim=spec.latent_dim, floor_nats=floor,
+                beta=spec.beta, decoder_variance=float(s), per="unit" if per == "unit" else "total",
+            )
+            for floor in (nats, 0.0)
+        )  # fmt: skip
+        rates = np.sort(best.unit_rates_nats)[::-1]
+        predicted = {("unit_rate_nats", i + 1): float(rate) for i, rate in enumerate(rates)}
+        predicted["rate_nats", 0] = float(rates.sum())
+        less = float(np.sum(plain.squared_errors - best.squared_errors)) / (2 * float(s))
+        predicted["distortion_nats", 0] = float(solution.distortion) - less
+    for row in rows:
+        yield replace(row, predicted=predicted.get((row.quantity, row.index), math.nan))

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from linvae.comparison import LINEAR_TOLERANCE, Comparison, Row, Threshold
+from linvae.comparison import LINEAR_TOLERANCE, Comparison, Row, Threshold, without_remedy
 from linvae.wording import Spread, level_text, number, plain
 
 __all__ = ["Cause", "Level", "Verdict", "by_level", "cause", "threshold_range", "verdicts"]
@@ -29,6 +29,25 @@ COUNT_SHARE = 0.9  # of (beta, seed) points whose count of active units is withi
 
 Level = Literal["agrees", "differs", "note"]
 CauseName = Literal["bound", "regression", "features", "time", "skewness", "line", "unknown"]
+
+
+REMEDY_WORDS = {
+    "aggressive": "aggressive training of the encoder",
+    "annealing": "KL annealing",
+    "aggressive-annealing": "aggressive training with KL annealing",
+    "cyclical": "cyclical KL annealing",
+    "free-bits": "free bits per unit",
+    "total-free-bits": "free bits in total",
+}
+_SAME = (
+    "theory: the optimum, and with it the threshold, stays where it is; only the way there is "
+    "shorter, so a gain is a failure of the plain training that is mended"
+)
+_FLOOR = "theory: below the floor a rate has no price, so no beta collapses what it covers"
+REMEDY_THEORY = dict.fromkeys(
+    ("aggressive", "annealing", "aggressive-annealing", "cyclical"), _SAME
+)
+REMEDY_THEORY |= dict.fromkeys(("free-bits", "total-free-bits"), _FLOOR)
 
 
 @dataclass(frozen=True)
@@ -69,6 +88,7 @@ def verdicts(comparison: Comparison) -> list[Verdict]:
     found = [_threshold_verdict(comparison, t) for t in by_level(comparison)]
     found += _bounds_verdict(comparison)
     found += [v for a in comparison.architectures for v in _count_verdict(comparison, a)]
+    found += [v for a in comparison.architectures for v in _remedy_verdict(comparison, a)]
     return [*found, *_rate_verdict(comparison)]
 
 
@@ -502,6 +522,31 @@ def _count_verdict(comparison: Comparison, architecture: str) -> Iterator[Verdic
         f"{within} of {len(rows)} runs of the sweep ({within / len(rows):.0%})."
     )
     yield Verdict(level, f"active units, {architecture}", text, "" if agrees else _lean(gaps))
+
+
+def _remedy_verdict(comparison: Comparison, name: str) -> Iterator[Verdict]:
+    """Units and nats of a sweep with a remedy beside those of the plain one."""
+    architecture, remedy = without_remedy(name)
+    if not remedy:
+        return
+    units, nats = (
+        [_mean_over_sweep(comparison, quantity, a) for a in (name, architecture)]
+        for quantity in ("units_above_cutoff", "rate_nats")
+    )
+    text = (
+        f"{REMEDY_WORDS.get(remedy, remedy)}: {number(units[0], 3)} units alive on average over "
+        f"the sweep, {number(units[1], 3)} without; {number(nats[0], 3)} nats, "
+        f"{number(nats[1], 3)} without."
+    )
+    yield Verdict("note", f"{remedy}, {architecture}", text, REMEDY_THEORY.get(remedy, ""))
+
+
+def _mean_over_sweep(comparison: Comparison, quantity: str, architecture: str) -> float:
+    """Mean over levels summed, betas and seeds of what a sweep observed."""
+    rows = comparison.select(quantity, architecture=architecture, index=0)
+    seen = [row.observed for row in rows if math.isfinite(row.observed)]
+    runs = {(row.beta, row.seed) for row in rows if math.isfinite(row.observed)}
+    return sum(seen) / len(runs) if runs else math.nan
 
 
 def _lean(gaps: Sequence[float]) -> str:

@@ -182,6 +182,7 @@ def train_cells(
     progress: Callable[[int], None] | None = None,
     memory_limit_bytes: int | None = None,
     start: StackedVAE | None = None,
+    build: Callable[..., StackedVAE] | None = None,
 ) -> Trained:
     """Train len(seeds) x len(points) members, but for those whose cell is in `store`.
 
@@ -190,7 +191,8 @@ def train_cells(
     points are remedies. `validation`: see `train`. `progress` is called with the number of steps
     done, of all members on average. `memory_limit_bytes`: None is what is free.
     `start`: a stack of these seeds and points whose parameters they start from; None, of their
-    seeds' own draw.
+    seeds' own draw. `build(seeds=..., n_points=...)` makes a stack where it is not
+    `linvae.models.build_model` of `spec` and `architecture`: a text VAE, a language model.
 
     The result is that of one stack of all members. It has the same bits after any number of kills
     and calls with the same arguments; cells that other calls trained in other stacks differ by the
@@ -200,16 +202,19 @@ def train_cells(
     points given twice or other than those of `start`, OSError where the store cannot be written.
     """
     seeds, points = tuple(seeds), tuple(points)
-    network = Architecture.of(architecture)
-    build = partial(
-        build_model, spec, data.target, data.condition, architecture=network, image=data.image
-    )
+    if build is None:
+        network = Architecture.of(architecture)
+        build = partial(
+            build_model, spec, data.target, data.condition, architecture=network, image=data.image
+        )
     model = build(seeds=seeds, n_points=len(points))
     if start is not None:
         _check_start(start, model)
     weight = kl_weight(points, len(seeds))
-    size = quick_size((len(seeds), len(points)), model, data, config)
-    size = size_that_fits(size, model, data, config, memory_limit_bytes)
+    size = (len(seeds), len(points))
+    if isinstance(model, StackedVAE):  # of others no memory is predicted
+        size = quick_size(size, model, data, config)
+        size = size_that_fits(size, model, data, config, memory_limit_bytes)
     if store is None and size == (len(seeds), len(points)):
         if start is not None:
             model.load_state_dict(start.state_dict())
@@ -224,7 +229,7 @@ def train_cells(
     settings = [weight.setting(point) for point in range(len(points))]
     _check_distinct("seeds", seeds, seeds)
     _check_distinct("points", points, [str(setting) for setting in settings])
-    identity = study_identity(spec, architecture, data, config, validation) if store else {}
+    identity = study_identity(model, data, config, validation) if store else {}
     study = _Study(
         build, data, config, kl_weight, seeds, points, progress, store, identity, settings, size,
         start, validation,
@@ -298,7 +303,7 @@ class _Study:
         start = None
         if self.start is not None:
             place = self.seeds.index(seed), point
-            start = {name: value[place] for name, value in self.start.state_dict().items()}
+            start = {name: value[place] for name, value in _own_state(self.start).items()}
         return member_identity(self.identity, seed, self.settings[point], start)
 
     def _new(self, seeds: Sequence[int], points: Sequence[int]) -> StackedVAE:
@@ -306,9 +311,8 @@ class _Study:
         model = self.build(seeds=seeds, n_points=len(points))
         if self.start is not None:
             rows, columns = [self.seeds.index(seed) for seed in seeds], list(points)
-            model.load_state_dict(
-                {name: v[rows][:, columns] for name, v in self.start.state_dict().items()}
-            )
+            own = {k: v[rows][:, columns] for k, v in _own_state(self.start).items()}
+            model.load_state_dict(model.state_dict() | own)
         return model
 
     def _train(self, seeds: Sequence[int], points: Sequence[int]) -> None:
@@ -366,14 +370,19 @@ def _check_start(start: StackedVAE, model: StackedVAE) -> None:
 
 
 def _check_axes(model: StackedVAE) -> None:
-    """A cell is a slice: everything that is saved must have the axes of seeds and points."""
+    """A cell is a slice: all that is saved, but for counters, has the axes of seeds and points."""
     shape = (len(model.seeds), model.n_points)
-    shared = [name for name, value in model.state_dict().items() if value.shape[:2] != shape]
+    shared = [k for k, v in model.state_dict().items() if v.ndim and v.shape[:2] != shape]
     if shared:
         raise ValueError(
             f"{', '.join(shared)} of the stack must have shape {shape} in front, one entry per "
             "member: register a buffer that members share with persistent=False"
         )
+
+
+def _own_state(model: StackedVAE) -> dict[str, Tensor]:
+    """What members have of their own: all but counters."""
+    return {name: value for name, value in model.state_dict().items() if value.ndim}
 
 
 def _found(weight: KLWeight, result: TrainResult) -> dict[str, Tensor]:
@@ -389,7 +398,7 @@ def _cell(
     lost = [d.step for d in result.diverged if (d.seed, d.point) == member]
     stopped = [d.step for d in result.stopped if (d.seed, d.point) == member]
     return Cell(
-        parameters={k: v[s, point].cpu().clone() for k, v in model.state_dict().items()},
+        parameters={k: v[s, point].cpu().clone() for k, v in _own_state(model).items()},
         found={name: float(values[s, point]) for name, values in found.items()},
         history=[
             {k: v for k, v in row.items() if k != "point"}
@@ -412,9 +421,9 @@ def _filled(model: StackedVAE, cells: Sequence[Cell], stacks: int) -> Trained:
     shape = (len(model.seeds), model.n_points)
     state = {
         name: torch.stack([cell.parameters[name] for cell in cells]).view(value.shape)
-        for name, value in model.state_dict().items()
+        for name, value in _own_state(model).items()
     }
-    model.load_state_dict(state)
+    model.load_state_dict(model.state_dict() | state)
     found = {
         name: torch.tensor([cell.found[name] for cell in cells], dtype=torch.float64).view(shape)
         for name in cells[0].found

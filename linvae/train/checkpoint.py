@@ -31,8 +31,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from linvae.models import Architecture, StackedVAE
-from linvae.spec import LinearSpec
+from linvae.models import StackedVAE
 from linvae.train.data import TrainingData
 from linvae.train.kl_weight import KLWeight
 from linvae.version import __version__
@@ -119,8 +118,7 @@ class Checkpoint:
 
 
 def study_identity(
-    spec: LinearSpec,
-    architecture: Any,
+    model: StackedVAE,
     data: TrainingData,
     config: TrainConfig,
     validation: TrainingData | None = None,
@@ -129,14 +127,14 @@ def study_identity(
 
     Not in it: device, and what else is in the stack, for neither should change a result.
     """
+    spec: Any = model.spec  # a dataclass of any kind
     return {
         "format": FORMAT,
         "linvae": __version__,
         "training": TRAINING,
-        "spec": {"kind": type(spec).__name__} | dataclasses.asdict(spec),  # type: ignore[call-overload]
-        "architecture": dataclasses.asdict(
-            Architecture.of(architecture) if isinstance(architecture, str) else architecture
-        ),
+        "network": type(model).__name__,
+        "spec": {"kind": type(model.spec).__name__} | dataclasses.asdict(spec),
+        "architecture": dataclasses.asdict(model.architecture),
         "data_sha256": data.sha256,
         "config": dataclasses.asdict(config),
     } | ({} if validation is None else {"validation_sha256": validation.sha256})

@@ -262,7 +262,7 @@ def _saver(
 ) -> Saver | None:
     if checkpoint is None:
         return None
-    study = study_identity(run.model.spec, run.model.architecture, data, config, validation)
+    study = study_identity(run.model, data, config, validation)
     return Saver(checkpoint, stack_identity(study, run.model, run.kl_weight), run)
 
 

@@ -126,9 +126,10 @@ class Remedy:
         if self.floor_per not in ("unit", "total"):
             raise ValueError(f"floor_per={self.floor_per!r} must be 'unit' or 'total' in Remedy")
 
-    def floor(self, per: str) -> float:
-        """Nats under the rate per "unit" or "total"; -inf where there is none."""
-        return self.floor_nats if self.floor_nats > 0 and self.floor_per == per else -math.inf
+    @property
+    def floors(self) -> dict[str, float]:
+        """Nats under the rate by what they are per, "unit" or "total"; empty without free bits."""
+        return {self.floor_per: self.floor_nats} if self.floor_nats else {}
 
 
 REMEDIES = (
@@ -234,7 +235,7 @@ def _floors(remedies: Sequence[Remedy], device: torch.device) -> Floors | None:
     if not any(remedy.floor_nats for remedy in remedies):
         return None
     unit, total = (
-        torch.tensor([[remedy.floor(per) for remedy in remedies]], device=device)
+        torch.tensor([[r.floors.get(per, -math.inf) for r in remedies]], device=device)
         for per in ("unit", "total")
     )
     return Floors(unit, total)

@@ -250,7 +250,9 @@ def identity(**changes):
         "setting": killed.kl_weight("constant").setting(0),
     } | changes  # fmt: skip
     seed, setting = fields.pop("seed"), fields.pop("setting")
-    return member_identity(study_identity(**fields), seed, setting)
+    spec, network = fields.pop("spec"), fields.pop("architecture")
+    model = build_model(spec, fields["data"].target, architecture=network)
+    return member_identity(study_identity(model, **fields), seed, setting)
 
 
 OTHERS = {

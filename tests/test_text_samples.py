@@ -76,18 +76,20 @@ def test_reconstruction_shows_what_is_decoded():
     assert not all("..." in sentence for name, sentence in expected if name != "original")
 
 
-@pytest.mark.parametrize("spherical", [False, True])
-def test_interpolation_shows_every_step(spherical):
-    model = text_model()
-    lines = interpolation(
-        model, Words(), *SENTENCES, steps=5, spherical=spherical, member=(0, 1), settings=SETTINGS
-    )
-    a, b = torch.tensor([[[0, 3, 5, 6, 7, 1]]]), torch.tensor([[[0, 4, 2, 1]]])
+def test_interpolation_shows_every_step():
+    """On a line and on an arc, which differ."""
+    model, pair = text_model(), ("dog", "runs [b]")
+    a, b = torch.tensor([[[0, 5, 1]]]), torch.tensor([[[0, 6, 4, 1]]])
     decode = partial(greedy, max_length=6, forbid=(0, 2))
-    expected = interpolate(model.member(0, 1), a, b, 5, decode, spherical=spherical).tokens[0, 0]
-    assert cells(lines) == list(
-        zip(["0.00", "0.25", "0.50", "0.75", "1.00"], map(said, expected), strict=True)
-    )
+    shown = []
+    for spherical in (False, True):
+        options = {"steps": 5, "spherical": spherical}
+        lines = interpolation(model, Words(), *pair, **options, member=(1, 0), settings=SETTINGS)
+        found = interpolate(model.member(1, 0), a, b, decode=decode, **options).tokens[0, 0]
+        shares = ["0.00", "0.25", "0.50", "0.75", "1.00"]
+        assert cells(lines) == list(zip(shares, map(said, found), strict=True))
+        shown.append(lines)
+    assert shown[0] != shown[1]
 
 
 @pytest.mark.parametrize("made", [StackedTextVAE, StackedLanguageModel])

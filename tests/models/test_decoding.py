@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from linvae.models import decoding
 from linvae.models.decoding import (
     Decoded,
     TextModel,
@@ -310,6 +311,32 @@ def test_sampled_frequencies(kind, options):
         assert chi_square < freedom + 5 * math.sqrt(2 * freedom), (s, p, freedom)
 
 
+def test_inversion_at_its_ends():
+    """A uniform of 0 or almost 1 takes a token that has a probability."""
+    probability = torch.tensor([0.0, 0.3, 0.0, 0.4, 0.0], dtype=torch.float64).expand(3, -1)
+    uniform = torch.tensor([0.0, 3 / 7 + 1e-9, 1 - 2**-53], dtype=torch.float64)
+    assert decoding._drawn(probability, uniform, None, None).tolist() == [1, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "expected"),
+    [
+        (None, 0.5, {0, 1}),
+        (None, 0.39, {0}),
+        (None, 0.41, {0, 1}),
+        (2, None, {0, 1}),
+        (2, 0.5, {0}),  # 4/7 of the two that are left
+        (3, 0.72, {0, 1}),
+        (9, 1.0, {0, 1, 2, 3}),
+    ],
+)
+def test_truncation(top_k, top_p, expected):
+    """Of probabilities 0.4, 0.3, 0.25, 0.05: what every uniform number together gives."""
+    probability = torch.tensor([0.4, 0.3, 0.25, 0.05], dtype=torch.float64).expand(1000, -1)
+    uniform = torch.arange(1000, dtype=torch.float64) / 1000
+    assert set(decoding._drawn(probability, uniform, top_k, top_p).tolist()) == expected
+
+
 def test_seeds_of_a_sample():
     model = text_model(vocabulary=9)
     z = latents(model)
@@ -337,6 +364,20 @@ def test_member_decodes_as_it_does_alone(kind, decode):
         torch.testing.assert_close(
             alone.log_probability[0, 0], found.log_probability[s, p], **EXACT
         )
+
+
+def test_member_is_read_without_dropout():
+    """A view of the stack's values that leaves the stack as it was."""
+    model = text_model().train()
+    own, tokens = model.member(1, 0), torch.zeros(1, 2, 3, dtype=torch.long)
+    z = normal(1, 1, 2, 2)
+    assert not any(module.training for module in own.modules())
+    assert all(module.training for module in model.modules())
+    assert torch.equal(own.decoder.logits(z, tokens), own.decoder.logits(z, tokens))
+    with torch.no_grad():
+        model.decoder.outer.weight.zero_()
+    assert not own.decoder.outer.weight.any()
+    assert (own.seeds, own.n_points, model.seeds) == ((SEEDS[1],), 1, SEEDS)
 
 
 @pytest.mark.parametrize("seed", [None, 5], ids=["mean", "draw"])

@@ -2,6 +2,7 @@
 
     version, spec, prices, comparison < data < moments < theory
                                       | objectives < models < train < metrics
+                                      models < text_samples
                                       | wording < verdicts < report, plots
                                       metrics < jobs < cluster
                                       < compare, predict, diagnose, pipeline, cli, __main__
@@ -36,6 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "objectives": {"spec"},
     "models": BELOW_MODELS,
     "train": BELOW_MODELS | {"models", "version"},
+    "text_samples": {"models"},
     "metrics": BELOW_MODELS | {"models", "train"},
     "jobs": BELOW_MODELS | {"models", "train", "metrics"},
     "cluster": BELOW_MODELS | {"models", "train", "metrics", "jobs"},
@@ -48,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 EVERYTHING = {*MAY_IMPORT, *TOP}
 MAY_IMPORT |= dict.fromkeys(TOP, EVERYTHING)
 # the layers that may import torch
-NETWORKS = {"objectives", "models", "train", "metrics", "jobs", "cluster", *TOP}
+NETWORKS = {"objectives", "models", "text_samples", "train", "metrics", "jobs", "cluster", *TOP}
 # typing_extensions: for type checkers only
 NUMERICAL = {"numpy", "scipy", "typing_extensions", *sys.stdlib_module_names}
 ONLY_NUMERICAL = {

@@ -41,7 +41,7 @@ from linvae.objectives import (
 )
 from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LinearSpec, VAESpec
 
-__all__ = ["Rows", "StackedVAE", "build_model", "mean_square"]
+__all__ = ["Rows", "StackedVAE", "alone", "build_model", "mean_square"]
 
 Array = npt.NDArray[np.float64]
 CHUNK = 512  # rows at a time in sums over all samples: no float64 copy of the data
@@ -281,9 +281,9 @@ class StackedVAE(nn.Module):
         x, y = self._scaled(
             target[None, None], None if condition is None else condition[None, None]
         )
-        phi = _alone(self.encoders[0], seed_index, point).hidden(self._joined(x, y), None)
+        phi = alone(self.encoders[0], seed_index, point).hidden(self._joined(x, y), None)
         idle = torch.zeros_like(y[..., :1]).expand(*y.shape[:-1], self.spec.latent_dims[0])
-        decoder = _alone(self.decoders[0], seed_index, point)
+        decoder = alone(self.decoders[0], seed_index, point)
         output = decoder(idle, x if self.decoder_sees_condition else None)
         return phi[0, 0], ((y - output) * self.scale)[0, 0]
 
@@ -298,7 +298,7 @@ class StackedVAE(nn.Module):
         if condition is not None and self.decoder_sees_condition:
             n, given = len(condition), (condition / self.condition_scale)[None, None]
         z = latents.repeat_interleave(n)[None, None, :, None]
-        decoder = _alone(self.decoders[0], seed_index, point)
+        decoder = alone(self.decoders[0], seed_index, point)
         psi: Tensor = decoder.hidden(z, given)[0, 0]
         if self.architecture.decoder == "conv":
             psi = self._shared_layer.patches(psi)
@@ -457,22 +457,22 @@ def _image_for(
     return image
 
 
-def _alone(network: nn.Module, seed_index: int, point: int) -> Any:
+def alone(network: nn.Module, seed_index: int, point: int) -> Any:
     """The network of one member as a stack of one, sharing its values."""
-    alone = copy.copy(network)
-    alone._modules = {
-        name: _alone(module, seed_index, point) for name, module in network.named_children()
+    own = copy.copy(network)
+    own._modules = {
+        name: alone(module, seed_index, point) for name, module in network.named_children()
     }
     if isinstance(network, StackedMembers):  # other buffers are the same for all members
-        alone._buffers = {
+        own._buffers = {
             name: None if b is None else b[seed_index, point][None, None]
             for name, b in network._buffers.items()
         }
-    alone._parameters = {
+    own._parameters = {
         name: None if p is None else nn.Parameter(p[seed_index, point][None, None], False)
         for name, p in network._parameters.items()
     }
-    return alone
+    return own
 
 
 def _member(values: Any, seed_index: int, point: int) -> npt.NDArray[np.float64]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,9 +25,13 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from linvae.models.chain import alone
 from linvae.models.layers import StackedLinear, StackShape, by_point
 from linvae.objectives import GaussianLevel, Terms, gaussian_rate_per_unit
 from linvae.spec import VAESpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # grad * (1 - y^2) and grad * y (1 - y) from outputs y, one kernel each
 tanh_backward = torch.ops.aten.tanh_backward
@@ -107,10 +111,15 @@ class StackedEmbedding(nn.Module):
         Tokens may have an axis of points, (n_seeds, n_points, batch, T), as everywhere here.
         Raises ValueError for what is no token of the vocabulary.
         """
-        seeds, points, vocabulary, _ = self.weight.shape
+        seeds, _, vocabulary, _ = self.weight.shape
         _check_tokens(tokens, seeds, vocabulary)
+        return self.of_members(by_point(tokens).mT)
+
+    def of_members(self, tokens: Tensor) -> Tensor:
+        """The same of (n_seeds, n_points or 1, T, batch), where members may differ; unchecked."""
+        seeds, points, vocabulary, _ = self.weight.shape
         members = torch.arange(seeds * points, device=tokens.device).view(seeds, points, 1, 1)
-        rows = by_point(tokens).mT.clamp(min=0) + members * vocabulary
+        rows = tokens.clamp(min=0) + members * vocabulary
         return functional.embedding(rows, self.weight.flatten(0, 2))
 
 
@@ -308,6 +317,20 @@ class SequenceDecoder(nn.Module):
         scores: Tensor = self.outer(states.flatten(2, 3))
         return scores.view(*states.shape[:4], -1)
 
+    def step(
+        self, z: Tensor | None, tokens: Tensor, state: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Logits of the token after `tokens`, (n_seeds, n_points, rows, vocabulary), and the state.
+
+        `tokens` (n_seeds, n_points, rows): one of every row, unchecked; `z` as in `logits`;
+        `state`: what the step before returned, None at the first. T steps give `logits` of the T
+        tokens, always without dropout.
+        """
+        initial = self._initial(z) if state is None else state
+        states, c = self.lstm(self.embedding.of_members(tokens[:, :, None]), z, initial)
+        h = states[:, :, 0]
+        return self.outer(h), (h, c)
+
     def cross_entropy(self, z: Tensor | None, tokens: Tensor) -> Tensor:
         """-log p(y_2 ... y_T | y_1, z) in nats, teacher forced, (n_seeds, n_points, rows).
 
@@ -333,16 +356,20 @@ class SequenceDecoder(nn.Module):
 
     def _states(self, z: Tensor | None, tokens: Tensor) -> Tensor:
         """The LSTM's outputs after each of `tokens`, with dropout."""
-        initial = None
-        if self.first_cell is not None:
-            if z is None:
-                raise ValueError("z=None is for a decoder with latent_dim=0, the language model")
-            c = self.first_cell(z)
-            initial = torch.tanh(c), c
         batch = tokens.shape[-2]
+        initial = self._initial(z)
         states, _ = self.lstm(self.dropout_in(self.embedding(tokens), batch), z, initial)
         dropped: Tensor = self.dropout_out(states, batch)
         return dropped
+
+    def _initial(self, z: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """h_0 = tanh(c_0) and c_0 = C z; None, which is zero, of the language model."""
+        if self.first_cell is None:
+            return None
+        if z is None:
+            raise ValueError("z=None is for a decoder with latent_dim=0, the language model")
+        c = self.first_cell(z)
+        return torch.tanh(c), c
 
     def _nats(self, states: Tensor, following: Tensor) -> Tensor:
         """-log p(following | states), 0 for padding, (n_seeds, n_points, rows)."""
@@ -389,6 +416,20 @@ class _StackOfTexts(nn.Module):
 
     def _build(self, stack: StackShape) -> None:
         raise NotImplementedError
+
+    def member(self, seed_index: int, point: int) -> Self:
+        """One member as a stack of one, in `eval()`, sharing its values: to be read, not trained.
+
+        Raises IndexError for a member that there is not.
+        """
+        if not (0 <= seed_index < len(self.seeds) and 0 <= point < self.n_points):
+            raise IndexError(
+                f"member ({seed_index}, {point}) must be below ({len(self.seeds)}, "
+                f"{self.n_points}), the seeds and points of this {type(self).__name__}"
+            )
+        own: Self = alone(self, seed_index, point)
+        own.seeds, own.n_points = (self.seeds[seed_index],), 1
+        return own.eval()
 
 
 class StackedTextVAE(_StackOfTexts):

@@ -46,7 +46,7 @@ Tokens = npt.NDArray[np.intp]
 Row = dict[str, Any]
 
 TEXTS, IMAGES = ("ptb", "short_yelp", "yahoo"), ("mnist", "omniglot")
-ORDERS, REACHES, LINEAR_ORDERS = (0, 1, 2, 3, 4), (0, 1, 2, 3), (0, 1, 2, 4, None)
+ORDERS, REACHES, LINEAR_ORDERS = (0, 1, 2, 3), (0, 1, 2, 3), (0, 1, 2, 4, None)
 N_CLASSES, VOCABULARY, MAX_NEW = 100, 20_000, 4_000
 LINEAR_CLASSES, LINEAR_LENGTH = 20, 10
 BY_HEART = "short_yelp"

@@ -392,9 +392,19 @@ def test_information_of_tokens_along_a_direction_is_that_of_the_matrices():
 def test_a_pull_on_all_classes_is_no_direction_however_many_tokens():
     rng = np.random.default_rng(8)
     p = rng.dirichlet(np.ones(30), size=20_000)
-    single = (p / p.sum(axis=1, keepdims=True)).astype(np.float32)  # as networks give them
-    tokens = TokenPredictions(np.repeat(np.arange(500), 40), rng.integers(0, 30, 20_000), single)
+    off = p * (1 + rng.uniform(-5e-5, 5e-5, size=(20_000, 1)))  # sums as of single precision
+    tokens = TokenPredictions(np.repeat(np.arange(500), 40), rng.integers(0, 30, 20_000), off)
     assert len(token_threshold(tokens).critical_beta) == 29
+
+
+def test_offset_is_what_expected_scores_add():
+    """E[S] F^-1 E[S]; along one direction the difference of the two ratios."""
+    rng = np.random.default_rng(10)
+    S, F = rng.normal(size=(200, 3)) + [0.3, 0, 1], rng.uniform(0.5, 2, size=(200, 3))
+    mean, information = S.mean(axis=0), F.mean(axis=0)
+    assert residual_threshold(S, F).offset == pytest.approx(np.sum(mean**2 / information))
+    one, raw = (residual_threshold(S[:, 2:], F[:, 2:], centered=c) for c in (True, False))
+    assert raw.critical_beta - one.critical_beta == pytest.approx([one.offset], rel=1e-10)
 
 
 def test_scores_without_information_are_unstable_at_every_beta():

@@ -400,7 +400,7 @@ def test_a_pull_on_all_classes_is_no_direction_however_many_tokens():
 def test_offset_is_what_expected_scores_add():
     """E[S] F^-1 E[S]; along one direction the difference of the two ratios."""
     rng = np.random.default_rng(10)
-    S, F = rng.normal(size=(200, 3)) + [0.3, 0, 1], rng.uniform(0.5, 2, size=(200, 3))
+    S, F = rng.normal([0.3, 0, 1], size=(200, 3)), rng.uniform(0.5, 2, size=(200, 3))
     mean, information = S.mean(axis=0), F.mean(axis=0)
     assert residual_threshold(S, F).offset == pytest.approx(np.sum(mean**2 / information))
     one, raw = (residual_threshold(S[:, 2:], F[:, 2:], centered=c) for c in (True, False))

@@ -24,6 +24,7 @@ from scipy.optimize import brentq, minimize
 from linvae.moments import Moments
 from linvae.spec import CVAESpec, HVAESpec, VAESpec
 from linvae.theory import objective, solve
+from linvae.theory.sequences import ResidualThreshold, residual_threshold
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # analysis is not installed with the package
 
@@ -176,6 +177,12 @@ def _double_mean(F):
     return F.subs(f.m1, 2 * f.m1)
 
 
+def _law_swapped(F):
+    """What follows a 0 follows a 1."""
+    q = module("sequences")
+    return F.subs({q.g0: q.g1, q.g1: q.g0}, simultaneous=True)
+
+
 def _order_confused(order, latent_dim):
     return module("autoregressive").objective(1 - order, latent_dim)
 
@@ -198,6 +205,8 @@ WRONG = {
     "remedies-double-reconstruction": ("remedies", _double_reconstruction),
     "autoregressive-rate-twice": ("autoregressive", _double_rate),
     "autoregressive-covariance": ("autoregressive", _covariance_twice),
+    "sequences-rate-twice": ("sequences", _double_rate),
+    "sequences-law-swapped": ("sequences", _law_swapped),
     "families-rate-twice": ("families", _double_rate),
     "families-mean-twice": ("families", _double_mean),
     "dynamics-rate-twice": ("dynamics", _double_rate),
@@ -564,6 +573,42 @@ def test_order_zero_threshold_is_the_vae(p):
     C = [[p["d1"], p["l"] * p["d1"]], [p["l"] * p["d1"], p["l"] ** 2 * p["d1"] + p["d2"]]]
     plain = solve(spec, Moments.from_covariance(C)).critical_beta[0]
     assert critical == pytest.approx(plain, rel=1e-10)  # root of a sum of squares
+
+
+def _two_tokens(p: dict[str, float], predicted, tie) -> ResidualThreshold:
+    """The population of two binary tokens, sequences weighted; `predicted`: of 1 at (1, 20, 21)."""
+    scores, fisher = [], []
+    for y1, y2 in itertools.product((0, 1), repeat=2):
+        g = p["g1"] if y1 else p["g0"]
+        weight = 4 * (p["p"] if y1 else 1 - p["p"]) * (g if y2 else 1 - g)
+        shown = np.array([1, 1 - y1, y1])
+        scores.append(math.sqrt(weight) * shown * (np.array([y1, y2, y2]) - predicted) @ tie)
+        variances = np.diag(shown * predicted * (1 - predicted))
+        fisher.append(weight * tie.T @ variances @ tie)
+    return residual_threshold(scores, fisher, centered=False)
+
+
+@pytest.mark.parametrize(
+    "r", points(14, "p", "g0", "g1", "q1", "alpha", "others"), ids=lambda p: ""
+)
+def test_two_binary_tokens_are_residual_thresholds(r):
+    p = {name: 1 / (1 + number) for name, number in r.items()}
+    names = {key: p[key] for key in ("p", "g0", "g1", "q1")}
+    free, by_place = np.eye(3), np.array([[1, 0], [0, 1], [0, 1]])
+    true = np.array([p["p"], p["g0"], p["g1"]])
+    found = _two_tokens(p, true, free).critical_beta
+    assert found == pytest.approx(value("sequences", "critical_beta_true"), abs=1e-9)
+    marginal = p["p"] * p["g1"] + (1 - p["p"]) * p["g0"]
+    blind = _two_tokens(p, np.array([p["p"], marginal, marginal]), by_place).critical_beta[0]
+    assert blind == pytest.approx(value("sequences", "critical_beta_no_reach", **names), rel=1e-9)
+    off = _two_tokens(p, np.array([p["q1"], *true[1:]]), free[:, :1])
+    expected = value("sequences", "critical_beta_off", **names)
+    assert off.critical_beta == pytest.approx([expected], rel=1e-9)
+    A = r["alpha"] + r["others"]
+    urn = {"p": r["alpha"] / A, "g0": r["alpha"] / (A + 1), "g1": (r["alpha"] + 1) / (A + 1)}
+    alike = _two_tokens(urn, np.full(3, urn["p"]), np.ones((3, 1))).critical_beta
+    expected = value("sequences", "critical_beta_urn", alpha=r["alpha"], others=r["others"])
+    assert alike == pytest.approx([expected], rel=1e-9)
 
 
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(40)

@@ -13,6 +13,7 @@ FAMILIES = (
     "hvae",
     "remedies",
     "autoregressive",
+    "sequences",
     "families",
     "dynamics",
 )

@@ -134,9 +134,12 @@ def autoregression(spec: ARVAESpec, moments: Moments) -> tuple[Array, Array]:
         innovations = _innovations(C)
         return _on_the_past(C, innovations), np.diag(innovations)
     A = np.zeros((d, d))
+    rows: dict[tuple[int, ...], list[int]] = {}  # blocks of coordinates see the same
     for t, columns in enumerate(seen):
-        index = list(columns)
-        A[t, index] = np.linalg.pinv(C[np.ix_(index, index)], hermitian=True) @ C[index, t]
+        rows.setdefault(tuple(columns), []).append(t)
+    for index, block in rows.items():
+        inverse = np.linalg.pinv(C[np.ix_(index, index)], hermitian=True)
+        A[np.ix_(block, index)] = (inverse @ C[np.ix_(index, block)]).T
     errors = (np.eye(d) - A) @ C @ (np.eye(d) - A).T
     return A, (errors + errors.T) / 2
 

@@ -84,7 +84,7 @@ from linvae.theory.modes import (
 )
 from linvae.theory.solution import rounding_of
 
-__all__ = ["Stability", "critical_correlation", "stability"]
+__all__ = ["Stability", "critical_correlation", "generalised_eigenvalues", "stability"]
 
 Array = npt.NDArray[np.float64]
 MEAN_TOLERANCE = 1e-9  # a mean this far outside its range is rounding of the average
@@ -183,7 +183,7 @@ def _stability(
     inverse = _pseudo_inverse(F)
     respond = inverse @ C  # the decoder's best response to the encoder, U = respond W^T
     A = C.T @ respond - fixed_price
-    values, W = _generalised(
+    values, W = generalised_eigenvalues(
         A, price_per_beta, A if of_all is None else of_all.T @ inverse @ of_all
     )
     critical = values[: len(F)]
@@ -323,7 +323,7 @@ def _noise(spec: VAESpec) -> float:
     return float(np.min(spec.encoder_variance))
 
 
-def _generalised(A: Array, B: Array, size: Array) -> tuple[Array, Array]:
+def generalised_eigenvalues(A: Array, B: Array, size: Array) -> tuple[Array, Array]:
     """Eigenvalues, descending, and eigenvectors of (A, B) on the range of B.
 
     Where A grows in a direction outside that range, by more than the rounding of `size`, the

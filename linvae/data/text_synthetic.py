@@ -140,6 +140,10 @@ def log_likelihood(
     sees it from all sides. The exponent is that of a Gaussian peak: a step twice as wide takes the
     relative error e to e^(1/4). The sum over the whole grid is returned.
 
+    Time grows with the scale of the latents: on one core, with 1000 words, 0.03 to 0.6 s a sentence
+    for one latent and hidden 50 (scale 0.03 to 10); for two latents and hidden 100 already 3 s at
+    scale 0.1 and 10 s at 0.3, so take fewer words and units there.
+
     Raises
     ------
     ValueError

@@ -112,8 +112,8 @@ UNUSABLE = {
     "binary": (b"a b\n\x89PNG\0\0", "line 2 holds a NUL byte", "Give a text file"),
     "utf-16": ("a b\n".encode("utf-16"), "line 1 holds a NUL byte", "iconv -f utf-16"),
     "latin-1": (
-        b"caf\n\xc3\xa9 caf\xe9\n",
-        "line 2 is no UTF-8: byte 10 of the file is 0xe9",
+        b"caf\xc3\xa9\n\xc3\xa9 caf\xe9\n",
+        "line 2 is no UTF-8: byte 12 of the file is 0xe9",
         "iconv -f latin1",
     ),
     "latin-1 with a mark": (

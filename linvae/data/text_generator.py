@@ -49,7 +49,8 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 PRIORS = ("normal", "mixture")
-# Centres of the mixture, each with unit covariance and weight 1/5.
+# Centres of the mixture, each with unit covariance and weight 1/5; an early version of the
+# published script has the outer four.
 CENTRES = 2.0 * np.array([(0, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)])
 _DRAWN = 256  # sentences at once
 _ROWS = 512  # (sentence, latent) pairs scored at once

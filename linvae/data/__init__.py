@@ -1,4 +1,4 @@
-"""The datasets of the suite by name, each a `Dataset` with its provenance.
+"""The datasets of the suite by name: a `Dataset` or `TextDataset` with its provenance.
 
 >>> from linvae.data import load_dataset
 >>> load_dataset("digits").describe()[:32]
@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,20 +18,40 @@ from .faces import CELEBA, FFHQ
 from .files import CorruptFileError, MissingDataError, data_roots
 from .images import FASHION_MNIST, MNIST, OMNIGLOT
 from .layout import ImageLayout
-from .sources import ImageSource, locate
+from .sources import ImageSource, locate, resolve
 from .synthetic import gaussian
+from .text import PADDING, TextDataset, length_batches, padding_share
+from .text_files import read_text_file
+from .text_generator import TextGenerator
+from .text_loading import load_text, load_text_splits
+from .text_sources import TEXT_SOURCES, text_names
+from .text_synthetic import SyntheticCorpus, synthetic_corpus
+from .vocabulary import Vocabulary
 
 __all__ = [
+    "PADDING",
     "SOURCES",
+    "TEXT_SOURCES",
     "CorruptFileError",
     "Dataset",
     "ImageLayout",
     "MissingDataError",
+    "SyntheticCorpus",
+    "TextDataset",
+    "TextGenerator",
+    "Vocabulary",
     "data_roots",
     "dataset_names",
     "gaussian",
+    "length_batches",
     "load_dataset",
+    "load_text",
+    "load_text_splits",
+    "padding_share",
+    "read_text_file",
     "resolve_name",
+    "synthetic_corpus",
+    "text_names",
 ]
 
 SOURCES: dict[str, ImageSource] = {
@@ -70,19 +89,8 @@ def dataset_names() -> tuple[str, ...]:
 
 
 def resolve_name(name: str) -> str:
-    """Return the registry's spelling of `name`; underscores and capitals are accepted.
-
-    Raises
-    ------
-    ValueError
-        If there is no such dataset; the message lists all and suggests the nearest.
-    """
-    canonical = name.strip().lower().replace("_", "-")
-    if canonical in dataset_names():
-        return canonical
-    nearest = difflib.get_close_matches(canonical, dataset_names(), n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    raise ValueError(f"dataset name={name!r} must be one of {', '.join(dataset_names())}{hint}")
+    """Return the registry's spelling of `name`; ValueError if there is no such dataset."""
+    return resolve(name, dataset_names())
 
 
 def load_dataset(

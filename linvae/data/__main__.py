@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import SOURCES, dataset_names, load_dataset, resolve_name
+from . import SOURCES, TEXT_SOURCES, dataset_names, load_dataset, load_text, text_names
 from .download import download
 from .faces import read_partition
 from .files import (
@@ -23,7 +23,9 @@ from .files import (
     zip_members,
 )
 from .published import published_checksum
-from .sources import ImageSource, find_splits, missing_message
+from .sources import Source, find_splits, missing_message, resolve
+from .text_loading import SYNTHETIC_SENTENCES
+from .text_sources import TextSource
 
 __all__ = ["main"]
 
@@ -32,7 +34,10 @@ _IMAGE_SUFFIXES = (".png", ".jpg")
 _BUILT_IN_TERMS = {
     "digits": ("UCI digits, CC BY 4.0", "comes with scikit-learn"),
     "gaussian": ("-", "generated"),
+    "synthetic": ("-", "generated"),
 }
+_NAMES = (*dataset_names(), *text_names())
+_SOURCES: dict[str, Source] = {**SOURCES, **TEXT_SOURCES}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.command == "list":
             return _list(arguments.data_dir)
-        name = None if arguments.name is None else resolve_name(arguments.name)
+        name = None if arguments.name is None else resolve(arguments.name, _NAMES)
         command = _download if arguments.command == "download" else _verify
         return command(name, arguments.data_dir)
     except MissingDataError as error:
@@ -69,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", parents=[shared], help="every dataset, where it is, its terms")
-    names = f"one of {', '.join(dataset_names())}"
+    names = f"one of {', '.join(_NAMES)}"
     fetch = commands.add_parser("download", parents=[shared], help="fetch the published files")
     fetch.add_argument("name", metavar="NAME", help=names)
     verify = commands.add_parser("verify", parents=[shared], help="check checksums and decode")
@@ -86,10 +91,10 @@ def _list(data_dir: str | None) -> int:
 
     headers = ("dataset", "found in", "samples per split", "terms", "how to get it")
     table = Table(*(Column(header, overflow="fold") for header in headers))
-    for name in dataset_names():
+    for name in _NAMES:
+        source = _SOURCES.get(name)
         table.add_row(
-            name,
-            *(_describe(SOURCES[name], data_dir) if name in SOURCES else _describe_built_in(name)),
+            name, *(_describe_built_in(name) if source is None else _describe(source, data_dir))
         )
     # Without a terminal there is nothing to fit; 80 columns would break every path.
     width = None if sys.stdout.isatty() else 160
@@ -99,10 +104,13 @@ def _list(data_dir: str | None) -> int:
 
 def _describe_built_in(name: str) -> tuple[str, str, str, str]:
     terms, how = _BUILT_IN_TERMS[name]
+    if name == "synthetic":
+        counts = [f"{split} {n}" for split, n in SYNTHETIC_SENTENCES.items()]
+        return "always there", "\n".join(counts), terms, how
     return "always there", f"all {load_dataset(name).n_samples}", terms, how
 
 
-def _describe(source: ImageSource, data_dir: str | None) -> tuple[str, str, str, str]:
+def _describe(source: Source, data_dir: str | None) -> tuple[str, str, str, str]:
     try:
         found = find_splits(source, data_dir)
         counts = [f"{split} {source.count(split, files)}" for split, files in found.items()]
@@ -113,19 +121,19 @@ def _describe(source: ImageSource, data_dir: str | None) -> tuple[str, str, str,
     return where, "\n".join(counts) or "-", source.terms, source.how
 
 
-def _data_folder(source: ImageSource, file: Path) -> Path:
+def _data_folder(source: Source, file: Path) -> Path:
     """Folder of the dataset that `file` lies in, perhaps in a subfolder."""
-    return next(parent for parent in file.parents if parent.name == source.folder)
+    return next(parent for parent in file.parents if parent.match(source.folder))
 
 
 # --- download -----------------------------------------------------------------------------------
 
 
 def _download(name: str | None, data_dir: str | None) -> int:
-    if name not in SOURCES:
+    if name not in _SOURCES:
         print(f"{name} needs no files: it {_BUILT_IN_TERMS[str(name)][1]}")
         return _OK
-    download(SOURCES[name], data_dir)
+    download(_SOURCES[name], data_dir)
     return _OK
 
 
@@ -143,14 +151,15 @@ class _Check:
 
 def _verify(name: str | None, data_dir: str | None) -> int:
     """Check every file of one dataset, or of all; print one line each."""
-    if name is not None and name not in SOURCES:
-        print(f"{name}: {load_dataset(name).describe()}; needs no files")
+    if name is not None and name not in _SOURCES:
+        built_in = load_text(name) if name in text_names() else load_dataset(name)
+        print(f"{name}: {built_in.describe()}; needs no files")
         return _OK
-    sources = tuple(SOURCES.values()) if name is None else (SOURCES[name],)
+    sources = tuple(_SOURCES.values()) if name is None else (_SOURCES[name],)
     checks: list[_Check] = []
     for source in sources:
         for root in data_roots(data_dir):
-            for check in _check_folder(root / source.folder):
+            for check in _check_source(source, root / source.folder):
                 print(f"{check.path}: {check.verdict}")
                 checks.append(check)
     if not checks:
@@ -159,6 +168,10 @@ def _verify(name: str | None, data_dir: str | None) -> int:
     failed = sum(not check.good for check in checks)
     print(f"{len(checks)} checked, {failed} failed")
     return _UNUSABLE if failed else _OK
+
+
+def _check_source(source: Source, folder: Path) -> Iterator[_Check]:
+    return _check_text(source, folder) if isinstance(source, TextSource) else _check_folder(folder)
 
 
 def _check_folder(folder: Path) -> Iterator[_Check]:
@@ -211,6 +224,18 @@ def _check_images(folder: Path, paths: Sequence[Path]) -> _Check:
             return _Check(folder, f"CORRUPT: {error}", good=False)
     verdict = f"decoded, {len(paths)} images; nothing published, sha256 {sha256_of(paths)}"
     return _Check(folder, verdict, good=True)
+
+
+def _check_text(source: TextSource, folder: Path) -> Iterator[_Check]:
+    """Every split read to its end; a damaged file or archive is one verdict."""
+    try:
+        for split, files in source.find(folder).items():
+            read = source.read(split, files)
+            found = f"read, {split}: {read.n_samples} sentences, {read.n_words} words"
+            verdict = f"{found}; nothing published, sha256 {read.sha256}"
+            yield _Check(files[0], verdict, good=True)
+    except CorruptFileError as error:
+        yield _Check(error.path, f"CORRUPT: {error}", good=False)
 
 
 if __name__ == "__main__":

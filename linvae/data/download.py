@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .files import MissingDataError, data_roots, file_digest
 from .published import PublishedFile, downloadable
-from .sources import ImageSource
+from .sources import Source
 
 __all__ = ["DownloadError", "download", "fetch"]
 
@@ -21,7 +21,7 @@ class DownloadError(MissingDataError):
 
 
 def download(
-    source: ImageSource, data_dir: str | os.PathLike[str] | None = None, *, progress: bool = True
+    source: Source, data_dir: str | os.PathLike[str] | None = None, *, progress: bool = True
 ) -> tuple[Path, ...]:
     """Download all published files of a dataset into the first data root.
 
@@ -30,7 +30,7 @@ def download(
 
     Parameters
     ----------
-    source : ImageSource
+    source : Source
         Entry of the registry.
     data_dir : path, optional
         Data root to use instead of LINVAE_DATA or the user's cache folder.

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ __all__ = [
     "decode_image",
     "file_digest",
     "idx_shape",
+    "open_bytes",
     "read_idx",
     "read_members",
     "sha256_of",
@@ -57,9 +58,11 @@ class CorruptFileError(ValueError):
         The file on disk.
     reason : str
         What is wrong, naming the member of an archive where that helps.
+    remedy : str, optional
+        The way out, where it is another than fetching or replacing the file.
     """
 
-    def __init__(self, path: Path, reason: str) -> None:
+    def __init__(self, path: Path, reason: str, remedy: str = "") -> None:
         """Add the checksums, found and published, and the way out to `reason`."""
         self.path = path
         expected = published_checksum(path)
@@ -67,7 +70,7 @@ class CorruptFileError(ValueError):
         published = f", published {expected.partition(':')[2]}" if expected else ""
         super().__init__(
             f"{path}: {reason}; {algorithm} {_digest_if_readable(path, algorithm)}{published}. "
-            f"{_remedy(path)}"
+            f"{remedy or _remedy(path)}"
         )
 
 
@@ -210,6 +213,27 @@ def read_members(path: Path, names: Sequence[str]) -> Iterator[bytes]:
             with _reading(path, f"member {name} cannot be read", *_ZIP_ERRORS):
                 content = archive.read(name)
             yield content
+
+
+@contextmanager
+def open_bytes(path: Path, member: str = "") -> Iterator[IO[bytes]]:
+    """Open a file, or a member of a zip archive, to be read piece by piece.
+
+    Raises
+    ------
+    CorruptFileError
+        If the archive or its member cannot be read, also while it is being read.
+    """
+    if not member:
+        with path.open("rb") as stream:
+            yield stream
+        return
+    with (
+        _reading(path, f"member {member} cannot be read", *_ZIP_ERRORS),
+        zipfile.ZipFile(path) as archive,
+        archive.open(member) as content,
+    ):
+        yield content
 
 
 # What Pillow raises for damaged content, by format and by place of the damage. An oversized

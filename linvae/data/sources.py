@@ -1,9 +1,10 @@
-"""`ImageSource`: what the registry knows of a dataset in files, and how its files are found."""
+"""`Source`: what the registry knows of a dataset in files, and how its files are found."""
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,13 +12,22 @@ from .dataset import Dataset
 from .files import MissingDataError, data_roots
 from .published import downloadable
 
-__all__ = ["FoundSplit", "ImageSource", "Splits", "find_splits", "locate", "missing_message"]
+__all__ = [
+    "FoundSplit",
+    "ImageSource",
+    "Source",
+    "Splits",
+    "find_splits",
+    "locate",
+    "missing_message",
+    "resolve",
+]
 
 Splits = dict[str, tuple[Path, ...]]
 
 
-@dataclass(frozen=True)
-class ImageSource:
+@dataclass(frozen=True, kw_only=True)
+class Source:
     """One dataset that lives in files.
 
     Parameters
@@ -34,10 +44,10 @@ class ImageSource:
         Folder -> {split: files}, only splits that are there.
     count : callable
         (split, files) -> number of samples, without decoding them.
-    load : callable
-        (split, files, max_samples, image_size) -> Dataset.
     aliases : mapping
         Other names of splits.
+    works_now : str
+        A dataset of the same kind that needs no files.
     """
 
     name: str
@@ -48,8 +58,8 @@ class ImageSource:
     origin: str
     find: Callable[[Path], Splits]
     count: Callable[[str, tuple[Path, ...]], int]
-    load: Callable[[str, tuple[Path, ...], int | None, int | None], Dataset]
     aliases: Mapping[str, str] = field(default_factory=dict)
+    works_now: str = "digits"
 
     @property
     def can_download(self) -> bool:
@@ -64,6 +74,13 @@ class ImageSource:
         return f"accept the terms at {self.origin} and place {self.needs} in {self.folder}/"
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImageSource(Source):
+    """A `Source` of images; `load` is (split, files, max_samples, image_size) -> Dataset."""
+
+    load: Callable[[str, tuple[Path, ...], int | None, int | None], Dataset]
+
+
 @dataclass(frozen=True)
 class FoundSplit:
     """A split that is there: its name, its files and why it was taken."""
@@ -73,8 +90,24 @@ class FoundSplit:
     note: str
 
 
+def resolve(name: str, known: Sequence[str], what: str = "dataset name") -> str:
+    """Return the registry's spelling of `name`; underscores and capitals are accepted.
+
+    Raises
+    ------
+    ValueError
+        If it is not among the `known`; the message lists all and suggests the nearest.
+    """
+    canonical = name.strip().lower().replace("_", "-")
+    if canonical in known:
+        return canonical
+    nearest = difflib.get_close_matches(canonical, known, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    raise ValueError(f"{what}={name!r} must be one of {', '.join(known)}{hint}")
+
+
 def locate(
-    source: ImageSource, split: str | None, data_dir: str | os.PathLike[str] | None
+    source: Source, split: str | None, data_dir: str | os.PathLike[str] | None
 ) -> FoundSplit:
     """Find the files of a split in the data roots; the first root that has it wins.
 
@@ -102,7 +135,7 @@ def locate(
     )
 
 
-def find_splits(source: ImageSource, data_dir: str | os.PathLike[str] | None) -> Splits:
+def find_splits(source: Source, data_dir: str | os.PathLike[str] | None) -> Splits:
     """{split: files} over all data roots, published splits first, the first root winning."""
     found: Splits = {}
     for root in data_roots(data_dir):
@@ -114,7 +147,7 @@ def find_splits(source: ImageSource, data_dir: str | os.PathLike[str] | None) ->
 
 
 def _default_split(
-    source: ImageSource, found: Splits, data_dir: str | os.PathLike[str] | None
+    source: Source, found: Splits, data_dir: str | os.PathLike[str] | None
 ) -> FoundSplit:
     training = source.splits[0]
     if training in found:
@@ -127,7 +160,7 @@ def _default_split(
 
 
 def missing_message(
-    source: ImageSource, split: str, found: Splits, data_dir: str | os.PathLike[str] | None
+    source: Source, split: str, found: Splits, data_dir: str | os.PathLike[str] | None
 ) -> str:
     """The whole story: files needed, folders tried, terms, where to get them, what works now."""
     tried = [
@@ -145,7 +178,7 @@ def missing_message(
             f"folder that holds {source.folder}/.",
             f"Terms: {source.terms}.",
             f"To get them: {source.how}",
-            "Works now, without any file: digits.",
+            f"Works now, without any file: {source.works_now}.",
         ]
     )
 

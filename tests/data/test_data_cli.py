@@ -20,7 +20,7 @@ def test_list_without_any_files(root, capsys):
     code, out, _ = run(capsys, "list", "--data-dir", root)
     assert code == 0
     assert "all 1797" in out
-    assert out.count("missing") == 5
+    assert out.count("missing") == 10  # 5 sets of images, 5 of sentences
     assert "python -m linvae.data download mnist" in out
     assert "no redistribution" in " ".join(out.split())
 
@@ -31,7 +31,7 @@ def test_list_counts_what_is_there(root, write_pair, capsys):
     _, out, _ = run(capsys, "list", "--data-dir", root)
     assert "train 7" in out
     assert "sample 5" in out
-    assert out.count("missing") == 4
+    assert out.count("missing") == 9
 
 
 def test_list_survives_a_corrupt_file(root, write_pair, capsys):
@@ -87,8 +87,9 @@ def test_verify_corrupt_files(root, write_pair, write_zip, encode, capsys):
 
 
 @pytest.mark.parametrize("command", ["verify", "download"])
-def test_digits_need_nothing(root, capsys, command):
-    code, out, _ = run(capsys, command, "digits", "--data-dir", root)
+@pytest.mark.parametrize("name", ["digits", "synthetic"])
+def test_built_in_sets_need_nothing(root, capsys, command, name):
+    code, out, _ = run(capsys, command, name, "--data-dir", root)
     assert code == 0
     assert "needs no files" in out
 
@@ -97,6 +98,56 @@ def test_download_restricted(root, capsys):
     code, _, err = run(capsys, "download", "ffhq", "--data-dir", root)
     assert code == 3
     assert "CC BY-NC-SA 4.0" in err
+
+
+def test_list_shows_text(root, capsys):
+    (root / "text" / "yahoo" / "yahoo_data").mkdir(parents=True)
+    (root / "text" / "yahoo" / "yahoo_data" / "yahoo.valid.txt").write_text("1\ta b\n\n0\tc\n")
+    (root / "text" / "ptb").mkdir()
+    (root / "text" / "ptb" / "ptb.zip").write_bytes(b"<html>")
+    code, out, _ = run(capsys, "list", "--data-dir", root)
+    assert code == 0
+    assert "validation 2" in out
+    assert "text/yahoo" in "".join(out.split())
+    assert "train 4000" in out  # synthetic
+    assert out.count("research use, unclear") == 5
+    assert out.count("corrupt:") == 1
+    assert out.count("missing") == 8
+
+
+def test_verify_text(root, write_zip, capsys):
+    (root / "text" / "yahoo").mkdir(parents=True)
+    (root / "text" / "yahoo" / "val.txt").write_text("a b\n\nc\n")
+    members = {"ptb/train.txt": b"a b\nc\n", "ptb/valid.txt": b"c\n", "ptb/test.txt": b"c\n"}
+    write_zip(root / "text" / "ptb" / "ptb.zip", members)
+    code, out, _ = run(capsys, "verify", "--data-dir", root)
+    assert code == 0
+    assert "val.txt: read, validation: 2 sentences, 5 words; nothing published, sha256 " in out
+    assert "ptb.zip: read, train: 2 sentences" in out
+    assert "4 checked, 0 failed" in out
+
+
+def test_verify_damaged_text(root, capsys):
+    (root / "text" / "yahoo").mkdir(parents=True)
+    (root / "text" / "yahoo" / "val.txt").write_bytes(b"a b\nc\xe9\n")
+    (root / "text" / "ptb").mkdir()
+    (root / "text" / "ptb" / "ptb.zip").write_bytes(b"<html>")
+    code, out, _ = run(capsys, "verify", "--data-dir", root)
+    assert code == 2
+    assert "val.txt: CORRUPT: " in out
+    assert "line 2 is no UTF-8" in out
+    assert "not a complete zip archive" in out
+    assert "2 checked, 2 failed" in out
+
+
+def test_text_without_files(root, capsys):
+    code, _, err = run(capsys, "verify", "yahoo", "--data-dir", root)
+    assert code == 3
+    assert "Works now, without any file: synthetic." in err
+    code, _, err = run(capsys, "download", "short_yelp", "--data-dir", root)
+    assert code == 3
+    assert "cannot be downloaded by a program" in err
+    assert "in text/short_yelp/" in err
 
 
 @pytest.mark.parametrize("command", ["verify", "download"])

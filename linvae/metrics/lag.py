@@ -70,7 +70,7 @@ Batch = tuple[Tensor, Tensor | None]  # target, condition
 REACH = 20.0  # prior deviations, of the grid
 NODES = 16  # of Gauss and Hermite, for means over the encoder's q beside a grid
 GRID_AT_ONCE = 50  # points of the grid evaluated at a time
-ROUNDS, ITERATIONS, SETTLED = 12, 25, 1e-3  # of L-BFGS at most; nats per sample that end it
+ROUNDS, ITERATIONS, SETTLED = 20, 10, 1e-4  # of L-BFGS at most; nats per sample that end it
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,7 @@ class InferenceLag:
 
     @property
     def converged(self) -> npt.NDArray[np.bool_]:
-        """The last round of the optimisation gained less than a thousandth of a nat."""
+        """The last round of the optimisation gained less than `SETTLED` nats."""
         return np.asarray(self.residuals < SETTLED)
 
 
@@ -113,7 +113,7 @@ def inference_lag(
     betas: npt.ArrayLike | None = None,
     method: Method | None = None,
     samples: int = 500,
-    draws: int = 32,
+    draws: int = 16,
     step: float = 0.1,
     seed: int = 0,
 ) -> InferenceLag:

@@ -68,7 +68,7 @@ Array = npt.NDArray[np.float64]
 Method = Literal["exact", "grid", "optimised"]
 Batch = tuple[Tensor, Tensor | None]  # target, condition
 REACH = 20.0  # prior deviations, of the grid
-NODES = 16  # of Gauss and Hermite, for means over the encoder's q beside a grid
+NODES = 64  # of Gauss and Hermite, for means over the encoder's q beside a grid: kinks need many
 GRID_AT_ONCE = 50  # points of the grid evaluated at a time
 ROUNDS, ITERATIONS, SETTLED = 20, 10, 1e-4  # of L-BFGS at most; nats per sample that end it
 

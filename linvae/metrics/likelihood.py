@@ -10,9 +10,10 @@ K from the ELBO at K = 1. To leading order, with the effective sample size of th
     ESS = (sum_k w_k)^2 / sum_k w_k^2    v = 1/ESS - 1/K
     mean log p_K - log p = -v/2          variance of log p_K = v
 
-which holds where ESS is large: a share of samples with a small one says that p_K is too low by more
-than that, and that the encoder misses most of the posterior. KL(q(z|v)||p(z|y, x)) =
-log p(y|x) - ELBO.
+where ESS is large. Samples with a small one have a p_K that is too low by more than that: their q
+misses most of the posterior. Where q has less than half of its variance, as a fixed variance can,
+the weights have no finite variance and both come out too small. KL(q(z|v)||p(z|y, x)) =
+log p(y|x) - ELBO, the gap.
 
 | symbol    | here                                 | shape            | unit            |
 |-----------|--------------------------------------|------------------|-----------------|

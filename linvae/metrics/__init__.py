@@ -14,6 +14,17 @@ from linvae.metrics.evidence import (
     has_certificate,
     rates_at_collapse,
 )
+from linvae.metrics.information import (
+    MutualInformation,
+    mutual_information,
+    published_mutual_information,
+)
+from linvae.metrics.lag import InferenceLag, inference_lag
+from linvae.metrics.likelihood import (
+    ImportanceWeighted,
+    importance_weighted_likelihood,
+    perplexity,
+)
 from linvae.metrics.local_threshold import (
     CollapsedPoint,
     collapsed_point,
@@ -33,6 +44,9 @@ __all__ = [
     "Branch",
     "CollapsedPoint",
     "ExchangeRatios",
+    "ImportanceWeighted",
+    "InferenceLag",
+    "MutualInformation",
     "Observation",
     "ThresholdEstimate",
     "bracket_threshold",
@@ -42,9 +56,14 @@ __all__ = [
     "fit_threshold",
     "has_certificate",
     "has_local",
+    "importance_weighted_likelihood",
+    "inference_lag",
     "local_thresholds",
+    "mutual_information",
     "naive_crossing",
     "naive_threshold",
     "observe",
+    "perplexity",
+    "published_mutual_information",
     "rates_at_collapse",
 ]

@@ -11,16 +11,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from linvae.models import StackedVAE
+from linvae.models import StackedTextVAE, StackedVAE
 from linvae.objectives import GaussianLevel, gaussian_rate_per_unit
 from linvae.train.data import Noise, TrainingData
 from linvae.train.kl_weight import information, unit_statistics
 
-__all__ = ["Observation", "evaluating", "observe", "parts", "pieces"]
+__all__ = ["Observation", "Stack", "evaluating", "observe", "parts", "pieces"]
 
 Array = npt.NDArray[np.float64]
+Stack = StackedVAE | StackedTextVAE
 CHUNK = 500  # samples evaluated at a time, at most
 VALUES = 1_000_000  # of images that all members make at a time on a CPU
+GATES = 2**24  # of the LSTMs of all members at a time, 64 MiB
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +59,7 @@ class Observation:
 
 
 @contextmanager
-def evaluating(model: StackedVAE) -> Iterator[None]:
+def evaluating(model: Stack) -> Iterator[None]:
     """Running instead of batch statistics inside, as they were afterwards."""
     training = model.training
     model.eval()
@@ -69,7 +71,7 @@ def evaluating(model: StackedVAE) -> Iterator[None]:
 
 @torch.no_grad()
 def observe(
-    model: StackedVAE,
+    model: Stack,
     data: TrainingData,
     *,
     threshold: float = 0.01,
@@ -79,7 +81,8 @@ def observe(
 ) -> Observation:
     """Evaluate every member on all samples of `data`, in order, none dropped.
 
-    Batch normalisation uses its running statistics meanwhile.
+    Batch normalisation uses its running statistics meanwhile, and nothing is dropped out. A stack
+    of texts is observed on `TrainingData(tokens, None)`.
     """
     noise = Noise(model.spec.latent_dims, [seed], data.target.device)
     distortion: Tensor | float = 0.0
@@ -130,30 +133,37 @@ def parts(data: TrainingData) -> tuple[Tensor, ...]:
 
 
 def pieces(
-    model: StackedVAE, data: TrainingData, noise: Callable[[Tensor], Sequence[Tensor]]
+    model: Stack,
+    data: TrainingData,
+    noise: Callable[[Tensor], Sequence[Tensor]],
+    draws: int = 2,
 ) -> Iterator[tuple[tuple[Tensor, Tensor | None], list[Tensor]]]:
     """Target and condition of all samples, so many at a time as `model` takes, with their noise.
 
     `noise` is asked for whole parts, (1, draws * len(part), k) per level: what a sample gets does
     not depend on the model.
     """
+    at_once = max(1, 2 * _rows_at_once(model, data) // draws)
     for index in parts(data):
         n, drawn = len(index), noise(index)
-        for rows in torch.arange(n).tensor_split(-(-n // _rows_at_once(model))):
+        for rows in torch.arange(n).tensor_split(-(-n // at_once)):
             some = [torch.unflatten(d, 1, (-1, n))[:, :, rows].flatten(1, 2) for d in drawn]
             yield data.take(index[None, rows]), some
 
 
-def _rows_at_once(model: StackedVAE) -> int:
-    """Samples; few of images on a CPU (`linvae.train.parts.quick_size` says why)."""
+def _rows_at_once(model: Stack, data: TrainingData) -> int:
+    """Samples of two draws; few of images on a CPU (`linvae.train.parts.quick_size` says why)."""
+    members, width = len(model.seeds) * model.n_points, data.target.shape[1]
+    if isinstance(model, StackedTextVAE):
+        return min(CHUNK, max(1, GATES // (2 * members * width * 4 * model.sizes.hidden)))
     on_cpu = next(model.parameters()).device.type == "cpu"
     if not (on_cpu and model.architecture.needs_image):
         return CHUNK
-    return max(1, VALUES // (len(model.seeds) * model.n_points * model.target_dim))
+    return max(1, VALUES // (members * model.target_dim))
 
 
 def _collapsed_units(
-    model: StackedVAE, mean: Tensor, log_variance: Tensor, stats: Tensor, eps: float, delta: float
+    model: Stack, mean: Tensor, log_variance: Tensor, stats: Tensor, eps: float, delta: float
 ) -> Tensor:
     """(epsilon, delta)-collapsed units of one level, (n_seeds, n_points)."""
     one_learned = model.spec.encoder_variances == (None,)

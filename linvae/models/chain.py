@@ -180,10 +180,36 @@ class StackedVAE(nn.Module):
         `noise`: standard normal, one (n_seeds, draws * batch, k_l) per level, shared by all
         points: `draws` latents of every sample.
         """
-        target, condition = by_point(target), None if condition is None else by_point(condition)
-        draws = noise[0].shape[1] // target.shape[2]
-        x, y = self._scaled(target, condition)
-        data = self._joined(x, y)
+        x, y = self._inputs(target, condition)
+        levels, latents = self._sampled(self._joined(x, y), noise)
+        distortion = self._distortion(latents[0], x, y, by_point(target))
+        rates = [r.mean(-2) for r in self.rates_per_unit(levels, latents)]
+        return Terms(distortion, tuple(rates), tuple(levels)), latents
+
+    def sample_latents(
+        self, target: Tensor, condition: Tensor | None, noise: Sequence[Tensor]
+    ) -> tuple[list[GaussianLevel], list[Tensor]]:
+        """q of every level and its latents; arguments as in `forward_with_latents`."""
+        return self._sampled(self._joined(*self._inputs(target, condition)), noise)
+
+    def posterior(self, target: Tensor, condition: Tensor | None) -> GaussianLevel:
+        """q(z_1|v) of one batch; arguments as in `forward_with_latents`."""
+        return self.encode(0, self._joined(*self._inputs(target, condition)))
+
+    def log_likelihood_per_sample(
+        self, latent: Tensor, target: Tensor, condition: Tensor | None
+    ) -> Tensor:
+        """log p(target|z_1, x) in nats, (n_seeds, n_points, draws * batch), for given z_1.
+
+        `latent` (n_seeds, n_points, draws * batch, k_1); the others as in `forward_with_latents`.
+        """
+        x, y = self._inputs(target, condition)
+        return -self._nats(latent, x, y, by_point(target))
+
+    def _sampled(
+        self, data: Tensor, noise: Sequence[Tensor]
+    ) -> tuple[list[GaussianLevel], list[Tensor]]:
+        draws = noise[0].shape[1] // data.shape[2]
         levels: list[GaussianLevel] = []
         latents: list[Tensor] = []
         for level in range(len(self.spec.latent_dims)):
@@ -192,9 +218,11 @@ class StackedVAE(nn.Module):
             else:
                 levels.append(self.encode(level, latents[-1]))
             latents.append(levels[-1].sample(noise[level][:, None]))
-        distortion = self._distortion(latents[0], x, y, target)
-        rates = [r.mean(-2) for r in self.rates_per_unit(levels, latents)]
-        return Terms(distortion, tuple(rates), tuple(levels)), latents
+        return levels, latents
+
+    def _inputs(self, target: Tensor, condition: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        """`_scaled` of a batch, with an axis for the points."""
+        return self._scaled(by_point(target), None if condition is None else by_point(condition))
 
     def _scaled(self, target: Tensor, condition: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """Condition and target as the networks see them: centred, of norm about 1."""
@@ -214,17 +242,21 @@ class StackedVAE(nn.Module):
 
     def _distortion(self, latent: Tensor, x: Tensor | None, y: Tensor, target: Tensor) -> Tensor:
         """E[-log p(target|z_1, x)], mean over rows, (n_seeds, n_points)."""
+        return self._nats(latent, x, y, target).mean(-1)
+
+    def _nats(self, latent: Tensor, x: Tensor | None, y: Tensor, target: Tensor) -> Tensor:
+        """-log p(target|z_1, x) of every row, (n_seeds, n_points, draws * batch)."""
         if self.is_bernoulli:
-            return self._bernoulli_error(latent, x, y, target).mean(-1)
-        error = self.squared_error(latent, x, y).mean(-1) * self.scale**2
-        return gaussian_distortion(error, self.target_dim, self.decoder_variance())
+            return self._bernoulli_error(latent, x, y, target)
+        error = self.squared_error(latent, x, y) * self.scale**2
+        s = self.decoder_variance()
+        return gaussian_distortion(error, self.target_dim, s[..., None] if s.ndim else s)
 
     def distortion_without_latent(self, target: Tensor, condition: Tensor | None) -> Tensor:
         """The same where the decoder sees z_1 = 0 whatever the data are: a collapsed model."""
-        target, condition = by_point(target), None if condition is None else by_point(condition)
-        x, y = self._scaled(target, condition)
-        shape = (len(self.seeds), self.n_points, target.shape[2], self.spec.latent_dims[0])
-        return self._distortion(y.new_zeros(shape), x, y, target)
+        x, y = self._inputs(target, condition)
+        shape = (len(self.seeds), self.n_points, target.shape[-2], self.spec.latent_dims[0])
+        return self._distortion(y.new_zeros(shape), x, y, by_point(target))
 
     def _bernoulli_error(
         self, latent: Tensor, x: Tensor | None, y: Tensor, target: Tensor

@@ -108,8 +108,8 @@ class StackedEmbedding(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(n_seeds, batch, T) -> (n_seeds, n_points, T, batch, dim); padding gets a token's vector.
 
-        Tokens may have an axis of points, (n_seeds, n_points, batch, T), as everywhere here.
-        Raises ValueError for what is no token of the vocabulary.
+        Tokens may have an axis of points, (n_seeds, n_points, batch, T), as everywhere here; those
+        of one seed are those of all. Raises ValueError for what is no token of the vocabulary.
         """
         seeds, _, vocabulary, _ = self.weight.shape
         _check_tokens(tokens, seeds, vocabulary)
@@ -463,12 +463,33 @@ class StackedTextVAE(_StackOfTexts):
 
         `noise`: one standard normal (n_seeds, draws * batch, k), shared by all points.
         """
+        levels, latents = self.sample_latents(target, condition, noise)
+        distortion = -self.log_likelihood_per_sample(latents[0], target, condition).mean(-1)
+        rates = self.rates_per_unit(levels, latents)[0].mean(-2)
+        return Terms(distortion, (rates,), tuple(levels)), latents
+
+    def sample_latents(
+        self, target: Tensor, condition: Tensor | None, noise: Sequence[Tensor]
+    ) -> tuple[list[GaussianLevel], list[Tensor]]:
+        """q(z|y) and its latents; arguments as in `forward_with_latents`."""
+        level = self.posterior(target, condition).repeat(noise[0].shape[1] // target.shape[-2])
+        return [level], [level.sample(noise[0][:, None])]
+
+    def posterior(self, target: Tensor, condition: Tensor | None) -> GaussianLevel:
+        """q(z|y) of one batch of tokens."""
         _refuse_condition(condition)
-        level = self.encoder(target).repeat(noise[0].shape[1] // target.shape[-2])
-        latents = [level.sample(noise[0][:, None])]
-        distortion = self.decoder.cross_entropy(latents[0], target).mean(-1)
-        rates = self.rates_per_unit([level], latents)[0].mean(-2)
-        return Terms(distortion, (rates,), (level,)), latents
+        level: GaussianLevel = self.encoder(target)
+        return level
+
+    def log_likelihood_per_sample(
+        self, latent: Tensor, target: Tensor, condition: Tensor | None
+    ) -> Tensor:
+        """log p(y_2 ... y_T | y_1, z) in nats, (n_seeds, n_points, rows), for given z.
+
+        `latent` (n_seeds, n_points, rows, k), rows a multiple of the batch.
+        """
+        _refuse_condition(condition)
+        return -self.decoder.cross_entropy(latent, target)
 
     def rates_per_unit(
         self, levels: Sequence[GaussianLevel], latents: Sequence[Tensor]
@@ -525,8 +546,8 @@ def _refuse_condition(condition: Tensor | None) -> None:
 
 def _check_tokens(tokens: Tensor, seeds: int, vocabulary: int) -> None:
     """ValueError unless these are sequences of tokens with padding at their ends only."""
-    integers = tokens.dtype == torch.long
-    shaped = tokens.ndim in (3, 4) and tokens.shape[0] == seeds and tokens.shape[-1] >= 1
+    integers, allowed = tokens.dtype == torch.long, (1, seeds)
+    shaped = tokens.ndim in (3, 4) and tokens.shape[0] in allowed and tokens.shape[-1] >= 1
     if not (integers and shaped):
         raise ValueError(
             f"tokens are {tokens.dtype} of shape {tuple(tokens.shape)}, but must be torch.int64 of "

@@ -1,0 +1,389 @@
+"""The comparison of He et al. 2019 (ICLR) on images and texts; writes lagging.json.
+
+    python -m analysis.lagging [--dataset omniglot] [--preset small] [--data-dir DIR] [--table]
+
+VAE, KL annealing, beta 0.2 to 0.8, aggressive training with and without annealing, and the decoder
+alone (an LSTM language model; of images a PixelCNN whose latent costs so much that it is idle).
+NLL by importance sampling, KL, mutual information in batches as published, active units, and the
+time of training over the VAE's. The small presets are for a CPU and samples of the data; the
+published ones are the paper's networks and training, for a GPU and the whole sets. Models and rates
+are chosen by validation; the test part is seen once. Finished members are kept (`--members`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import linvae
+from analysis.benchmarks.sweep_speed import machine
+from analysis.nonlinear_thresholds import markdown
+from linvae.comparison import write_text
+from linvae.data import Dataset, TextDataset, load_dataset, load_text_splits, text_names
+from linvae.metrics import (
+    importance_weighted_likelihood,
+    observe,
+    perplexity,
+    published_mutual_information,
+)
+from linvae.models import PRESETS, Architecture, build_model
+from linvae.models.recurrent import (
+    PUBLISHED,
+    PUBLISHED_LATENT_DIM,
+    SequenceSizes,
+    StackedLanguageModel,
+    StackedTextVAE,
+)
+from linvae.spec import VAESpec
+from linvae.train import (
+    Aggressive,
+    Annealing,
+    CellStore,
+    Plateau,
+    Remedy,
+    RemedyBetas,
+    TrainConfig,
+    Trained,
+    TrainingData,
+    pick_device,
+    train_cells,
+)
+from linvae.train.validation import validate
+
+ALONE = "decoder alone"
+IDLE = 1000.0  # beta at which no latent of an image is worth anything
+PUBLISHED_TABLE = {  # submission: NLL, KL, MI; relative time
+    "yahoo": {
+        "vae": (328.8, 0.0, 0.0, 1.00), "annealing": (328.6, 0.0, 0.0, None),
+        "beta 0.2": (333.1, 18.7, 3.4, None), "beta 0.4": (328.5, 3.8, 2.2, None),
+        "beta 0.6": (328.6, 0.1, 0.1, None), "beta 0.8": (328.8, 0.0, 0.0, None),
+        "aggressive": (328.0, 5.4, 3.0, 2.20), "aggressive + annealing": (326.6, 6.7, 3.2, None),
+        ALONE: (328.1, None, None, None),
+    },
+    "yelp": {
+        "vae": (358.2, 0.0, 0.0, 1.00), "annealing": (358.1, 0.0, 0.0, None),
+        "beta 0.2": (360.4, 11.3, 3.3, None), "beta 0.4": (358.8, 4.0, 1.8, None),
+        "beta 0.6": (358.1, 0.1, 0.1, None), "beta 0.8": (357.9, 0.0, 0.0, None),
+        "aggressive": (357.0, 3.8, 2.6, 3.73), "aggressive + annealing": (355.9, 3.7, 2.3, None),
+        ALONE: (357.3, None, None, None),
+    },
+    "omniglot": {
+        "vae": (89.41, 1.5, 1.4, 1.00), "annealing": (89.20, 2.1, 1.9, None),
+        "beta 0.2": (105.19, 69.1, 3.9, None), "beta 0.4": (95.89, 28.0, 3.9, None),
+        "beta 0.6": (92.16, 20.4, 3.9, None), "beta 0.8": (89.27, 9.6, 3.9, None),
+        "aggressive": (89.03, 2.5, 2.2, 2.19), "aggressive + annealing": (89.12, 2.5, 2.2, None),
+        ALONE: (89.76, None, None, None),
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Networks, training and evaluation of one preset.
+
+    `config.steps` is what `epochs` come to; `warmup_epochs` and `start` are those of annealing.
+    `most`: samples of every part that are read, None: all. `words`: of the vocabulary.
+    """
+
+    networks: SequenceSizes | Architecture
+    latent_dim: int
+    config: TrainConfig
+    aggressive: Aggressive
+    epochs: int
+    warmup_epochs: int = 10
+    start: float = 0.1
+    draws: int = 500
+    most: int | None = None
+    words: int = 20_000
+    image_size: int = 28
+
+
+SGD = TrainConfig(
+    batch_size=32, learning_rate=1.0, optimizer="sgd", momentum=0.0, clip_norm=5.0, draws=1,
+    schedule="constant", plateau=Plateau(patience=2, first=15, most=5),
+)  # fmt: skip
+ADAM = TrainConfig(
+    batch_size=50, learning_rate=1e-3, clip_norm=5.0, draws=1, schedule="constant", binarise=True,
+    plateau=Plateau(patience=20, first=0, most=5),
+)  # fmt: skip
+SMALL_PIXELCNN = Architecture(
+    "pixelcnn", encoder="resnet", channels=(8, 16), hidden=32, activation="elu", batch_norm=False,
+    kernels=(7, 5, 5, 3, 3), pixel_channels=16,
+)  # fmt: skip
+SETTINGS = {
+    ("text", "published"): Setting(
+        PUBLISHED, PUBLISHED_LATENT_DIM, SGD, Aggressive(15, falls=1), epochs=100
+    ),
+    ("text", "small"): Setting(
+        SequenceSizes(embedding=32, hidden=64, dropout=0.5),
+        4,
+        replace(SGD, optimizer="adam", learning_rate=2e-3, plateau=Plateau(2, 8, most=2)),
+        Aggressive(15, falls=1),
+        epochs=30,
+        most=4000,
+        words=1000,
+        draws=200,
+    ),
+    ("image", "published"): Setting(
+        PRESETS["he-omniglot"].architecture, 32, ADAM, Aggressive(10, falls=5), epochs=1000
+    ),
+    ("image", "small"): Setting(
+        SMALL_PIXELCNN,
+        8,
+        replace(ADAM, plateau=Plateau(3, 8, most=2)),
+        Aggressive(10, falls=5),
+        epochs=40,
+        image_size=14,
+        draws=200,
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Training, validation and test data of one kind, and how a stack for them is made."""
+
+    name: str
+    kind: str
+    train: TrainingData
+    validation: TrainingData
+    test: TrainingData
+    build: Callable[..., Any]  # build(alone)(seeds=..., n_points=...)
+    note: str
+
+
+def text_parts(name: str, setting: Setting, data_dir: Path | None, device: torch.device) -> Parts:
+    """Sentences; the vocabulary is that of the training part."""
+    parts = load_text_splits(
+        name, data_dir=data_dir, max_words=setting.words, max_sentences=setting.most
+    )
+    words = len(parts[0].vocabulary)
+
+    def build(alone: bool) -> Callable[..., Any]:
+        kind = StackedLanguageModel if alone else StackedTextVAE
+
+        def stack(**members: Any) -> Any:
+            made = kind(
+                _spec(setting, "multinomial"), vocabulary=words, sizes=_sizes(setting), **members
+            )
+            return made.to(device)
+
+        return stack
+
+    train, validation, test = (TrainingData.from_tokens(p.padded(), device) for p in parts)
+    return Parts(name, "text", train, validation, test, build, _note(parts))
+
+
+def _sizes(setting: Setting) -> SequenceSizes:
+    assert isinstance(setting.networks, SequenceSizes)
+    return setting.networks
+
+
+def _spec(setting: Setting, likelihood: Any) -> VAESpec:
+    return VAESpec(setting.latent_dim, likelihood=likelihood)
+
+
+def _note(parts: Sequence[TextDataset]) -> str:
+    return "; ".join(dict.fromkeys(f"{part.describe()} {part.note}".strip() for part in parts))
+
+
+def image_parts(name: str, setting: Setting, data_dir: Path | None, device: torch.device) -> Parts:
+    """Gray values to train on, and one draw of black and white to validate and to test on."""
+    dataset = load_dataset(name, data_dir=data_dir, image_size=setting.image_size)
+    rng = np.random.default_rng(0)
+    order = rng.permutation(dataset.n_samples)[: setting.most]
+    black = (rng.random(dataset.target.shape) < dataset.target).astype(np.float32)
+    held = max(2, min(1000, len(order) // 10))
+    cuts = order[2 * held :], order[held : 2 * held], order[:held]
+    train, validation, test = (
+        _pixels(values[rows], dataset, device)
+        for values, rows in zip((dataset.target, black, black), cuts, strict=True)
+    )
+
+    def build(alone: bool) -> Callable[..., Any]:
+        return partial(
+            build_model, _spec(setting, "bernoulli"), train.target,
+            architecture=setting.networks, image=train.image,
+        )  # fmt: skip
+
+    sizes = f"{len(train)} to train, {held} to validate, {held} to test, at random"
+    return Parts(name, "image", train, validation, test, build, f"{dataset.describe()}; {sizes}")
+
+
+def _pixels(values: np.ndarray, dataset: Dataset, device: torch.device) -> TrainingData:
+    layout = dataset.image_layout()
+    return TrainingData.from_arrays(values, centered=False, image=layout, device=device)
+
+
+def remedies(setting: Setting, epoch: int) -> dict[str, Remedy]:
+    """Rows of the table but for the decoder alone; `epoch` in steps."""
+    anneal = Annealing(setting.warmup_epochs * epoch, setting.start)
+    inner = setting.aggressive
+    return {
+        "vae": Remedy(),
+        "annealing": Remedy(schedule=anneal),
+        **{f"beta {beta}": Remedy(beta=beta) for beta in (0.2, 0.4, 0.6, 0.8)},
+        "aggressive": Remedy(aggressive=inner),
+        "aggressive + annealing": Remedy(schedule=anneal, aggressive=inner),
+    }
+
+
+def trained(
+    parts: Parts, setting: Setting, name: str, seeds: Sequence[int], store: CellStore | None
+) -> Trained:
+    """A stack of all seeds with one remedy, or of the decoder alone."""
+    epoch = -(-len(parts.train) // setting.config.batch_size)
+    config = replace(setting.config, steps=setting.epochs * epoch)
+    alone = name == ALONE
+    remedy = Remedy(beta=IDLE) if alone else remedies(setting, epoch)[name]
+    build = parts.build(alone)
+    spec = build(seeds=seeds[:1], n_points=1).spec
+    device = parts.train.target.device
+    return train_cells(
+        spec,
+        parts.train,
+        points=(remedy,),
+        kl_weight=lambda points, n: RemedyBetas(points, spec.betas, n, device),
+        config=config,
+        validation=parts.validation,
+        seeds=seeds,
+        store=store,
+        build=build,
+        progress=lambda step: (
+            print(f"  {name}: {step} of {config.steps} steps", flush=True)
+            if step % (5 * epoch) < 100
+            else None
+        ),
+    )
+
+
+def rows(
+    parts: Parts, setting: Setting, preset: str, name: str, result: Trained
+) -> Iterator[dict[str, Any]]:
+    """One row per seed: all of it on the test part."""
+    model, test = result.model, parts.test
+    columns = _language_columns(model, parts) if isinstance(model, StackedLanguageModel) else None
+    if columns is None:
+        columns = _vae_columns(model, parts, setting)
+    for s, seed in enumerate(model.seeds):
+        found = {key: round(float(values[s, 0]), 5) for key, values in columns.items()}
+        counts = {key: int(values[s, 0]) for key, values in result.found.items()}
+        yield {
+            "data": parts.name, "preset": preset, "remedy": name, "seed": seed, **found, **counts,
+            "seconds": round(result.result.seconds, 1), "n_test": len(test),
+        }  # fmt: skip
+
+
+def _vae_columns(model: Any, parts: Parts, setting: Setting) -> dict[str, np.ndarray]:
+    test = parts.test
+    weighted = importance_weighted_likelihood(model, test, samples=setting.draws)
+    seen = observe(model, test)
+    mi = published_mutual_information(model, test, batch=setting.config.batch_size)
+    found = {
+        "nll": -weighted.log_likelihood,
+        "nll_error": weighted.errors,
+        "nelbo": -weighted.elbo,
+        "few_weights": weighted.few_shares,
+        "kl": seen.rates.sum(-1),
+        "mi": mi.nats,
+        "mi_error": mi.errors,
+        "active_units": seen.active_units.sum(-1),
+    }
+    if parts.kind == "text":
+        found["perplexity"] = perplexity(weighted.log_likelihood, test)
+    return found
+
+
+def _language_columns(model: Any, parts: Parts) -> dict[str, np.ndarray]:
+    """Of a language model: its exact likelihood."""
+    nll = validate(model, parts.test, 32).objective
+    return {"nll": nll, "perplexity": perplexity(-nll, parts.test)}
+
+
+def table(found: list[dict[str, Any]], data: str, preset: str) -> str:
+    """Markdown: means over seeds with their range, the published ones beside them."""
+    header = (
+        "remedy", "NLL", "KL", "MI", "AU", "time", "encoder steps per decoder step",
+        "published NLL", "KL", "MI", "time",
+    )  # fmt: skip
+    mine = [row for row in found if (row["data"], row["preset"]) == (data, preset)]
+    base = [row["seconds"] for row in mine if row["remedy"] == "vae"]
+    lines: list[Sequence[str]] = [header, ("---",) * len(header)]
+    for name in dict.fromkeys(row["remedy"] for row in mine):
+        own = [row for row in mine if row["remedy"] == name]
+        time = own[0]["seconds"] / base[0] if base else None
+        inner = [
+            row["encoder_steps"] / row["decoder_steps"] for row in own if "encoder_steps" in row
+        ]
+        published = PUBLISHED_TABLE.get(data, {}).get(name, (None,) * 4)
+        lines.append(
+            (
+                name,
+                *(_spread([row[key] for row in own if key in row]) for key in COLUMNS),
+                "-" if time is None else f"{time:.2f}",
+                _spread(inner),
+                *("-" if value is None else str(value) for value in published),
+            )
+        )  # fmt: skip
+    return markdown(lines)
+
+
+COLUMNS = ("nll", "kl", "mi", "active_units")
+
+
+def _spread(values: Iterable[float]) -> str:
+    seen = list(values)
+    if not seen:
+        return "-"
+    return f"{statistics.fmean(seen):.2f} ({min(seen):.2f}-{max(seen):.2f})"
+
+
+def main() -> None:
+    """Train and evaluate what is missing and write the rows after every remedy."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", default="omniglot", help="omniglot, mnist ..., or a text set")
+    parser.add_argument("--preset", choices=("small", "published"), default="small")
+    parser.add_argument("--remedies", nargs="+", help="rows of the table; default: all")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--members", type=Path, default=Path("results/lagging"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--table", action="store_true", help="print OUT, train nothing")
+    args = parser.parse_args()
+    document = json.loads(args.out.read_text()) if args.out.exists() else {"rows": [], "notes": {}}
+    if args.table:
+        print(table(document["rows"], args.dataset, args.preset))
+        return
+    kind = "text" if args.dataset in text_names() else "image"
+    setting, device = SETTINGS[kind, args.preset], pick_device(args.device)
+    load = text_parts if kind == "text" else image_parts
+    parts = load(args.dataset, setting, args.data_dir, device)
+    print(parts.note, flush=True)
+    document["notes"][f"{args.dataset} {args.preset}"] = parts.note
+    names = args.remedies or [*remedies(setting, 1), ALONE]
+    for name in names:
+        print(name, flush=True)
+        result = trained(parts, setting, name, tuple(range(args.seeds)), CellStore(args.members))
+        new = list(rows(parts, setting, args.preset, name, result))
+        place = (args.dataset, args.preset, name)
+        kept = [r for r in document["rows"] if (r["data"], r["preset"], r["remedy"]) != place]
+        document = {
+            "version": linvae.__version__, "machine": machine(str(device)), "notes": document["notes"],
+            "rows": kept + new,
+        }  # fmt: skip
+        write_text(args.out, json.dumps(document, indent=1) + "\n")
+        print(table(document["rows"], args.dataset, args.preset), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -377,10 +377,8 @@ def main() -> None:
         new = list(rows(parts, setting, args.preset, name, result))
         place = (args.dataset, args.preset, name)
         kept = [r for r in document["rows"] if (r["data"], r["preset"], r["remedy"]) != place]
-        document = {
-            "version": linvae.__version__, "machine": machine(str(device)), "notes": document["notes"],
-            "rows": kept + new,
-        }  # fmt: skip
+        document["version"], document["machine"] = linvae.__version__, machine(str(device))
+        document["rows"] = kept + new
         write_text(args.out, json.dumps(document, indent=1) + "\n")
         print(table(document["rows"], args.dataset, args.preset), flush=True)
 

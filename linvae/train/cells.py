@@ -182,7 +182,7 @@ def train_cells(
     progress: Callable[[int], None] | None = None,
     memory_limit_bytes: int | None = None,
     start: StackedVAE | None = None,
-    build: Callable[..., StackedVAE] | None = None,
+    build: Callable[..., Any] | None = None,
 ) -> Trained:
     """Train len(seeds) x len(points) members, but for those whose cell is in `store`.
 

@@ -1,0 +1,209 @@
+"""`python -m linvae.text`: train a VAE of sentences, and see what it says.
+
+    train         vocabulary, LSTM VAE, a remedy if asked for; is it collapsed?
+    samples       sentences from the prior
+    reconstruct   sentences encoded and decoded: greedy, beam, sampled
+    interpolate   from one sentence to another
+
+Exit code 0 = ran, 2 = usage or unusable data, 3 = data missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from linvae.cli import check_writable, exit_codes, positive_float, positive_int
+from linvae.compare import REMEDIES
+from linvae.data import Vocabulary, load_text_splits
+
+if TYPE_CHECKING:
+    from linvae.text_samples import Settings
+
+EXAMPLES = """examples:
+  linvae text train --dataset short-yelp --remedy aggressive --out results/yelp
+  linvae text reconstruct results/yelp "the food was great" "never again"
+  linvae text interpolate results/yelp "the food was great" "never again" --steps 5
+"""
+COLLAPSED = 0.1  # nats of the whole latent, below which a model is called collapsed
+
+
+def parser() -> argparse.ArgumentParser:
+    """All subcommands."""
+    p = argparse.ArgumentParser(
+        prog="linvae text",
+        description="Train a VAE of sentences, and see what it says.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = p.add_subparsers(dest="command", required=True)
+    _train_arguments(commands.add_parser("train", help="train and save a model"))
+    samples = commands.add_parser("samples", help="sentences from the prior")
+    _model_arguments(samples)
+    samples.add_argument("-n", type=positive_int, default=5, help="how many, default 5")
+    reconstruct = commands.add_parser("reconstruct", help="encode and decode sentences")
+    _model_arguments(reconstruct)
+    reconstruct.add_argument("sentences", nargs="+", help="words with spaces between them")
+    interpolate = commands.add_parser("interpolate", help="from one sentence to another")
+    _model_arguments(interpolate)
+    interpolate.add_argument("first")
+    interpolate.add_argument("last")
+    interpolate.add_argument("--steps", type=positive_int, default=7, help="lines, default 7")
+    interpolate.add_argument("--spherical", action="store_true", help="turn, not straight on")
+    return p
+
+
+def _train_arguments(p: argparse.ArgumentParser) -> None:
+    source = p.add_mutually_exclusive_group()
+    source.add_argument("--dataset", default="synthetic", help="default synthetic; see linvae data")
+    source.add_argument("--path", type=Path, help="a text file of your own, one sentence per line")
+    p.add_argument("--data-dir", type=Path, help="folder with the files (else LINVAE_DATA, cache)")
+    p.add_argument("--max-sentences", type=positive_int, help="read so many of each file")
+    p.add_argument("--words", type=positive_int, default=2000, help="of the vocabulary (2000)")
+    p.add_argument("--latent-dim", type=positive_int, default=8, help="default 8")
+    p.add_argument("--embedding", type=positive_int, default=50, help="default 50")
+    p.add_argument("--hidden", type=positive_int, default=100, help="LSTM units, default 100")
+    p.add_argument("--beta", type=positive_float, default=1.0, help="KL weight, default 1")
+    p.add_argument("--remedy", choices=("none", *REMEDIES), default="none")
+    p.add_argument("--epochs", type=positive_int, default=20, help="default 20")
+    p.add_argument("--batch-size", type=positive_int, default=32)
+    p.add_argument("--learning-rate", type=positive_float, default=2e-3, help="of Adam")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--device", default="auto")
+    p.add_argument("--out", type=Path, default=Path("results/text"), help="folder of the model")
+
+
+def _model_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("model", type=Path, help="folder that `linvae text train` wrote")
+    p.add_argument("--max-length", type=positive_int, default=40, help="words at most, default 40")
+    p.add_argument("--width", type=positive_int, default=5, help="of the beam, default 5")
+    p.add_argument("--temperature", type=positive_float, default=1.0, help="of what is sampled")
+    p.add_argument("--top-p", type=positive_float, help="share that is sampled from")
+    p.add_argument("--seed", type=int, default=0, help="of what is sampled")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    args = parser().parse_args(argv)
+    with exit_codes() as status:
+        (_train if args.command == "train" else _say)(args)
+    return status.code
+
+
+def _train(args: argparse.Namespace) -> None:
+    from linvae.models.recurrent import SequenceSizes, StackedTextVAE
+    from linvae.models.saved import save_text_model
+    from linvae.spec import VAESpec
+    from linvae.train import (
+        CellStore,
+        Plateau,
+        RemedyBetas,
+        TrainConfig,
+        TrainingData,
+        named_remedy,
+        pick_device,
+        train_cells,
+    )
+
+    check_writable(args.out)
+    device = pick_device(args.device)
+    name = None if args.path else args.dataset
+    parts = load_text_splits(
+        name, path=args.path, data_dir=args.data_dir, max_words=args.words,
+        max_sentences=args.max_sentences,
+    )  # fmt: skip
+    print(*(f"{part.describe()}\n  {part.note}" for part in parts), sep="\n")
+    data = [TrainingData.from_tokens(part.padded(), device) for part in parts]
+    steps = args.epochs * -(-len(data[0]) // args.batch_size)
+    spec = VAESpec(args.latent_dim, beta=args.beta, likelihood="multinomial")
+    sizes = SequenceSizes(args.embedding, args.hidden)
+    words = len(parts[0].vocabulary)
+
+    def build(**stack: Any) -> StackedTextVAE:
+        return StackedTextVAE(spec, vocabulary=words, sizes=sizes, **stack).to(device)
+
+    trained = train_cells(
+        spec,
+        data[0],
+        points=(named_remedy(args.remedy, steps, window=15, falls=1),),
+        kl_weight=lambda points, n: RemedyBetas(points, spec.betas, n, device),
+        config=TrainConfig(
+            steps, args.batch_size, args.learning_rate, clip_norm=5.0, draws=1,
+            schedule="constant", plateau=Plateau(),
+        ),
+        validation=data[1],
+        seeds=(args.seed,),
+        store=CellStore(args.out / "members"),
+        progress=lambda step: print(f"\r{step} of {steps} steps", end="", file=sys.stderr),
+        build=build,
+    )  # fmt: skip
+    print(file=sys.stderr)
+    model: Any = trained.model
+    save_text_model(args.out, model, parts[0].vocabulary)
+    print(*_report(model, data[2]), f"model: {args.out}", sep="\n")
+
+
+def _report(model: Any, test: Any) -> list[str]:
+    """Likelihood, rate and information on the test part, and what they mean."""
+    from linvae.metrics import (
+        importance_weighted_likelihood,
+        mutual_information,
+        observe,
+        perplexity,
+    )
+
+    weighted = importance_weighted_likelihood(model, test, samples=100)
+    seen, information = observe(model, test), mutual_information(model, test)
+    rate = float(seen.rates.sum())
+    per_word = float(perplexity(weighted.log_likelihood, test)[0, 0])
+    lines = [
+        f"test: NLL {-float(weighted.log_likelihood[0, 0]):.2f} nats per sentence (importance "
+        f"sampling, 100 draws), perplexity {per_word:.1f}",
+        f"      KL {rate:.3f} nats, mutual information {float(information.nats[0, 0]):.3f} +- "
+        f"{float(information.errors[0, 0]):.3f} (at most {information.cap_nats:.2f}), "
+        f"{int(seen.active_units.sum())} of {model.spec.latent_dim} units active",
+    ]
+    if rate < COLLAPSED:
+        lines.append(
+            "collapsed: the decoder does without the latent. At beta = 1 a decoder that predicts "
+            "the next word well gains nothing from it; try --remedy aggressive, free-bits or a "
+            "smaller --beta"
+        )
+    return lines
+
+
+def _say(args: argparse.Namespace) -> None:
+    from linvae.models.recurrent import StackedTextVAE
+    from linvae.models.saved import load_text_model
+    from linvae.text_samples import interpolation, prior_samples, reconstruction
+
+    model, words = load_text_model(args.model)
+    vocabulary, settings = Vocabulary(words), _settings(args)
+    if args.command == "samples":
+        lines = prior_samples(model, vocabulary, args.n, settings=settings)
+    elif not isinstance(model, StackedTextVAE):
+        raise ValueError(f"model {args.model} is a language model: it has samples only")
+    elif args.command == "reconstruct":
+        lines = reconstruction(model, vocabulary, args.sentences, settings=settings)
+    else:
+        lines = interpolation(
+            model, vocabulary, args.first, args.last, steps=args.steps,
+            spherical=args.spherical, settings=settings,
+        )  # fmt: skip
+    print(*lines, sep="\n")
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    from linvae.text_samples import Settings
+
+    return Settings(
+        max_length=args.max_length, width=args.width, temperature=args.temperature,
+        top_p=args.top_p, seed=args.seed,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

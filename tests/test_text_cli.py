@@ -1,0 +1,88 @@
+"""`linvae text`: a model of one's own sentences from the command line, and what it says."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from linvae.__main__ import main as linvae
+from linvae.text import main
+
+WORDS = ("red", "green", "blue", "grey")
+
+
+@pytest.fixture(scope="module")
+def sentences(tmp_path_factory):
+    """One word said three times: a latent of four kinds, and nothing else, says it all."""
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("data") / "own.txt"
+    lines = [" ".join([WORDS[i]] * 3) for i in rng.integers(0, 4, size=320)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(sentences, tmp_path_factory):
+    out = tmp_path_factory.mktemp("model")
+    arguments = ["train", "--path", str(sentences), "--out", str(out), "--epochs", "90"]
+    sizes = ["--latent-dim", "2", "--embedding", "8", "--hidden", "32", "--learning-rate", "1e-2"]
+    assert main([*arguments, *sizes, "--beta", "0.05"]) == 0
+    return out, [*arguments, *sizes, "--beta", "0.05"]
+
+
+def test_a_model_reconstructs_what_its_latent_holds(trained, capsys):
+    """The word is chosen by the latent alone: greedy and beam say it again."""
+    assert main(["reconstruct", str(trained[0]), "red red red", "blue blue blue"]) == 0
+    out = capsys.readouterr().out
+    for word in ("red", "blue"):
+        for how in ("original", "greedy", "beam"):
+            assert re.search(rf"{how}\s+{word} {word} {word}\n", out), (how, out)
+
+
+def test_interpolations_begin_and_end_where_they_are_told_to(trained, capsys):
+    arguments = ["interpolate", str(trained[0]), "red red red", "blue blue blue", "--steps", "4"]
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert "red red red" in lines[2]  # after the heading
+    assert "blue blue blue" in lines[-1]
+
+
+def test_samples_are_sentences_of_the_vocabulary(trained, capsys):
+    assert main(["samples", str(trained[0]), "-n", "6"]) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert len(lines) == 2 + 6
+    said = {word for line in lines[2:] for word in line.split()[1:]} - {"..."}
+    assert said <= set(WORDS)
+
+
+def test_a_finished_model_is_not_trained_again(trained, capsys, monkeypatch):
+    monkeypatch.setattr("linvae.train.cells.train", None)
+    assert main(trained[1]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"KL \d\.\d+ nats, mutual information", out)
+    assert "collapsed" not in out
+
+
+def test_a_collapsed_model_is_called_so(sentences, tmp_path, capsys):
+    arguments = ["train", "--path", str(sentences), "--out", str(tmp_path), "--epochs", "3"]
+    sizes = ["--latent-dim", "2", "--embedding", "8", "--hidden", "16", "--beta", "20"]
+    assert linvae(["text", *arguments, *sizes]) == 0
+    assert "collapsed: the decoder does without the latent" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["train", "--dataset", "yaho"], 2, "did you mean 'yahoo'"),
+        (["train", "--path", "missing.txt"], 3, "missing.txt"),
+        (["samples", "nowhere"], 2, "nowhere"),
+    ],
+)
+def test_errors_are_one_line(arguments, code, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == code
+    error = capsys.readouterr().err
+    assert error.startswith("linvae: ")
+    assert words in error

@@ -20,7 +20,7 @@ from .images import FASHION_MNIST, MNIST, OMNIGLOT
 from .layout import ImageLayout
 from .sources import ImageSource, locate, resolve
 from .synthetic import gaussian
-from .text import PADDING, TextDataset, length_batches, padding_share
+from .text import PADDING, TextDataset
 from .text_files import read_text_file
 from .text_generator import TextGenerator
 from .text_loading import load_text, load_text_splits
@@ -43,11 +43,9 @@ __all__ = [
     "data_roots",
     "dataset_names",
     "gaussian",
-    "length_batches",
     "load_dataset",
     "load_text",
     "load_text_splits",
-    "padding_share",
     "read_text_file",
     "resolve_name",
     "synthetic_corpus",

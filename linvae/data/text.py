@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from .dataset import Step
 from .vocabulary import END, START, UNKNOWN, Vocabulary
 
-__all__ = ["PADDING", "TextDataset", "length_batches", "padding_share"]
+__all__ = ["PADDING", "TextDataset"]
 
 IntArray = NDArray[np.int64]
 
@@ -254,47 +253,3 @@ def _check_tokens(tokens: NDArray[np.int32], offsets: IntArray, size: int, name:
 
 
 # --- batches ------------------------------------------------------------------------------------
-
-
-def length_batches(lengths: ArrayLike, batch_size: int, rng: np.random.Generator) -> IntArray:
-    """Cut one epoch into batches of sentences of nearly equal length, batches in random order.
-
-    The n mod `batch_size` sentences that would not fill a batch are left out, another random
-    choice every epoch. The others are sorted by length, those of one length at random, cut into
-    batches, and the batches shuffled. Padding is little: batches follow each other in length, so
-    their ranges max - min add up to at most that of all lengths, and
-
-        padding <= (batch_size - 1) (longest - shortest)    tokens an epoch, whatever n.
-
-    Parameters
-    ----------
-    lengths : array-like of int, shape (n,)
-        Tokens of each sentence.
-    batch_size : int
-        Sentences a batch, between 1 and n.
-    rng : numpy Generator
-        Source of all three random choices; its state moves on.
-
-    Returns
-    -------
-    array of int64, shape (n // batch_size, batch_size)
-        Indices of sentences; each occurs once or not at all.
-    """
-    lengths = np.asarray(lengths)
-    if not 1 <= batch_size <= len(lengths):
-        raise ValueError(
-            f"batch_size={batch_size} must be between 1 and {len(lengths)}, the number of sentences"
-        )
-    n_batches = len(lengths) // batch_size
-    epoch = rng.permutation(len(lengths))[: n_batches * batch_size]
-    # stable: sentences of one length stay in the random order that they are in
-    epoch = epoch[np.argsort(lengths[epoch], kind="stable")]
-    batches: IntArray = rng.permutation(epoch.reshape(n_batches, batch_size))
-    return batches
-
-
-def padding_share(lengths: ArrayLike, batches: Sequence[ArrayLike] | IntArray) -> float:
-    """Share of a padded epoch that is padding: 1 - tokens / sum of batch size * its longest."""
-    lengths = np.asarray(lengths)
-    sizes = [lengths[np.asarray(batch)] for batch in batches]
-    return 1.0 - float(sum(s.sum() for s in sizes) / sum(s.size * s.max() for s in sizes))

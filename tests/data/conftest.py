@@ -1,10 +1,9 @@
-"""Tiny files in the published formats, and the folder of real samples where there is one."""
+"""Tiny files in the published formats."""
 
 from __future__ import annotations
 
 import gzip
 import io
-import os
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
@@ -13,20 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-
-
-@pytest.fixture
-def real_data(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Return the root of the real samples, or skip, saying what is missing and where."""
-    root = Path(os.environ.get("LINVAE_DATA", "LINVAE_DATA-is-not-set"))
-    monkeypatch.delenv("LINVAE_DATA", raising=False)
-
-    def require(relative: str) -> Path:
-        if not (root / relative).exists():
-            pytest.skip(f"no real sample {relative} in {root}; set LINVAE_DATA")
-        return root
-
-    return require
 
 
 @pytest.fixture

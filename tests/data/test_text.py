@@ -10,9 +10,6 @@ from linvae.data import (
     CorruptFileError,
     TextDataset,
     Vocabulary,
-    length_batches,
-    load_text,
-    padding_share,
 )
 from linvae.data.vocabulary import END, SPECIAL, START, UNKNOWN
 
@@ -293,73 +290,3 @@ def test_no_list_of_sentences(tokens, offsets, message):
 def test_labels_of_another_length():
     with pytest.raises(ValueError, match=r"labels of dataset 'mine' have shape \(2,\) and must"):
         dataset_of(["a"], labels=["0", "1"])
-
-
-# --- batches ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("n", "size"), [(10, 3), (64, 8), (5, 5), (7, 1)], ids=str)
-def test_an_epoch_has_each_sentence_once(n, size):
-    lengths = np.random.default_rng(0).integers(3, 9, n)
-    batches = length_batches(lengths, size, np.random.default_rng(1))
-    assert batches.shape == (n // size, size)
-    assert len(set(batches.ravel().tolist())) == n // size * size
-    assert set(batches.ravel().tolist()) <= set(range(n))
-
-
-def test_batches_do_not_overlap_in_length():
-    """Sorted by their shortest sentence, each batch ends where the next begins, or before."""
-    lengths = np.random.default_rng(0).integers(3, 50, 1000)
-    batches = lengths[length_batches(lengths, 16, np.random.default_rng(1))]
-    shortest, longest = batches.min(1), batches.max(1)
-    order = np.lexsort([longest, shortest])
-    assert np.all(longest[order][:-1] <= shortest[order][1:])
-    assert not np.array_equal(order, np.sort(order))  # and they come in no order
-
-
-def test_every_epoch_is_another():
-    rng = np.random.default_rng(0)
-    lengths = np.full(40, 5)
-    first, second = length_batches(lengths, 4, rng), length_batches(lengths, 4, rng)
-    pairs = [{frozenset(batch) for batch in epoch.tolist()} for epoch in (first, second)]
-    assert pairs[0] != pairs[1]
-
-
-def test_left_out_sentences_are_another_choice_every_epoch():
-    """Of 5 sentences one is left out, also a long one: each in 1/5 of the epochs."""
-    rng, lengths, epochs = np.random.default_rng(0), np.array([3, 3, 9, 4, 4]), 500
-    kept = np.zeros(5)
-    for _ in range(epochs):
-        kept[length_batches(lengths, 2, rng).ravel()] += 1
-    # binomial, 4 standard errors of sqrt(500 * 0.8 * 0.2) = 9
-    assert np.all(np.abs(kept - 0.8 * epochs) < 36)
-
-
-@pytest.mark.parametrize("size", [0, 4])
-def test_batch_size_out_of_range(size):
-    with pytest.raises(ValueError, match=f"batch_size={size} must be between 1 and 3"):
-        length_batches([3, 3, 3], size, np.random.default_rng(0))
-
-
-def test_padding_share_by_hand():
-    """Rows of 5 and of 3: 10 + 6 places, 4 + 5 + 3 + 2 tokens."""
-    assert padding_share([4, 5, 3, 2], np.array([[0, 1], [2, 3]])) == pytest.approx(1 - 14 / 16)
-
-
-@pytest.mark.parametrize(
-    ("name", "file", "at_most"),
-    [
-        ("yahoo", "text/yahoo/val.txt", 0.014),
-        ("short-yelp", "text/short_yelp/short_yelp.train.10000.txt", 0.004),
-    ],
-)
-def test_padding_of_real_sentences_is_little(real_data, name, file, at_most):
-    """`length_batches` promises at most (batch - 1)(longest - shortest) padding tokens."""
-    lengths = load_text(name, data_dir=real_data(file)).lengths
-    batches = length_batches(lengths, 32, np.random.default_rng(0))
-    share = padding_share(lengths, batches)
-    bound = 31 * (lengths.max() - lengths.min()) / lengths[batches].sum()
-    assert share <= bound <= at_most
-    # unsorted batches lose far more
-    unsorted = np.random.default_rng(0).permutation(len(lengths))[: batches.size]
-    assert padding_share(lengths, unsorted.reshape(-1, 32)) > 0.3

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from linvae.data import ImageLayout
+from linvae.data import ImageLayout, load_text
 from linvae.train import TrainingData, pick_device
 from linvae.train.data import BatchOrder, Noise
 
@@ -122,3 +122,48 @@ def test_layout_of_other_data_is_refused():
     assert TrainingData.from_arrays(np.eye(4), image=layout).image is layout
     with pytest.raises(ValueError, match="image places 4 target values but the target has 3"):
         TrainingData.from_arrays(np.eye(3), image=layout)
+
+
+# --- sequences ----------------------------------------------------------------------------------
+
+
+def test_sequences_end_where_the_longest_of_the_batch_ends():
+    tokens = np.array([[0, 5, 1, -1, -1], [0, 5, 6, 7, 1], [0, 1, -1, -1, -1]])
+    data = TrainingData.from_tokens(tokens)
+    assert data.lengths.tolist() == [3, 5, 2]
+    assert data.sizes.tolist() == [2, 4, 1]
+    found, condition = data.take(torch.tensor([[0, 2]]))
+    assert found.tolist() == [[[0, 5, 1], [0, 1, -1]]]
+    assert condition is None
+    assert TrainingData.from_arrays(np.arange(6.0).reshape(3, 2)).sizes is None
+
+
+def test_left_out_sequences_are_another_choice_every_epoch():
+    """Of 5 sequences one is left out, also a long one: each in 1/5 of the epochs."""
+    lengths, epochs = torch.tensor([3, 3, 9, 4, 4]), 500
+    order, kept = BatchOrder(5, 2, (0,), lengths), np.zeros(5)
+    for _ in range(epochs):
+        for _ in range(2):
+            kept[order.next()[0].numpy()] += 1
+    # binomial, 4 standard errors of sqrt(500 * 0.8 * 0.2) = 9
+    assert np.all(np.abs(kept - 0.8 * epochs) < 36)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "at_most"),
+    [
+        ("yahoo", "text/yahoo/val.txt", 0.014),
+        ("short-yelp", "text/short_yelp/short_yelp.train.10000.txt", 0.004),
+    ],
+)
+def test_padding_of_real_sentences_is_little(real_data, name, file, at_most):
+    """Batches follow each other in length: at most (batch - 1)(longest - shortest) tokens."""
+    lengths = load_text(name, data_dir=real_data(file)).lengths
+    order = BatchOrder(len(lengths), 32, (0,), torch.as_tensor(lengths))
+    batches = lengths[np.stack([order.next()[0].numpy() for _ in range(len(lengths) // 32)])]
+    padding = int((batches.max(1, keepdims=True) - batches).sum())
+    bound = 31 * (lengths.max() - lengths.min())
+    assert padding <= bound <= at_most * batches.sum()
+    unsorted = lengths[np.random.default_rng(0).permutation(len(lengths))[: batches.size]]
+    unsorted = unsorted.reshape(-1, 32)
+    assert (unsorted.max(1, keepdims=True) - unsorted).sum() > 0.3 * batches.sum()

@@ -91,7 +91,7 @@ class Setting:
     """Networks, training and evaluation of one preset.
 
     `config.steps` is what `epochs` come to; `warmup_epochs` and `start` are those of annealing.
-    `most`: samples of every part that are read, None: all. `words`: of the vocabulary.
+    `most`, `held_out`: samples to train on, and to validate and to test on, None: all there are. `words`: of the vocabulary.
     """
 
     networks: SequenceSizes | Architecture
@@ -103,6 +103,7 @@ class Setting:
     start: float = 0.1
     draws: int = 500
     most: int | None = None
+    held_out: int | None = None
     words: int = 20_000
     image_size: int = 28
 
@@ -130,6 +131,7 @@ SETTINGS = {
         Aggressive(15, falls=1),
         epochs=30,
         most=4000,
+        held_out=1000,
         words=1000,
         draws=200,
     ),
@@ -179,8 +181,13 @@ def text_parts(name: str, setting: Setting, data_dir: Path | None, device: torch
 
         return stack
 
+    parts = (parts[0], *(part.subset(_held_out(part, setting), seed=0) for part in parts[1:]))
     train, validation, test = (TrainingData.from_tokens(p.padded(), device) for p in parts)
     return Parts(name, "text", train, validation, test, build, _note(parts))
+
+
+def _held_out(part: TextDataset, setting: Setting) -> int:
+    return min(part.n_samples, setting.held_out or part.n_samples)
 
 
 def _sizes(setting: Setting) -> SequenceSizes:

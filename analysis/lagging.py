@@ -1,6 +1,6 @@
 """The comparison of He et al. 2019 (ICLR) on images and texts; writes lagging.json.
 
-    python -m analysis.lagging [--dataset omniglot] [--preset small] [--data-dir DIR] [--table]
+    python -m analysis.lagging [--dataset omniglot] [--preset small] [--data-dir DIR] [--page]
 
 VAE, KL annealing, beta 0.2 to 0.8, aggressive training with and without annealing, and the decoder
 alone (an LSTM language model; of images a PixelCNN whose latent costs so much that it is idle).
@@ -59,6 +59,7 @@ from linvae.train import (
 )
 from linvae.train.validation import validate
 
+DOCS = Path(__file__).parent.parent / "docs" / "lagging.md"
 ALONE = "decoder alone"
 IDLE = 1000.0  # beta at which no latent of an image is worth anything
 PUBLISHED_TABLE = {  # submission: NLL, KL, MI; relative time
@@ -91,7 +92,8 @@ class Setting:
     """Networks, training and evaluation of one preset.
 
     `config.steps` is what `epochs` come to; `warmup_epochs` and `start` are those of annealing.
-    `most`, `held_out`: samples to train on, and to validate and to test on, None: all there are. `words`: of the vocabulary.
+    `most`, `held_out`: samples to train on, and to validate and to test on, None: all there are.
+    `words`: of the vocabulary; `image_size`: pixels a side, of sets that have several.
     """
 
     networks: SequenceSizes | Architecture
@@ -205,11 +207,12 @@ def _note(parts: Sequence[TextDataset]) -> str:
 
 def image_parts(name: str, setting: Setting, data_dir: Path | None, device: torch.device) -> Parts:
     """Gray values to train on, and one draw of black and white to validate and to test on."""
-    dataset = load_dataset(name, data_dir=data_dir, image_size=setting.image_size)
+    size = None if name == "digits" else setting.image_size
+    dataset = load_dataset(name, data_dir=data_dir, image_size=size)
     rng = np.random.default_rng(0)
     order = rng.permutation(dataset.n_samples)[: setting.most]
     black = (rng.random(dataset.target.shape) < dataset.target).astype(np.float32)
-    held = max(2, min(1000, len(order) // 10))
+    held = setting.held_out or min(1000, len(order) // 10)
     cuts = order[2 * held :], order[held : 2 * held], order[:held]
     train, validation, test = (
         _pixels(values[rows], dataset, device)
@@ -316,6 +319,27 @@ def _language_columns(model: Any, parts: Parts) -> dict[str, np.ndarray]:
     return {"nll": nll, "perplexity": perplexity(-nll, parts.test)}
 
 
+def page(document: dict[str, Any]) -> str:
+    """docs/lagging.md: every table with what it was measured on."""
+    found = document["rows"]
+    cases = dict.fromkeys((row["data"], row["preset"]) for row in found)
+    parts = [PAGE]
+    for data, preset in cases:
+        note = document["notes"][f"{data} {preset}"]
+        parts.append(f"## {data}, {preset} preset\n\n{note}.\n\n{table(found, data, preset)}")
+    return "\n\n".join(parts) + "\n"
+
+
+PAGE = """# Lagging inference networks: the published comparison, ours beside it
+
+Written by `python -m analysis.lagging --page` from `analysis/lagging.json`; figures in nats per
+image or sentence, means over seeds with their range, on the test part. The published columns (He
+et al. 2019, submission, one run) are of the whole sets and the published networks: what can be
+compared with a small preset is the order of the rows, not their values. NLL by importance sampling;
+MI in batches of the training's size, so at most the logarithm of that but for noise; AU: units
+whose posterior mean has a variance above 0.01; time: of training all seeds, over the VAE's."""
+
+
 def table(found: list[dict[str, Any]], data: str, preset: str) -> str:
     """Markdown: means over seeds with their range, the published ones beside them."""
     header = (
@@ -365,11 +389,11 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--members", type=Path, default=Path("results/lagging"))
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
-    parser.add_argument("--table", action="store_true", help="print OUT, train nothing")
+    parser.add_argument("--page", action="store_true", help="write docs/lagging.md, train nothing")
     args = parser.parse_args()
     document = json.loads(args.out.read_text()) if args.out.exists() else {"rows": [], "notes": {}}
-    if args.table:
-        print(table(document["rows"], args.dataset, args.preset))
+    if args.page:
+        write_text(DOCS, page(document))
         return
     kind = "text" if args.dataset in text_names() else "image"
     setting, device = SETTINGS[kind, args.preset], pick_device(args.device)

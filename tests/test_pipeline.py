@@ -10,14 +10,18 @@ import pytest
 import torch
 
 from linvae import pipeline
+from linvae.comparison import with_remedy, without_remedy
 from linvae.data import Dataset, gaussian
+from linvae.jobs import SweepJob
+from linvae.models import Architecture
 from linvae.moments import Moments
 from linvae.pipeline import default_spec, make_plan, run_comparison
-from linvae.rows import SWEEP
+from linvae.rows import SWEEP, sweep_rows
 from linvae.spec import CVAESpec, HVAESpec, VAESpec
 from linvae.theory import solve
 from linvae.theory.observables import active_unit_counts
-from linvae.train import TrainConfig
+from linvae.train import TrainConfig, TrainingData, named_remedy
+from linvae.verdicts import verdicts
 
 QUANTITIES = {"rate_nats", "unit_rate_nats", "information_nats", "active_units", "collapsed_units"}
 
@@ -289,3 +293,62 @@ def test_law_of_the_leading_mode_is_that_of_its_scores():
     assert law.kurtosis == pytest.approx(1.5**2 + 1, rel=1e-9)  # of any law of two points
     # u = 1: (2/9) skew^2/(5 - kurt); where kurt > 3 that is the maximum
     assert law.shift == pytest.approx(2 / 9 * 2.25 / (5 - 3.25), rel=1e-6)
+
+
+# --- remedies -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def remedied():
+    plan = replace(short_plan(n_seeds=1), bracket=False)
+    plan = replace(plan, remedies=("free-bits", "total-free-bits", "annealing"))
+    return run_comparison(small(), VAESpec(2, decoder_variance=0.5), plan)
+
+
+def test_every_remedy_has_a_sweep_of_its_own(remedied):
+    names = ["linear", *(with_remedy("linear", r) for r in remedied.settings["remedies"])]
+    assert remedied.architectures == names
+    for name in names:
+        assert len(remedied.sweep("rate_nats", name, 1)) == len(SWEEP)
+    assert [without_remedy(name)[1] for name in names[:2]] == ["", "free-bits"]
+    assert {row.architecture for row in remedied.select("critical_beta")} == {"linear"}
+
+
+@pytest.mark.parametrize(("remedy", "nats"), [("free-bits", 0.2), ("total-free-bits", 0.1)])
+def test_remedies_train_to_what_theory_predicts(remedy, nats):
+    """At 1.15 of the threshold all is collapsed but what a floor covers: 2 units of 0.1, or 0.1.
+
+    0.02 nats, rate and distortion: Adam's steps about the edge of a floor.
+    """
+    spec, moments, factors = (
+        VAESpec(2, decoder_variance=0.5),
+        Moments.from_data(small().target),
+        (6.9,),
+    )
+    chosen = named_remedy(remedy, 1500)
+    job = SweepJob(
+        spec, Architecture(), (0,), TrainConfig(steps=1500, batch_size=200), factors, chosen
+    )
+    seen = job.run(TrainingData.from_arrays(small().target))
+    rows = list(sweep_rows(spec, moments, seen, factors, (0,), "linear", chosen.floors))
+    assert job.name == "linear: sweep of beta, remedy"
+    (rate,) = (row for row in rows if row.quantity == "rate_nats")
+    (distortion,) = (row for row in rows if row.quantity == "distortion_nats")
+    assert rate.predicted == pytest.approx(nats, abs=1e-9)
+    assert rate.observed == pytest.approx(nats, abs=0.02)
+    assert distortion.observed == pytest.approx(distortion.predicted, abs=0.02)
+    gained = solve(spec.scale_betas(100.0), moments).distortion - distortion.predicted
+    assert gained > 0.05
+
+
+def test_what_free_bits_predict_nothing_of_has_none(remedied):
+    for quantity in ("information_nats", "active_units", "collapsed_units"):
+        found = remedied.select(quantity, architecture=with_remedy("linear", "free-bits"))
+        assert found
+        assert all(math.isnan(row.predicted) for row in found)
+
+
+def test_remedies_have_a_verdict(remedied):
+    text = {v.claim: v for v in verdicts(remedied)}["free-bits, linear"]
+    assert text.text.startswith("free bits per unit: ")
+    assert text.why.startswith("theory: below the floor a rate has no price")

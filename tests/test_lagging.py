@@ -1,0 +1,72 @@
+"""The comparison of He et al. on a tiny set of each kind, and its page."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from analysis import lagging
+from linvae.models import Architecture
+from linvae.models.recurrent import SequenceSizes
+
+DOCUMENT = Path(lagging.__file__).with_suffix(".json")
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Networks and epochs of a second."""
+    text, image = (
+        replace(setting, config=replace(setting.config, batch_size=12), epochs=2, draws=4)
+        for setting in (lagging.SETTINGS[kind, "small"] for kind in ("text", "image"))
+    )
+    text = replace(text, networks=SequenceSizes(4, 6), latent_dim=2, most=96, held_out=20, words=20)
+    network = Architecture("pixelcnn", channels=(2,), hidden=4, kernels=(3, 3), pixel_channels=4)
+    image = replace(image, networks=network, most=160)
+    settings = {("text", "small"): text, ("image", "small"): image}
+    monkeypatch.setattr(lagging, "SETTINGS", settings)
+
+
+@pytest.mark.parametrize("name", ["synthetic", "digits"])
+def test_all_rows_of_a_tiny_comparison(name, tiny, tmp_path, monkeypatch):
+    """Measured again from the members that were kept: the same rows, nothing trained."""
+    out, members = tmp_path / "rows.json", tmp_path / "members"
+    names = ["vae", "beta 0.4", "aggressive + annealing", lagging.ALONE]
+    arguments = ["--dataset", name, "--seeds", "2", "--out", str(out), "--members", str(members)]
+    monkeypatch.setattr(sys, "argv", ["lagging", *arguments, "--remedies", *names])
+    lagging.main()
+    document = json.loads(out.read_text())
+    rows = document["rows"]
+    assert [row["remedy"] for row in rows] == [n for n in names for _ in range(2)]
+    for row in rows:
+        assert row["nll"] > 0
+        if "kl" in row:
+            assert row["nll"] <= row["nelbo"] + 4 * row["nll_error"]
+            assert row["mi"] <= 4
+        if row["remedy"].startswith("aggressive"):
+            assert row["encoder_steps"] > 2 * row["decoder_steps"]
+    monkeypatch.setattr("linvae.train.cells.train", None)
+    lagging.main()
+    assert json.loads(out.read_text())["rows"] == rows
+    text = lagging.table(rows, name, "small")
+    assert len(text.splitlines()) == 2 + len(names)
+
+
+def test_remedies_are_those_of_the_published_table():
+    names = [*lagging.remedies(lagging.SETTINGS["text", "small"], 10), lagging.ALONE]
+    for published in lagging.PUBLISHED_TABLE.values():
+        assert sorted(published) == sorted(names)
+    found = lagging.remedies(lagging.SETTINGS["text", "published"], 100)
+    assert found["annealing"].schedule.warmup_steps == 1000
+    assert found["beta 0.4"].beta == 0.4
+    assert found["aggressive + annealing"].aggressive.window == 15
+
+
+@pytest.mark.skipif(not DOCUMENT.exists(), reason="nothing measured yet")
+def test_the_page_says_what_was_measured():
+    assert lagging.DOCS.read_text(encoding="utf-8") == lagging.page(
+        json.loads(DOCUMENT.read_text())
+    )

@@ -37,7 +37,7 @@ class Preset:
     | batch_size    | samples of a step                                      | -      |
     | learning_rate | of Adam                                                | -      |
     | schedule      | "constant" or "cosine" learning rate                   | -      |
-    | clip_norm     | largest norm of the gradient; None: any. `linvae.train` does not clip | - |
+    | clip_norm     | largest norm of the gradient; None: any                | -      |
     | source        | where it is from                                       | -      |
     | swept         | what the experiment varies, in published values        | -      |
     """

@@ -101,7 +101,7 @@ def train(
     (`linvae.train.checkpoint`, errors there); `model` and `kl_weight` must be as if new.
     """
     device = data.target.device
-    _check_run(config, kl_weight, device)
+    _check_run(model, config, kl_weight, device)
     run = _new_run(model, data, kl_weight, config)
     forward = torch.compile(model) if config.compile else model
     saver = _saver(run, data, config, checkpoint, validation)
@@ -336,8 +336,15 @@ def _tensor_cores(precision: Precision, device: torch.device) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = convolutions
 
 
-def _check_run(config: TrainConfig, kl_weight: KLWeight, device: torch.device) -> None:
-    """Refuse options that this device, or these KL weights, cannot have."""
+def _check_run(
+    model: StackedVAE, config: TrainConfig, kl_weight: KLWeight, device: torch.device
+) -> None:
+    """Refuse options that this model, this device, or these KL weights cannot have."""
+    if config.binarise and not getattr(model, "is_bernoulli", False):
+        raise ValueError(
+            "binarise=True draws black and white pixels, which need likelihood='bernoulli': leave it "
+            "out of TrainConfig, or change the spec"
+        )
     if config.precision == "tf32" and device.type != "cuda":
         raise ValueError(
             f"precision='tf32' needs a CUDA device, the data are on {str(device)!r}: use 'float32'"

@@ -519,6 +519,10 @@ def test_pixels_are_drawn_from_their_gray_values():
             lambda: trained((PUBLISHED_ONLY,), TrainConfig(steps=5, stop_tolerance=0.1)),
             "stop_tolerance=0.1 must be None with inner loops or a plateau",
         ),
+        (
+            lambda: trained((Remedy(),), TrainConfig(steps=5, binarise=True)),
+            "binarise=True draws black and white pixels, which need likelihood='bernoulli'",
+        ),
     ],
 )
 def test_impossible_remedies_are_refused_by_name(make, words):

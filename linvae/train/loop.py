@@ -342,8 +342,8 @@ def _check_run(
     """Refuse options that this model, this device, or these KL weights cannot have."""
     if config.binarise and not getattr(model, "is_bernoulli", False):
         raise ValueError(
-            "binarise=True draws black and white pixels, which need likelihood='bernoulli': leave it "
-            "out of TrainConfig, or change the spec"
+            "binarise=True draws black and white pixels, which need likelihood='bernoulli': leave "
+            "it out of TrainConfig, or change the spec"
         )
     if config.precision == "tf32" and device.type != "cuda":
         raise ValueError(

@@ -188,7 +188,8 @@ def _some(data: TrainingData, samples: int, seed: int) -> tuple[TrainingData, Te
         raise ValueError(f"samples={samples} must be >= 2 in inference_lag, for an error")
     order = torch.randperm(len(data), generator=stream("lag", seed))
     index = order[:samples].sort().values.to(data.target.device)
-    return TrainingData(*data.take(index), data.image), index
+    lengths = None if data.lengths is None else data.lengths[index]
+    return TrainingData(*data.take(index), data.image, lengths), index
 
 
 def _betas(model: Stack, betas: npt.ArrayLike | None, like: Tensor) -> Tensor:

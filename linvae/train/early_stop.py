@@ -68,7 +68,7 @@ class EarlyStop:
 
     def put_back(self, model: StackedVAE) -> None:
         """Give every member that stopped the parameters it had then."""
-        self.kept.put_back(model, self.stopped_at > 0)
+        self.kept.put_back(model)
 
     def state(self) -> dict[str, Tensor]:
         """All that changed since the first step."""

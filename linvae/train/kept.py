@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 __all__ = ["Kept"]
 
+WHO = "kept members"  # no name of a parameter
+
 
 class Kept:
     """Parameters and running statistics of members, as they were when they were kept."""
@@ -21,16 +23,19 @@ class Kept:
         for name, values in _own(model, members).items():
             kept = self._values.setdefault(name, values.detach().clone())
             kept[members] = values.detach()[members]
+        self._values[WHO] = members | self._values.get(WHO, torch.zeros_like(members))
 
     @torch.no_grad()
-    def put_back(self, model: nn.Module, members: Tensor) -> None:
-        """Give `members`, which were kept, what they had."""
-        for name, values in _own(model, members).items():
-            if name in self._values:
-                values[members] = self._values[name][members]
+    def put_back(self, model: nn.Module, members: Tensor | None = None) -> None:
+        """Give `members`, None: all, what they had; who was never kept stays as it is."""
+        if WHO not in self._values:
+            return
+        kept = self._values[WHO] if members is None else self._values[WHO] & members
+        for name, values in _own(model, kept).items():
+            values[kept] = self._values[name][kept]
 
     def state(self) -> dict[str, Tensor]:
-        """All that is kept."""
+        """All that is kept, and of whom."""
         return dict(self._values)
 
     def restore(self, state: Mapping[str, Tensor], device: torch.device) -> None:

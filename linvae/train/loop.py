@@ -227,9 +227,7 @@ def _put_back(run: Run) -> None:
     """Members that ended before others have what they had then; with a plateau, their best."""
     if run.stop:
         run.stop.put_back(run.model)
-    if isinstance(run.walk, MemberWalk):
-        still = torch.as_tensor(run.walk.still, device=next(run.model.parameters()).device)
-        run.finished.put_back(run.model, still)
+    run.finished.put_back(run.model)
     if run.plateau:
         run.plateau.put_back(run.model)
 

@@ -130,9 +130,11 @@ class PlateauRates:
 
     def put_back(self, model: StackedVAE, members: Mask | None = None) -> None:
         """Give members, None: all, the parameters with their best objective."""
-        found = np.isfinite(self.best)
-        wanted = found if members is None else found & members
-        self.kept.put_back(model, torch.as_tensor(wanted, device=next(model.parameters()).device))
+        if members is None:
+            self.kept.put_back(model)
+        else:
+            device = next(model.parameters()).device
+            self.kept.put_back(model, torch.as_tensor(members, device=device))
 
     def state(self) -> dict[str, Tensor]:
         """All that changes."""

@@ -295,6 +295,23 @@ def test_who_ends_early_keeps_its_running_statistics():
         torch.testing.assert_close(found, alone.state_dict()[name][:, 0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("plateau", [None, Plateau(patience=1, first=1, most=2)])
+def test_a_member_that_is_lost_stays_lost(plateau):
+    """And the others are what they are alone: the steps of beta = 1e30 are not finite."""
+    remedies = (Remedy(beta=1e30), Remedy(), PUBLISHED_ONLY)
+    config = TrainConfig(
+        steps=20, batch_size=16, optimizer="sgd", learning_rate=0.1, log_every=5, plateau=plateau
+    )
+    model, result = trained(remedies, config, seeds=(5,))
+    assert [(lost.seed, lost.point) for lost in result.diverged] == [(5, 0)]
+    assert not torch.isfinite(model.encoders[0].inner.weight[0, 0]).all()
+    alone, _ = trained(remedies[1:2], config, seeds=(5,))
+    for name, value in alone.state_dict().items():
+        torch.testing.assert_close(
+            model.state_dict()[name][0, 1], value[0, 0], atol=1e-5, rtol=1e-5
+        )
+
+
 # --- optimiser ----------------------------------------------------------------------------------
 
 

@@ -177,7 +177,8 @@ def test_a_small_run_looks_where_it_is_told(small):
         for cloud in clouds:
             expected = n if cloud["step"] in chosen else min(50, n)
             assert len(cloud["model_means"]) == len(cloud["encoder_means"]) == expected
-        assert set(chosen) <= {cloud["step"] for cloud in clouds}
+        steps = [cloud["step"] for cloud in clouds]
+        assert set(chosen) <= set(steps) and steps == sorted(set(steps))  # none in an inner loop
     starts = [select(small["clouds"], toy="text", update=u, step=0)[0] for u in drawn.FLOWS]
     assert starts[0]["encoder_means"] == starts[1]["encoder_means"]  # the same initial values
     for final, steps in zip(small["finals"], (60, 4, 3, 3), strict=True):
@@ -209,6 +210,16 @@ def test_small_linear_run_follows_the_flow(small):
         np.testing.assert_allclose(
             np.array(cloud[f"{name}s"]) / 1000, row[name] * y, rtol=0.01, atol=6e-4
         )
+
+
+def test_followed_points_are_the_first_of_all(small):
+    y = measured.linear_cases(LINEAR)[0].data.target[:, 0].double().numpy()
+    start = select(small["clouds"], toy="linear", update="basic", step=0)[0]
+    # half a thousandth of rounding
+    np.testing.assert_allclose(
+        np.array(start["encoder_means"]) / 1000, LINEAR.start * y[:50], atol=5.1e-4
+    )
+    assert measured.thousandths(np.array([[0.1234], [-2.0]])) == [123, -2000]
 
 
 # --- the animation ------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Every theory figure, one module each: `python -m figures [--only NAME] [--out DIR]`.
 
 A module has `rows()`, which calls public functions of linvae or reads rows kept under analysis/,
-and `draw(rows)`, which gives a matplotlib figure and computes nothing.
+and `draw(rows)`, which gives a matplotlib figure and computes nothing. One that moves has
+`frames(rows)` too, which gives its figure again for every frame of an animation.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ NAMES = (
     "weight_decay",
     "skewness",
     "shift",
+    "posterior_means",
 )
 
 
@@ -38,10 +40,10 @@ def figure_module(name: str) -> ModuleType:
 
 
 def write_figure(name: str, folder: Path) -> list[Path]:
-    """Compute the rows of a figure, draw it, and write NAME.csv, NAME.png and NAME.pdf."""
+    """Compute the rows of a figure, draw it, and write NAME.csv, .png, .pdf; .gif if it moves."""
     import matplotlib as mpl
 
-    from figures.style import STYLE, csv_text
+    from figures.style import STYLE, csv_text, save_animation
     from linvae.comparison import write_text
     from linvae.plots import save_figure
 
@@ -54,4 +56,7 @@ def write_figure(name: str, folder: Path) -> list[Path]:
         figure = module.draw(rows)
         for path in paths[1:]:
             save_figure(figure, path)
+        if hasattr(module, "frames"):
+            paths.append(folder / f"{name}.gif")
+            save_animation(module.frames(rows), paths[-1])
     return paths

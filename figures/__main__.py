@@ -1,4 +1,4 @@
-"""`python -m figures`: write all figures, or one of them, as PNG, PDF and CSV.
+"""`python -m figures`: write all figures, or one of them, as PNG, PDF and CSV, animations as GIF.
 
 Exit codes: 0 = written, 2 = usage.
 """
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         begin = time.perf_counter()
         write_figure(name, args.out)
         print(f"{name:24s}{time.perf_counter() - begin:6.1f} s", flush=True)
-    print(f"PNG, PDF and CSV in {args.out} after {time.perf_counter() - start:.0f} s")
+    print(f"PNG, PDF, CSV and GIF in {args.out} after {time.perf_counter() - start:.0f} s")
     return 0
 
 

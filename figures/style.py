@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from matplotlib.animation import PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
@@ -28,6 +30,7 @@ __all__ = [
     "line",
     "note",
     "panels",
+    "save_animation",
     "select",
     "spread_points",
     "title",
@@ -35,6 +38,7 @@ __all__ = [
 
 Row = dict[str, Any]
 Rows = Sequence[Mapping[str, Any]]
+FRAMES_PER_SECOND, PIXELS_PER_INCH = 6, 100  # of animations
 
 
 def select(rows: Rows, **where: Any) -> Rows:
@@ -96,6 +100,16 @@ def legend(figure: Canvas, axes: Axes | Iterable[Axes], columns: int = 4) -> Non
         for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     figure.legend(found.values(), found.keys(), loc="outside upper left", ncols=columns)
+
+
+def save_animation(frames: Iterator[Canvas], path: Path) -> None:
+    """A GIF that begins again; `frames` gives one figure, changed from frame to frame."""
+    writer, temporary = PillowWriter(fps=FRAMES_PER_SECOND), path.with_name(f".{path.name}")
+    with writer.saving(next(frames), temporary, PIXELS_PER_INCH):
+        writer.grab_frame()
+        for _ in frames:
+            writer.grab_frame()
+    temporary.replace(path)
 
 
 def csv_text(rows: Rows) -> str:

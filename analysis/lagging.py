@@ -31,6 +31,7 @@ from linvae.comparison import write_text
 from linvae.data import Dataset, TextDataset, load_dataset, load_text_splits, text_names
 from linvae.metrics import (
     importance_weighted_likelihood,
+    mutual_information,
     observe,
     perplexity,
     published_mutual_information,
@@ -39,6 +40,7 @@ from linvae.models import PRESETS, Architecture, build_model
 from linvae.models.recurrent import (
     PUBLISHED,
     PUBLISHED_LATENT_DIM,
+    SMALL,
     SequenceSizes,
     StackedLanguageModel,
     StackedTextVAE,
@@ -127,13 +129,13 @@ SETTINGS = {
         PUBLISHED, PUBLISHED_LATENT_DIM, SGD, Aggressive(15, falls=1), epochs=100
     ),
     ("text", "small"): Setting(
-        SequenceSizes(embedding=32, hidden=64, dropout=0.5),
-        4,
-        replace(SGD, optimizer="adam", learning_rate=2e-3, plateau=Plateau(2, 8, most=2)),
+        SMALL,
+        2,
+        replace(SGD, batch_size=16, plateau=Plateau(2, 8, most=2)),
         Aggressive(15, falls=1),
-        epochs=30,
+        epochs=25,
         most=4000,
-        held_out=1000,
+        held_out=500,
         words=1000,
         draws=200,
     ),
@@ -298,6 +300,7 @@ def _vae_columns(model: Any, parts: Parts, setting: Setting) -> dict[str, np.nda
     weighted = importance_weighted_likelihood(model, test, samples=setting.draws)
     seen = observe(model, test)
     mi = published_mutual_information(model, test, batch=setting.config.batch_size)
+    large = mutual_information(model, test)
     found = {
         "nll": -weighted.log_likelihood,
         "nll_error": weighted.errors,
@@ -306,6 +309,8 @@ def _vae_columns(model: Any, parts: Parts, setting: Setting) -> dict[str, np.nda
         "kl": seen.rates.sum(-1),
         "mi": mi.nats,
         "mi_error": mi.errors,
+        "mi_large": large.nats,
+        "mi_large_error": large.errors,
         "active_units": seen.active_units.sum(-1),
     }
     if parts.kind == "text":

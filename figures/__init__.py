@@ -21,6 +21,7 @@ NAMES = (
     "rate_distortion",
     "autoregressive",
     "escape_time",
+    "escape_rates",
     "latent_reconstruction",
     "bernoulli",
     "thresholds",

@@ -49,7 +49,7 @@ EXPECTED = {
         "hierarchy_fixed halved_kl squared_noise unit_kl_not_halved extra_constant clamped_kl "
         "correlation_study_on_samples",
         "he2019": "information_at_its_cap cost faster_than_savae end_of_aggressive_phase "
-        "reach_of_the_decoder own_savae_and_quoted",
+        "reach_of_the_decoder own_savae_and_quoted inner_loop_by_chance",
         "li2025": "discontinuity",
         "lucas2019": "local_maxima_of_ppca",
         "song2025": "critical_beta_of_the_code prior_of_the_code warm_up exponential_ends "
@@ -240,6 +240,7 @@ WRONG_FORMULAS = [
     (he2019, "escape_rates", 1.01, "aggressive_training"),
     (he2019, "inner_steps", 2, "cap_of_inner_steps"),
     (he2019, "inner_steps", 2, "window_of_inner_steps"),
+    (he2019, "inner_steps", 1.1, "inner_loop_by_chance"),
     (he2019, "epochs_of_text", 2, "end_of_aggressive_phase"),
     (he2019, "exact_nll", 1.01, "logged_nll"),
     (he2019, "batch_information", 2, "information_below_log_batch"),

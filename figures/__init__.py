@@ -19,6 +19,7 @@ NAMES = (
     "hierarchy_levels",
     "rate_distortion",
     "autoregressive",
+    "decoder_reach",
     "escape_time",
     "latent_reconstruction",
     "bernoulli",

@@ -91,7 +91,8 @@ class Setting:
     """Networks, training and evaluation of one preset.
 
     `config.steps` is what `epochs` come to; `warmup_epochs` and `start` are those of annealing.
-    `most`, `held_out`: samples to train on, and to validate and to test on, None: all there are. `words`: of the vocabulary.
+    `most`, `held_out`: samples to train on, and to validate and to test on, None: all there are.
+    `words`: of the vocabulary.
     """
 
     networks: SequenceSizes | Architecture

@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
-import zipfile
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,7 @@ import numpy.typing as npt
 import linvae
 from linvae import ARVAESpec, Moments, stability
 from linvae.comparison import write_text
-from linvae.data import load_dataset
+from linvae.data import TextDataset, load_dataset, load_text
 from linvae.theory.modes import autoregression
 from linvae.theory.reach import (
     block_mask,
@@ -45,43 +43,19 @@ Array = npt.NDArray[np.float64]
 Tokens = npt.NDArray[np.intp]
 Row = dict[str, Any]
 
-TEXTS, IMAGES = ("ptb", "short_yelp", "yahoo"), ("mnist", "omniglot")
+TEXTS = {"ptb": "train", "short_yelp": "train", "yahoo": "validation"}  # to count in
+IMAGES = ("mnist", "omniglot")
 ORDERS, REACHES, LINEAR_ORDERS = (0, 1, 2, 3), (0, 1, 2, 3), (0, 1, 2, 4, None)
 N_CLASSES, VOCABULARY, MAX_NEW = 100, 20_000, 4_000
 LINEAR_CLASSES, LINEAR_LENGTH = 20, 10
 BY_HEART = "short_yelp"
-START, END, OTHER = 0, 1, 2
 
 
-def read_text(name: str, folder: Path) -> tuple[list[str], list[str]]:
-    """Training and new sentences, as they lie in the public files."""
-    if name == "ptb":
-        with zipfile.ZipFile(folder / "ptb" / "ptb.zip") as archive:
-            parts = [archive.read(f"ptb/{part}.txt").decode() for part in ("train", "test")]
-        return parts[0].splitlines(), parts[1].splitlines()
-    files = {
-        "short_yelp": ("short_yelp.train.10000.txt", "short_yelp.test.txt"),
-        "yahoo": ("val.txt", "test.txt"),
-    }[name]
-    texts = [(folder / name / file).read_text(encoding="utf-8").splitlines() for file in files]
-    training, new = ([line.split("\t")[-1] for line in lines] for lines in texts)
-    return training, new
-
-
-def vocabulary_of(lines: list[str]) -> list[str]:
-    """START, END, everything else, and the most frequent words."""
-    counts = Counter(word for line in lines for word in line.split())
-    return ["<s>", "</s>", "<other>", *(word for word, _ in counts.most_common(VOCABULARY))]
-
-
-def encode(lines: list[str], words: list[str]) -> Tokens:
-    """(n, T), padded with -1."""
-    number = {word: i for i, word in enumerate(words)}
-    rows = [[START, *(number.get(w, OTHER) for w in line.split()), END] for line in lines if line]
-    tokens = np.full((len(rows), max(map(len, rows))), -1)
-    for row, found in zip(tokens, rows, strict=True):
-        row[: len(found)] = found
-    return tokens
+def read_text(name: str, data_dir: Path | None) -> tuple[TextDataset, TextDataset]:
+    """Training and new sentences, both in the vocabulary of the first."""
+    load = partial(load_text, name, data_dir=data_dir)
+    training = load(split=TEXTS[name], max_words=VOCABULARY)
+    return training, load(split="test", vocabulary=training.vocabulary, max_sentences=MAX_NEW)
 
 
 def row_of(data: str, decoder: str, reach: int | None, nats: float, x: ResidualThreshold) -> Row:
@@ -95,11 +69,11 @@ def row_of(data: str, decoder: str, reach: int | None, nats: float, x: ResidualT
     }  # fmt: skip
 
 
-def text_rows(name: str, folder: Path) -> Iterator[Row]:
+def text_rows(name: str, data_dir: Path | None) -> Iterator[Row]:
     """n-grams of every order, then the linear decoder."""
-    training, new = read_text(name, folder)
-    words = vocabulary_of(training)
-    given, asked = encode(training, words), encode(new[:MAX_NEW], words)
+    training, new = read_text(name, data_dir)
+    words = training.vocabulary.words
+    given, asked = training.padded(), new.padded()
     classes = frequent_classes(given, len(words), N_CLASSES)
     cases = [("n-gram", asked, True)]
     if name == BY_HEART:
@@ -118,7 +92,7 @@ def text_rows(name: str, folder: Path) -> Iterator[Row]:
     yield from linear_rows(name, given, len(words))
 
 
-def _name(index: int, classes: Tokens, words: list[str]) -> str:
+def _name(index: int, classes: Tokens, words: Sequence[str]) -> str:
     of_class = np.flatnonzero(classes == index)
     return words[of_class[0]] if len(of_class) == 1 else "rest"
 
@@ -183,15 +157,11 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     args = parser.parse_args()
-    root = args.data_dir or Path(os.environ.get("LINVAE_DATA", "."))
-    missing = [name for name in TEXTS if not (root / "text" / name).is_dir()]
-    if missing:
-        parser.error(f"{root} has no folder text/{missing[0]}: give --data-dir or set LINVAE_DATA")
     start, rows = time.perf_counter(), []
     print(
         "data        decoder   reach     nats  crit.beta    edge held out            offset      n"
     )
-    sources = [text_rows(name, root / "text") for name in TEXTS]
+    sources = [text_rows(name, args.data_dir) for name in TEXTS]
     sources += [pixel_rows(name, args.data_dir) for name in IMAGES]
     for source in sources:
         for row in source:

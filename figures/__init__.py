@@ -20,6 +20,7 @@ NAMES = (
     "hierarchy_levels",
     "rate_distortion",
     "autoregressive",
+    "decoder_reach",
     "escape_time",
     "escape_rates",
     "latent_reconstruction",

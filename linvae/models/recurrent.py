@@ -512,19 +512,20 @@ class StackedLanguageModel(_StackOfTexts):
         self.decoder = SequenceDecoder(stack, self.vocabulary, 0, self.sizes)
 
     def forward(self, target: Tensor, condition: Tensor | None, noise: Sequence[Tensor]) -> Terms:
-        """Objective terms on one batch of tokens, as in `StackedTextVAE`."""
-        return self.forward_with_latents(target, condition, noise)[0]
+        """Objective terms on one batch of tokens, as in `StackedTextVAE`; `noise` is not used."""
+        _refuse_condition(condition)
+        nats = self.decoder.cross_entropy(None, target)
+        mean = nats.new_zeros(*nats.shape, self.spec.latent_dim)
+        prior = GaussianLevel(mean, torch.full_like(mean, math.log(self.spec.prior_variance)))
+        return Terms(nats.mean(-1), (torch.zeros_like(mean[..., 0, :]),), (prior,))
 
     def forward_with_latents(
         self, target: Tensor, condition: Tensor | None, noise: Sequence[Tensor]
     ) -> tuple[Terms, list[Tensor]]:
         """The same, and latents drawn from the prior."""
-        _refuse_condition(condition)
-        nats = self.decoder.cross_entropy(None, target)
-        mean = nats.new_zeros(*nats.shape, self.spec.latent_dim)
-        prior = GaussianLevel(mean, torch.full_like(mean, math.log(self.spec.prior_variance)))
-        latents = [prior.repeat(noise[0].shape[1] // target.shape[-2]).sample(noise[0][:, None])]
-        return Terms(nats.mean(-1), (torch.zeros_like(mean[..., 0, :]),), (prior,)), latents
+        terms = self(target, condition, noise)
+        level = terms.levels[0].repeat(noise[0].shape[1] // target.shape[-2])
+        return terms, [level.sample(noise[0][:, None])]
 
 
 def pad(tokens: Tensor, lengths: Tensor) -> Tensor:

@@ -373,6 +373,29 @@ def test_member_optimizer_is_torchs_for_every_member(kind):
             torch.testing.assert_close(found[s, p], value[s, p], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
+def test_a_forgotten_member_steps_as_the_first_time(kind):
+    """Its next step is that of a new optimiser; those of the others are as if nothing was done."""
+    model, other, fresh = Sides(), Sides(), Sides()
+    optimizers = [MemberOptimizer(m, kind, 0.1, 0.9) for m in (model, other, fresh)]
+    for step in range(3):
+        for m, optimizer in zip((model, other), optimizers, strict=False):
+            gradients(m, step)
+            optimizer.step()
+    forgotten = torch.zeros(2, 3, dtype=torch.bool)
+    forgotten[1, 2] = True
+    optimizers[0].forget(forgotten)
+    for m, optimizer in zip((model, other, fresh), optimizers, strict=True):
+        start = [p.detach().clone() for p in m.parameters()]
+        gradients(m, 9)
+        optimizer.step()
+        m.moves = [p.detach() - s for p, s in zip(m.parameters(), start, strict=True)]
+    for moved, plain, new in zip(model.moves, other.moves, fresh.moves, strict=True):
+        torch.testing.assert_close(moved[1, 2], new[1, 2])
+        assert not torch.allclose(moved[1, 2], plain[1, 2])
+        assert torch.equal(moved[~forgotten], plain[~forgotten])
+
+
 def test_gradients_are_clipped_member_by_member():
     model = Sides()
     gradients(model, 0)
@@ -456,6 +479,18 @@ def test_validation_is_the_mean_over_all_samples():
     np.testing.assert_allclose(found.information, information.detach().numpy(), rtol=1e-5)
     assert (found.information > 0.1).all()
     assert (found.information < math.log(16)).all()
+
+
+def test_validation_changes_nothing():
+    """Not even running statistics, which a network in training would move."""
+    network = Architecture("mlp", hidden=6, batch_norm=True)
+    model, _ = trained((Remedy(),), TrainConfig(steps=20), architecture=network)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert any("running" in name for name in before)
+    validate(model, make_data(), 16)
+    assert model.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
 def test_information_of_a_batch_is_its_definition():

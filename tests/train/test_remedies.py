@@ -28,7 +28,7 @@ from linvae.train import (
 )
 from linvae.train.data import BatchOrder, Binarisation, Noise
 from linvae.train.optimizer import MemberOptimizer, clip_gradients
-from linvae.train.validation import PlateauRates, validate
+from linvae.train.validation import PlateauRates, Validated, validate
 from linvae.train.walk import MemberWalk
 from paper_checks.he2019 import inner_steps
 
@@ -460,6 +460,25 @@ def test_plateaus_are_the_published_ones(seed):
         assert seen[member] == expected
         assert int(model.encoder[0, member]) == best
     assert rates.decays.max() > 0
+
+
+def test_a_plateau_lowers_the_rate_of_the_training(monkeypatch):
+    """Scripted objectives that only rise: after the second epoch nothing moves from the first."""
+    seen, forgotten = [], []
+
+    def validated(model, data, batch_size):
+        seen.append(model.encoders[0].inner.weight.detach().clone())
+        return Validated(np.full((1, 1), float(len(seen))), np.zeros((1, 1)))
+
+    monkeypatch.setattr("linvae.train.loop.validate", validated)
+    monkeypatch.setattr(MemberOptimizer, "forget", lambda self, m: forgotten.append(m.item()))
+    plateau = Plateau(patience=1, first=0, factor=1e-6, most=2)
+    config = TrainConfig(steps=40, batch_size=15, learning_rate=1e-2, plateau=plateau)
+    trained((Remedy(),), config, seeds=(5,))
+    assert len(seen) == 3  # two decays, then it stops
+    assert forgotten == [False, True, True]
+    assert float((seen[1] - seen[0]).abs().max()) > 1e-3
+    torch.testing.assert_close(seen[2], seen[0], rtol=0, atol=1e-6)
 
 
 def test_validation_is_the_mean_over_all_samples():

@@ -69,6 +69,7 @@ STEP = 0.2  # largest growth of the weights in a step of the decoder
 RATE = 0.5  # largest learning rate times the steepest curvature: 2 diverges
 MARGIN = 1.3  # steps beyond the predicted ones
 N_SAMPLES = 64
+DESCENT = TrainConfig(optimizer="sgd", momentum=0.0, schedule="constant", log_every=1)
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,11 @@ class Setting:
                 epsilon_nats=EPSILON,
             )[0]
         )
+
+    @property
+    def discrete_steps(self) -> float:
+        """The same in steps, each of which multiplies the growing part by 1 + h * rate."""
+        return self.time * self.rate / math.log1p(self.flow_step * self.rate)
 
 
 FAMILIES = (  # spectrum, s, eta^2; the leading mode has 100 %, 50 %, 25 % and 10 % of the variance
@@ -275,19 +281,9 @@ def run(
     weight = RemedyBetas(
         [Remedy(beta=setting.beta, aggressive=inner)], (1.0,), 1, data.target.device
     )
-    per_step = math.log1p(setting.flow_step * setting.rate)
-    steps = math.ceil(MARGIN * setting.time * setting.rate / per_step)
-    config = TrainConfig(
-        **{
-            "steps": steps,
-            "batch_size": len(data),
-            "learning_rate": setting.learning_rate,
-            "optimizer": "sgd",
-            "momentum": 0.0,
-            "schedule": "constant",
-            "log_every": 1,
-        }
-        | options
+    steps = math.ceil(MARGIN * setting.discrete_steps)
+    config = replace(
+        DESCENT, steps=steps, batch_size=len(data), learning_rate=setting.learning_rate, **options
     )
     return train_stack(model, data, weight, config), model
 
@@ -299,7 +295,6 @@ def measure(setting: Setting) -> dict[str, Any]:
     result, _ = run(setting, exact_data(setting), inner)
     steps, rates = decoder_rows(result)
     measured = math.expm1(growth_per_step(steps, rates, setting.final)) / setting.flow_step
-    per_step = math.log1p(setting.flow_step * setting.rate)
     seen = passage(steps, rates)
     return {
         "update": setting.update,
@@ -313,9 +308,9 @@ def measure(setting: Setting) -> dict[str, Any]:
         "predicted_rate": setting.rate,
         "measured_rate": measured,
         "measured_over_predicted": measured / setting.rate,
-        "growth_of_a_step": math.expm1(per_step),
+        "growth_of_a_step": setting.flow_step * setting.rate,
         "predicted_steps": setting.time / setting.flow_step,
-        "predicted_steps_discrete": setting.time * setting.rate / per_step,
+        "predicted_steps_discrete": setting.discrete_steps,
         "measured_steps": seen,
         "passes": seen * (m + 1),
         "seconds": round(result.seconds, 2),
@@ -357,10 +352,7 @@ def loop_stack(update: Update, batch: int, dtype: torch.dtype) -> tuple[TrainRes
     slowest = settings[-1]  # of a finite loop: slower than the limit
     rate = min(slowest.rate, inner_loop_rate(slowest, 15)) if inner else slowest.rate
     steps = MARGIN * slowest.time * slowest.rate / math.log1p(slowest.flow_step * rate)
-    config = TrainConfig(
-        steps=math.ceil(steps), batch_size=batch, learning_rate=LOOP_RATE, optimizer="sgd",
-        momentum=0.0, schedule="constant", log_every=1,
-    )  # fmt: skip
+    config = replace(DESCENT, steps=math.ceil(steps), batch_size=batch, learning_rate=LOOP_RATE)
     return train_stack(model, data, weight, config), settings
 
 
@@ -440,12 +432,9 @@ def unit_row(ratio: float, update: Update) -> dict[str, Any]:
     weight = RemedyBetas(
         [Remedy(beta=setting.beta, aggressive=inner)], (1.0,), 1, data.target.device
     )
-    per_step = math.log1p(setting.flow_step * setting.rate)
-    steps = math.ceil(2 * setting.time * setting.rate / per_step)
-    config = TrainConfig(
-        steps=steps, batch_size=len(data), learning_rate=setting.learning_rate, optimizer="sgd",
-        momentum=0.0, schedule="constant", log_every=1,
-    )  # fmt: skip
+    steps = math.ceil(2 * setting.discrete_steps)
+    rate = setting.learning_rate
+    config = replace(DESCENT, steps=steps, batch_size=len(data), learning_rate=rate)
     result = train_stack(model, data, weight, config)
     measured = math.expm1(growth_per_step(*decoder_rows(result), setting.final)) / setting.flow_step
     return {

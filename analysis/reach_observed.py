@@ -45,7 +45,7 @@ import numpy.typing as npt
 import torch
 
 import linvae
-from analysis.nonlinear_thresholds import markdown
+from analysis.nonlinear_thresholds import finite, markdown
 from analysis.own_pulls import (
     Pulls,
     encoder_states,
@@ -290,8 +290,8 @@ def controlled(result: Trained, seed: int) -> Row:
         "information": information.round(4).tolist(),
         "betas": factors.round(4).tolist(),
         "drifts": drifts.round(4).tolist(),
-        "observed": _finite(threshold),
-        "slope": _finite(slope),
+        "observed": finite(float(threshold)),
+        "slope": finite(float(slope)),
     }
 
 
@@ -350,10 +350,6 @@ def _idle_distortion(model: Any, data: TrainingData) -> Array:
     return np.asarray(total.min(dim=1).values / len(data))
 
 
-def _finite(value: Any) -> float | None:
-    return round(float(value), 4) if np.isfinite(value) else None
-
-
 def case_rows(case: Case, store: CellStore | None) -> Iterator[Row]:
     """One row per seed."""
     result = trained(case, store)
@@ -364,8 +360,8 @@ def case_rows(case: Case, store: CellStore | None) -> Iterator[Row]:
         row |= predicted(case, result, s)
         row |= controlled(result, s) if case.data == "digits" else ladder(case, result, s, store)
         yield row | {
-            "certified": _finite(bounds[s]),
-            "certified_error": _finite(errors[s]),
+            "certified": finite(float(bounds[s])),
+            "certified_error": finite(float(errors[s])),
             "certified_rate": round(float(at[s]), 4),
             "collapsed_rate": round(float(left[s]), 5),
             "n_samples": len(case.train),

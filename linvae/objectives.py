@@ -19,8 +19,10 @@ __all__ = [
     "Terms",
     "batch_information",
     "bernoulli_error",
+    "entropies",
     "gaussian_distortion",
     "gaussian_rate_per_unit",
+    "pair_log_densities",
 ]
 
 
@@ -113,19 +115,37 @@ def gaussian_rate_per_unit(
     return (expected_square / prior_variance - 1 - log_ratio) / 2
 
 
+def entropies(level: GaussianLevel) -> Tensor:
+    """Of q of every sample, nats, (n_seeds, n_points, batch)."""
+    return (math.log(2 * math.pi) + 1 + level.log_variance).sum(-1) / 2
+
+
+def pair_log_densities(level: GaussianLevel, z: Tensor, rows: Tensor) -> Tensor:
+    """log q(z_i|v_i) and log (1/B) sum_j q(z_i|v_j) of some z, (2, n_seeds, n_points, rows).
+
+    log q(z|v_j) = -1/2 sum_u [z_u^2 a_u - 2 z_u a_u mean_u + a_u mean_u^2 - log a_u + log 2 pi],
+    a = 1/variance, as a product of matrices: nothing of the size of all pairs times units. Its
+    terms cancel where variances are small: give float64.
+    """
+    rows = rows.to(z.device)
+    precision, some = torch.exp(-level.log_variance), z[:, :, rows]
+    constant = precision * level.mean.square() + level.log_variance + math.log(2 * math.pi)
+    left = torch.cat([some.square(), some, torch.ones_like(some[..., :1])], dim=-1)
+    right = [-precision / 2, precision * level.mean, -constant.sum(-1, keepdim=True) / 2]
+    pairs = left @ torch.cat(right, dim=-1).mT
+    own = pairs.gather(-1, rows[None, None, :, None].expand(*pairs.shape[:3], 1))[..., 0]
+    return torch.stack([own, pairs.logsumexp(-1) - math.log(pairs.shape[-1])])
+
+
 def batch_information(level: GaussianLevel, latents: Tensor) -> Tensor:
     """Information of a latent about the members of its batch, nats, (n_seeds, n_points).
 
         mean_i [ E log q(z|y_i) - log (1/B) sum_j q(z_i|y_j) ],    z_i ~ q(z|y_i), one each
 
     `latents` (n_seeds, n_points, B, k): the z_i. Its own sample is among the j, so it is at most
-    log B. Source: He et al. 2019, I_q as their code estimates it.
+    log B but for noise. Source: He et al. 2019, I_q as their code estimates it.
     """
-    mean, log_variance = level.mean, level.log_variance
-    constant = mean.shape[-1] * math.log(2 * math.pi)
-    own = -(constant + (1 + log_variance).sum(-1)) / 2
-    gap = latents[..., :, None, :] - mean[..., None, :, :]
-    exponent = gap.square() * torch.exp(-log_variance)[..., None, :, :]
-    log_q = -(constant + (exponent + log_variance[..., None, :, :]).sum(-1)) / 2
-    aggregate = torch.logsumexp(log_q, dim=-1) - math.log(mean.shape[-2])
-    return (own - aggregate).mean(-1)
+    exact = GaussianLevel(level.mean.double(), level.log_variance.double())
+    rows = torch.arange(latents.shape[2])
+    aggregate = pair_log_densities(exact, latents.double(), rows)[1]
+    return -(entropies(exact) + aggregate).mean(-1)

@@ -197,8 +197,10 @@ def test_choices_are_those_of_the_networks():
     """Written out in compare, so that --help does not wait for torch."""
     from linvae.models import ARCHITECTURES
     from linvae.models.activations import ACTIVATIONS
+    from linvae.train import REMEDIES
 
     assert tuple(ARCHITECTURES) == linvae.compare.ARCHITECTURES
+    assert ("none", *linvae.compare.REMEDIES) == REMEDIES
     assert tuple(ACTIVATIONS) == linvae.compare.ACTIVATIONS
 
 

@@ -41,7 +41,7 @@ import torch
 from torch import Tensor
 
 from linvae.metrics.observe import Stack, evaluating, pieces
-from linvae.objectives import GaussianLevel
+from linvae.objectives import GaussianLevel, entropies, pair_log_densities
 from linvae.train.data import TrainingData, stream
 
 __all__ = [
@@ -139,7 +139,7 @@ def _estimate(
         own, aggregate = _log_densities(members, draws, generator)
         ratios.append((own - aggregate).exp().mean(2))
         if closed_entropy:
-            own = -(math.log(2 * math.pi) + 1 + members.log_variance).sum(-1)[:, :, None] / 2
+            own = -entropies(members)[:, :, None]
         terms.append((own - aggregate).mean(2))
         largest = max(largest, len(index))
     per_sample = torch.cat(terms, dim=-1)
@@ -172,26 +172,10 @@ def _log_densities(
         noise = torch.randn(n, k, generator=generator, dtype=torch.float64)
         z = level.sample(noise.to(level.mean.device))
         size = max(1, PAIRS // (seeds * points * n))
-        some = [_pairs(level, z, rows) for rows in torch.split(torch.arange(n), size)]
+        some = [pair_log_densities(level, z, rows) for rows in torch.split(torch.arange(n), size)]
         found.append(torch.cat(some, dim=-1))
     own, aggregate = torch.stack(found, dim=3)
     return own, aggregate
-
-
-def _pairs(level: GaussianLevel, z: Tensor, rows: Tensor) -> Tensor:
-    """Own and aggregate log density of some of z, (2, n_seeds, n_points, rows).
-
-    log q(z|v_j) = -1/2 sum_u [z_u^2 a_u - 2 z_u a_u mean_u + a_u mean_u^2 - log a_u + log 2 pi],
-    a = 1/variance, as a product of matrices: nothing of the size of all pairs times units.
-    """
-    rows = rows.to(z.device)
-    precision, some = torch.exp(-level.log_variance), z[:, :, rows]
-    constant = precision * level.mean.square() + level.log_variance + math.log(2 * math.pi)
-    left = torch.cat([some.square(), some, torch.ones_like(some[..., :1])], dim=-1)
-    right = [-precision / 2, precision * level.mean, -constant.sum(-1, keepdim=True) / 2]
-    pairs = left @ torch.cat(right, dim=-1).mT
-    own = pairs.gather(-1, rows[None, None, :, None].expand(*pairs.shape[:3], 1))[..., 0]
-    return torch.stack([own, pairs.logsumexp(-1) - math.log(pairs.shape[-1])])
 
 
 def _numpy(values: Tensor) -> Array:

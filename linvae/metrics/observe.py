@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from linvae.models import StackedTextVAE, StackedVAE
+from linvae.models.layers import evaluating
 from linvae.objectives import GaussianLevel, gaussian_rate_per_unit
 from linvae.train.data import Noise, TrainingData
 from linvae.train.kl_weight import information, unit_statistics
@@ -56,17 +56,6 @@ class Observation:
         """Units with a rate above `cutoff_nats`, (n_seeds, n_points, levels)."""
         counts = [(rates > cutoff_nats).sum(axis=-1) for rates in self.unit_rates]
         return np.asarray(np.stack(counts, axis=-1), dtype=np.intp)
-
-
-@contextmanager
-def evaluating(model: Stack) -> Iterator[None]:
-    """Running instead of batch statistics inside, as they were afterwards."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from linvae.data.vocabulary import END, START, UNKNOWN
 from linvae.models.recurrent import PADDING, StackedLanguageModel, StackedTextVAE
 
 __all__ = [
@@ -42,8 +43,6 @@ __all__ = [
     "reconstruct",
     "sample",
 ]
-
-START, END, UNKNOWN = 0, 1, 2
 
 TextModel = StackedTextVAE | StackedLanguageModel
 State = tuple[Tensor, Tensor]

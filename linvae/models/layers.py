@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from linvae.models.activations import ACTIVATIONS
 
-__all__ = ["StackShape", "StackedLinear", "StackedMLP", "by_point"]
+__all__ = ["StackShape", "StackedLinear", "StackedMLP", "by_point", "evaluating"]
 
 
 class StackShape:
@@ -54,6 +55,17 @@ class StackShape:
     def constant(self, *shape: int, value: float = 0.0) -> nn.Parameter:
         """Parameter (n_seeds, n_points, *shape) filled with `value`."""
         return nn.Parameter(torch.full((self.n_seeds, self.n_points, *shape), value))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Running instead of batch statistics inside, as they were afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def by_point(data: Tensor) -> Tensor:

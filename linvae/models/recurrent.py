@@ -25,6 +25,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from linvae.data import PADDING
 from linvae.models.chain import alone
 from linvae.models.layers import StackedLinear, StackShape, by_point
 from linvae.objectives import GaussianLevel, Terms, gaussian_rate_per_unit
@@ -54,7 +55,6 @@ __all__ = [
     "pad",
 ]
 
-PADDING = -1  # in the place of tokens after the end of a sequence
 WEIGHT_BOUND, EMBEDDING_BOUND = 0.01, 0.1  # initial values are uniform between -bound and bound
 LOGITS_AT_ONCE = 2**22  # entries of all members, 16 MiB: larger tensors are slower on a CPU
 LOGITS_KEPT = 2**28  # entries, 1 GiB: above, they are computed again for the gradient

@@ -189,17 +189,17 @@ def _member_walk(
 def _prepare(run: Run, config: TrainConfig) -> None:
     """Learning rates of this step, and whose sides take it."""
     rate = _learning_rate(run.model, config)
-    sides = run.walk.sides()
-    if sides is None or not isinstance(run.walk, MemberWalk):
+    if not isinstance(run.walk, MemberWalk):
         for group in run.optimizer.param_groups:
             group["lr"] = rate * config.learning_rate_factor(run.step)
         return
     shares = np.vectorize(config.learning_rate_factor, otypes=[float])(run.walk.decoder_steps)
     if run.plateau:
         shares = shares * run.plateau.share
+    sides = dict(zip(("encoder", "decoder"), run.walk.sides(), strict=True))
     for group in run.optimizer.param_groups:
         group["lr"] = torch.as_tensor(rate * shares)
-        group["members"] = sides[group["side"] == "decoder"]
+        group["members"] = sides[group["side"]]
 
 
 def _end_epochs(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from linvae.models.chain import StackedVAE
+from linvae.models.layers import evaluating
 from linvae.objectives import batch_information
 from linvae.train.data import Noise, TrainingData
 from linvae.train.kept import Kept
@@ -66,16 +67,14 @@ def validate(model: StackedVAE, data: TrainingData, batch_size: int) -> Validate
     betas = torch.tensor(model.spec.betas, device=device)
     objective: Tensor | float = 0.0
     information: Tensor | float = 0.0
-    was_training = model.training
-    model.eval()
-    for index in _batches(data, batch_size):
-        target, condition = data.take(index.expand(len(model.seeds), -1))
-        draws = noise.next(len(index))
-        terms, latents = model.forward_with_latents(target, condition, draws)
-        share = len(index) / len(data)
-        objective = objective + share * terms.objective(betas)
-        information = information + share * batch_information(terms.levels[0], latents[0])
-    model.train(was_training)
+    with evaluating(model):
+        for index in _batches(data, batch_size):
+            target, condition = data.take(index.expand(len(model.seeds), -1))
+            draws = noise.next(len(index))
+            terms, latents = model.forward_with_latents(target, condition, draws)
+            share = len(index) / len(data)
+            objective = objective + share * terms.objective(betas)
+            information = information + share * batch_information(terms.levels[0], latents[0])
     return Validated(_numpy(objective), _numpy(information))
 
 

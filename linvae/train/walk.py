@@ -40,10 +40,6 @@ class JointWalk:
         """Indices of the next batch, (n_seeds, batch)."""
         return self._order.next()
 
-    def sides(self) -> tuple[Tensor, Tensor] | None:
-        """Whose encoders and whose decoders step: all."""
-        return None
-
     def observe(self, members: Tensor, index: Tensor) -> Mask | None:
         """After a step: whose decoders have made it; None: all."""
         self.step += 1
@@ -139,7 +135,7 @@ class MemberWalk:
         """Indices of the batch of every member, (n_seeds, n_points, batch)."""
         return self._batch
 
-    def sides(self) -> tuple[Tensor, Tensor] | None:
+    def sides(self) -> tuple[Tensor, Tensor]:
         """Whose encoders and whose decoders step, (n_seeds, n_points) each."""
         encoders = (self._side == BOTH) | (self._side == ENCODER)
         decoders = (self._side == BOTH) | (self._side == DECODER)

@@ -122,11 +122,11 @@ def train(
         moved = None if stepped is None else torch.as_tensor(stepped)
         kl_weight.observe(terms, (run.step - 1) / config.steps, moved)
         _end_epochs(run, stepped, data if validation is None else validation, config)
-        if run.stop:
-            run.stop.observe(run.step, model, members, betas)
+        some_stop = run.stop is not None and run.stop.observe(run.step, model, members, betas)
         last = run.ended(config.steps)
-        logged = _logged(run, stepped, last or run.step % config.log_every == 0)
-        if logged.any():
+        due = last or some_stop or run.step % config.log_every == 0
+        logged = _logged(run, stepped, due)
+        if logged is not None:
             _note_diverged(run.diverged, members, logged, model, run.step)
             run.walk.stop(_members_at(run.diverged, model))
             run.history += _history_rows(run, terms, betas, logged)
@@ -359,17 +359,20 @@ def _check_run(
         )
 
 
-def _logged(run: Run, stepped: npt.NDArray[np.bool_] | None, due: bool) -> npt.NDArray[np.bool_]:
+def _logged(
+    run: Run, stepped: npt.NDArray[np.bool_] | None, due: bool
+) -> npt.NDArray[np.bool_] | None:
     """Members with a row of this step: all that run where one is `due`, and who ends with it."""
-    running = np.ones((len(run.model.seeds), run.model.n_points), bool)
-    ends = np.zeros_like(running)
-    if run.stop is not None:
-        stopped_at = run.stop.stopped_at.cpu().numpy()
-        running, ends = stopped_at == 0, stopped_at == run.step
-        due = due or bool(ends.any())
-    if isinstance(run.walk, MemberWalk) and stepped is not None:
-        running, ends = ~run.walk.still, stepped & run.walk.still
-    return (running & due) | ends
+    if stepped is not None and isinstance(run.walk, MemberWalk):
+        logged = (~run.walk.still & due) | (stepped & run.walk.still)
+        return logged if logged.any() else None
+    if not due:
+        return None
+    if run.stop is None:
+        return np.ones((len(run.model.seeds), run.model.n_points), bool)
+    stopped_at = run.stop.stopped_at.cpu().numpy()
+    running: npt.NDArray[np.bool_] = (stopped_at == 0) | (stopped_at == run.step)
+    return running
 
 
 def _stopped(stop: EarlyStop | None, model: StackedVAE) -> tuple[Stopped, ...]:
@@ -396,9 +399,8 @@ def _note_diverged(
     step: int,
 ) -> None:
     """Add running members that are no longer finite to `found`."""
-    for s, point in torch.nonzero(
-        ~torch.isfinite(members).cpu() & torch.as_tensor(running)
-    ).tolist():
+    lost = ~torch.isfinite(members).cpu().numpy() & running
+    for s, point in np.argwhere(lost).tolist():
         found.setdefault((s, point), Diverged(model.seeds[s], point, step))
 
 

@@ -538,15 +538,26 @@ def _remedy_verdict(comparison: Comparison, name: str) -> Iterator[Verdict]:
         f"the sweep, {number(units[1], 3)} without; {number(nats[0], 3)} nats, "
         f"{number(nats[1], 3)} without."
     )
-    yield Verdict("note", f"{remedy}, {architecture}", text, REMEDY_THEORY.get(remedy, ""))
+    why = REMEDY_THEORY.get(remedy, "")
+    optimal = _mean_over_sweep(comparison, "rate_nats", name, "predicted")
+    most = optimal + max(RATE_TOLERANCE[0], RATE_TOLERANCE[1] * optimal)
+    if architecture == "linear" and why == _SAME and nats[0] > most:
+        why = (
+            f"the optimum of every run has {number(optimal, 3)} nats, with the remedy or without: "
+            "what is above was held by smaller betas on the way and is not undone yet; try more "
+            "steps"
+        )
+    yield Verdict("note", f"{remedy}, {architecture}", text, why)
 
 
-def _mean_over_sweep(comparison: Comparison, quantity: str, architecture: str) -> float:
-    """Mean over levels summed, betas and seeds of what a sweep observed."""
+def _mean_over_sweep(
+    comparison: Comparison, quantity: str, architecture: str, column: str = "observed"
+) -> float:
+    """Mean over levels summed, betas and seeds of what a sweep observed, or was predicted."""
     rows = comparison.select(quantity, architecture=architecture, index=0)
-    seen = [row.observed for row in rows if math.isfinite(row.observed)]
-    runs = {(row.beta, row.seed) for row in rows if math.isfinite(row.observed)}
-    return sum(seen) / len(runs) if runs else math.nan
+    seen = [row for row in rows if math.isfinite(row.observed)]
+    runs = {(row.beta, row.seed) for row in seen}
+    return sum(getattr(row, column) for row in seen) / len(runs) if runs else math.nan
 
 
 def _lean(gaps: Sequence[float]) -> str:

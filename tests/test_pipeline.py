@@ -352,3 +352,20 @@ def test_remedies_have_a_verdict(remedied):
     text = {v.claim: v for v in verdicts(remedied)}["free-bits, linear"]
     assert text.text.startswith("free bits per unit: ")
     assert text.why.startswith("theory: below the floor a rate has no price")
+
+
+def test_a_remedy_that_holds_more_than_the_optimum_is_not_called_a_gain(remedied):
+    name = with_remedy("linear", "annealing")
+
+    def why(added):
+        """With `added` nats of the predicted rate."""
+        rows = [
+            replace(row, observed=row.predicted + added)
+            if (row.architecture, row.quantity) == (name, "rate_nats")
+            else row
+            for row in remedied.rows
+        ]
+        return {v.claim: v for v in verdicts(replace(remedied, rows=rows))}["annealing, linear"].why
+
+    assert why(0.05).startswith("theory: the optimum, and with it the threshold, stays")
+    assert "is not undone yet; try more steps" in why(0.3)

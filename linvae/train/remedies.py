@@ -150,7 +150,8 @@ def named_remedy(
 ) -> Remedy:
     """The remedy of that name (`REMEDIES`) for a run of `steps` steps; errors name all names.
 
-    Annealing takes `warmup_share` of the steps from `start` on; cyclical annealing four cycles.
+    Annealing takes `warmup_share` of the steps from `start` on; cyclical annealing four cycles in
+    the first half of them, so that what the last rise holds too much is undone by the end.
     """
     if name not in REMEDIES:
         raise ValueError(f"remedy={name!r} must be one of {', '.join(REMEDIES)}")
@@ -159,7 +160,7 @@ def named_remedy(
         warmup = max(1, round(warmup_share * steps))
         return Remedy(schedule=Annealing(warmup, start), aggressive=aggressive)
     if name == "cyclical":
-        return Remedy(schedule=Cyclical(steps))
+        return Remedy(schedule=Cyclical(max(1, steps // 2)))
     if "free-bits" in name:
         per: Literal["unit", "total"] = "total" if name.startswith("total") else "unit"
         return Remedy(floor_nats=floor_nats, floor_per=per)

@@ -621,4 +621,4 @@ def test_named_remedies():
     assert both == Remedy(schedule=Annealing(10, 0.1), aggressive=Aggressive(15, falls=1))
     assert named_remedy("free-bits", 9, floor_nats=0.2) == Remedy(floor_nats=0.2)
     assert named_remedy("total-free-bits", 9, floor_nats=2.0).floors == {"total": 2.0}
-    assert named_remedy("cyclical", 40).schedule == Cyclical(40)
+    assert named_remedy("cyclical", 40).schedule == Cyclical(20)

@@ -37,16 +37,10 @@ from linvae.metrics import (
     published_mutual_information,
 )
 from linvae.models import PRESETS, Architecture, build_model
-from linvae.models.recurrent import (
-    PUBLISHED,
-    PUBLISHED_LATENT_DIM,
-    SMALL,
-    SequenceSizes,
-    StackedLanguageModel,
-    StackedTextVAE,
-)
+from linvae.models.recurrent import SequenceSizes, StackedLanguageModel, StackedTextVAE
 from linvae.spec import VAESpec
 from linvae.train import (
+    TEXT_PRESETS,
     Aggressive,
     Annealing,
     CellStore,
@@ -112,10 +106,6 @@ class Setting:
     image_size: int = 28
 
 
-SGD = TrainConfig(
-    batch_size=32, learning_rate=1.0, optimizer="sgd", momentum=0.0, clip_norm=5.0, draws=1,
-    schedule="constant", plateau=Plateau(patience=2, first=15, most=5),
-)  # fmt: skip
 ADAM = TrainConfig(
     batch_size=50, learning_rate=1e-3, clip_norm=5.0, draws=1, schedule="constant", binarise=True,
     plateau=Plateau(patience=20, first=0, most=5),
@@ -124,21 +114,20 @@ SMALL_PIXELCNN = Architecture(
     "pixelcnn", encoder="resnet", channels=(8, 16), hidden=32, activation="elu", batch_norm=False,
     kernels=(7, 5, 5, 3, 3), pixel_channels=16,
 )  # fmt: skip
+
+
+def text_setting(name: str, **others: Any) -> Setting:
+    """Of that preset of the library; `others`: what a comparison has beside it."""
+    preset = TEXT_PRESETS[name]
+    return Setting(
+        preset.sizes, preset.latent_dim, preset.config, preset.aggressive, preset.epochs,
+        words=preset.words, **others,
+    )  # fmt: skip
+
+
 SETTINGS = {
-    ("text", "published"): Setting(
-        PUBLISHED, PUBLISHED_LATENT_DIM, SGD, Aggressive(15, falls=1), epochs=100
-    ),
-    ("text", "small"): Setting(
-        SMALL,
-        2,
-        replace(SGD, batch_size=16, plateau=Plateau(2, 8, most=2)),
-        Aggressive(15, falls=1),
-        epochs=25,
-        most=4000,
-        held_out=500,
-        words=1000,
-        draws=200,
-    ),
+    ("text", "published"): text_setting("published"),
+    ("text", "small"): text_setting("small", most=4000, held_out=500, draws=200),
     ("image", "published"): Setting(
         PRESETS["he-omniglot"].architecture, 32, ADAM, Aggressive(10, falls=5), epochs=1000
     ),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +23,15 @@ from linvae.data import Vocabulary, load_text_splits
 
 if TYPE_CHECKING:
     from linvae.text_samples import Settings
+    from linvae.train import TextPreset
 
 EXAMPLES = """examples:
   linvae text train --dataset short-yelp --remedy aggressive --out results/yelp
   linvae text reconstruct results/yelp "the food was great" "never again"
   linvae text interpolate results/yelp "the food was great" "never again" --steps 5
 """
+PRESETS = ("small", "published")  # `linvae.train.TEXT_PRESETS`, which is slow to import
+ADAM_RATE = 2e-3
 COLLAPSED = 0.1  # nats of the whole latent, below which a model is called collapsed
 
 
@@ -62,15 +66,23 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
     source.add_argument("--path", type=Path, help="a text file of your own, one sentence per line")
     p.add_argument("--data-dir", type=Path, help="folder with the files (else LINVAE_DATA, cache)")
     p.add_argument("--max-sentences", type=positive_int, help="read so many of each file")
-    p.add_argument("--words", type=positive_int, default=2000, help="of the vocabulary (2000)")
-    p.add_argument("--latent-dim", type=positive_int, default=8, help="default 8")
-    p.add_argument("--embedding", type=positive_int, default=50, help="default 50")
-    p.add_argument("--hidden", type=positive_int, default=100, help="LSTM units, default 100")
     p.add_argument("--beta", type=positive_float, default=1.0, help="KL weight, default 1")
     p.add_argument("--remedy", choices=("none", *REMEDIES), default="none")
-    p.add_argument("--epochs", type=positive_int, default=20, help="default 20")
-    p.add_argument("--batch-size", type=positive_int, default=32)
-    p.add_argument("--learning-rate", type=positive_float, default=2e-3, help="of Adam")
+    preset = p.add_argument_group("networks and training")
+    preset.add_argument("--preset", choices=PRESETS, default="small", help=(
+        "small: for a CPU (default); published: of He et al. 2019, for a GPU. What follows "
+        "changes one thing of it"
+    ))  # fmt: skip
+    preset.add_argument("--words", type=positive_int, help="of the vocabulary; small: 1000")
+    preset.add_argument("--latent-dim", type=positive_int, help="small: 2")
+    preset.add_argument("--embedding", type=positive_int, help="dimensions; small: 50")
+    preset.add_argument("--hidden", type=positive_int, help="LSTM units; small: 50")
+    preset.add_argument("--epochs", type=positive_int, help="at most; small: 25")
+    preset.add_argument("--batch-size", type=positive_int, help="sentences; small: 16")
+    preset.add_argument("--optimizer", choices=("sgd", "adam"), help="small: sgd")
+    preset.add_argument("--learning-rate", type=positive_float, help=(
+        f"small: 1, of sgd; with adam the default is {ADAM_RATE:g}"
+    ))  # fmt: skip
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--device", default="auto")
     p.add_argument("--out", type=Path, default=Path("results/text"), help="folder of the model")
@@ -94,14 +106,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from linvae.models.recurrent import SequenceSizes, StackedTextVAE
+    from linvae.models.recurrent import StackedTextVAE
     from linvae.models.saved import save_text_model
     from linvae.spec import VAESpec
     from linvae.train import (
         CellStore,
-        Plateau,
         RemedyBetas,
-        TrainConfig,
         TrainingData,
         named_remedy,
         pick_device,
@@ -109,41 +119,53 @@ def _train(args: argparse.Namespace) -> None:
     )
 
     check_writable(args.out)
-    device = pick_device(args.device)
+    device, preset = pick_device(args.device), _preset(args)
     name = None if args.path else args.dataset
     parts = load_text_splits(
-        name, path=args.path, data_dir=args.data_dir, max_words=args.words,
+        name, path=args.path, data_dir=args.data_dir, max_words=preset.words,
         max_sentences=args.max_sentences,
     )  # fmt: skip
     print(*(f"{part.describe()}\n  {part.note}" for part in parts), sep="\n")
     data = [TrainingData.from_tokens(part.padded(), device) for part in parts]
-    steps = args.epochs * -(-len(data[0]) // args.batch_size)
-    spec = VAESpec(args.latent_dim, beta=args.beta, likelihood="multinomial")
-    sizes = SequenceSizes(args.embedding, args.hidden)
+    config, inner = preset.for_sentences(len(data[0])), preset.aggressive
+    spec = VAESpec(preset.latent_dim, beta=args.beta, likelihood="multinomial")
     words = len(parts[0].vocabulary)
 
     def build(**stack: Any) -> StackedTextVAE:
-        return StackedTextVAE(spec, vocabulary=words, sizes=sizes, **stack).to(device)
+        return StackedTextVAE(spec, vocabulary=words, sizes=preset.sizes, **stack).to(device)
 
     trained = train_cells(
         spec,
         data[0],
-        points=(named_remedy(args.remedy, steps, window=15, falls=1),),
+        points=(named_remedy(args.remedy, config.steps, window=inner.window, falls=inner.falls),),
         kl_weight=lambda points, n: RemedyBetas(points, spec.betas, n, device),
-        config=TrainConfig(
-            steps, args.batch_size, args.learning_rate, clip_norm=5.0, draws=1,
-            schedule="constant", plateau=Plateau(),
-        ),
+        config=config,
         validation=data[1],
         seeds=(args.seed,),
         store=CellStore(args.out / "members"),
-        progress=lambda step: print(f"\r{step} of {steps} steps", end="", file=sys.stderr),
+        progress=lambda step: print(f"\r{step} of {config.steps} steps", end="", file=sys.stderr),
         build=build,
-    )  # fmt: skip
+    )
     print(file=sys.stderr)
     model: Any = trained.model
     save_text_model(args.out, model, parts[0].vocabulary)
     print(*_report(model, data[2]), f"model: {args.out}", sep="\n")
+
+
+def _preset(args: argparse.Namespace) -> TextPreset:
+    """The preset with what else was asked for."""
+    from linvae.train import TEXT_PRESETS
+
+    asked = {name: value for name, value in vars(args).items() if value is not None}
+    if args.optimizer == "adam":
+        asked.setdefault("learning_rate", ADAM_RATE)
+
+    def changed(record: Any) -> Any:
+        own = {field.name for field in fields(record)} & set(asked)
+        return replace(record, **{name: asked[name] for name in own})
+
+    preset: TextPreset = changed(TEXT_PRESETS[args.preset])
+    return replace(preset, sizes=changed(preset.sizes), config=changed(preset.config))
 
 
 def _report(model: Any, test: Any) -> list[str]:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from linvae.__main__ import main as linvae
-from linvae.text import main
+from linvae.text import PRESETS, _preset, main, parser
+from linvae.train import TEXT_PRESETS
 
 WORDS = ("red", "green", "blue", "grey")
 
@@ -28,6 +29,7 @@ def trained(sentences, tmp_path_factory):
     out = tmp_path_factory.mktemp("model")
     arguments = ["train", "--path", str(sentences), "--out", str(out), "--epochs", "90"]
     sizes = ["--latent-dim", "2", "--embedding", "8", "--hidden", "32", "--learning-rate", "1e-2"]
+    sizes += ["--optimizer", "adam", "--batch-size", "32"]
     assert main([*arguments, *sizes, "--beta", "0.05"]) == 0
     return out, [*arguments, *sizes, "--beta", "0.05"]
 
@@ -68,8 +70,27 @@ def test_a_finished_model_is_not_trained_again(trained, capsys, monkeypatch):
 def test_a_collapsed_model_is_called_so(sentences, tmp_path, capsys):
     arguments = ["train", "--path", str(sentences), "--out", str(tmp_path), "--epochs", "3"]
     sizes = ["--latent-dim", "2", "--embedding", "8", "--hidden", "16", "--beta", "20"]
+    sizes += ["--optimizer", "adam"]
     assert linvae(["text", *arguments, *sizes]) == 0
     assert "collapsed: the decoder does without the latent" in capsys.readouterr().out
+
+
+def test_options_change_one_thing_of_a_preset():
+    assert set(PRESETS) == set(TEXT_PRESETS)
+    for name, preset in TEXT_PRESETS.items():
+        assert _preset(parser().parse_args(["train", "--preset", name])) == preset
+    found = _preset(parser().parse_args(["train", "--hidden", "7", "--epochs", "3"]))
+    small = TEXT_PRESETS["small"]
+    assert (found.sizes.hidden, found.sizes.embedding) == (7, small.sizes.embedding)
+    assert found.for_sentences(33).steps == 3 * 3  # batches of 16
+    assert found.config == small.config
+
+
+def test_adam_has_a_rate_of_its_own():
+    found = _preset(parser().parse_args(["train", "--optimizer", "adam"])).config
+    assert (found.optimizer, found.learning_rate) == ("adam", 2e-3)
+    asked = ["train", "--optimizer", "adam", "--learning-rate", "0.1"]
+    assert _preset(parser().parse_args(asked)).config.learning_rate == 0.1
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,12 @@ from linvae.train.remedies import (
     named_remedy,
 )
 from linvae.train.run import Diverged, Stopped
+from linvae.train.text_presets import TEXT_PRESETS, TextPreset
 from linvae.train.validation import Plateau
 
 __all__ = [
     "REMEDIES",
+    "TEXT_PRESETS",
     "Aggressive",
     "Annealing",
     "CellStore",
@@ -36,6 +38,7 @@ __all__ = [
     "Remedy",
     "RemedyBetas",
     "Stopped",
+    "TextPreset",
     "TrainConfig",
     "TrainResult",
     "Trained",

@@ -57,6 +57,7 @@ from linvae.train.validation import validate
 
 DOCS = Path(__file__).parent.parent / "docs" / "lagging.md"
 ALONE = "decoder alone"
+LOOKS = 40  # at the rate of a training, kept in its row
 IDLE = 1000.0  # beta at which no latent of an image is worth anything
 PUBLISHED_TABLE = {  # submission: NLL, KL, MI; relative time
     "yahoo": {
@@ -281,7 +282,17 @@ def rows(
         yield {
             "data": parts.name, "preset": preset, "remedy": name, "seed": seed, **found, **counts,
             "seconds": round(result.result.seconds, 1), "n_test": len(test),
+            "path": path(result.result.history, seed),
         }  # fmt: skip
+
+
+def path(history: list[dict[str, float]], seed: int) -> list[tuple[int, float]]:
+    """(steps of the decoder, rate of a batch in nats) on the way, evenly in steps, the last too."""
+    seen = {int(row["step"]): row["rate_nats"] for row in history if row["seed"] == seed}
+    steps = np.array(sorted(seen))
+    wanted = np.linspace(0, steps[-1], LOOKS)
+    chosen = np.unique(np.searchsorted(steps, wanted))
+    return [(int(steps[i]), round(seen[int(steps[i])], 5)) for i in chosen]
 
 
 def _vae_columns(model: Any, parts: Parts, setting: Setting) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,20 @@ def test_all_rows_of_a_tiny_comparison(name, tiny, tmp_path, monkeypatch):
     assert json.loads(out.read_text())["rows"] == rows
     text = lagging.table(rows, name, "small")
     assert len(text.splitlines()) == 2 + len(names)
+
+
+def test_a_path_is_even_in_steps_and_ends_at_the_end():
+    """Of inner loops many rows have one step: the last is the one that counts."""
+    history = [
+        {"step": i // 2, "seed": seed, "rate_nats": i / 10 + seed}
+        for i in range(2000)
+        for seed in (0, 1)
+    ]
+    found = lagging.path(history, 1)
+    assert len(found) == lagging.LOOKS
+    assert found[0] == (0, 1.1)
+    assert found[-1] == (999, 200.9)
+    assert {b - a for (a, _), (b, _) in pairwise(found)} <= {25, 26}
 
 
 def test_remedies_are_those_of_the_published_table():

@@ -8,9 +8,12 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from analysis import lagging
+from linvae.data import TextGenerator
+from linvae.data.text_synthetic import log_likelihood
 from linvae.models import Architecture
 from linvae.models.recurrent import SequenceSizes
 
@@ -54,6 +57,31 @@ def test_all_rows_of_a_tiny_comparison(name, tiny, tmp_path, monkeypatch):
     assert json.loads(out.read_text())["rows"] == rows
     text = lagging.table(rows, name, "small")
     assert len(text.splitlines()) == 2 + len(names)
+
+
+def test_what_the_generator_has_itself(tiny, monkeypatch):
+    """log p(y) as by quadrature; I as the mean of log p(y|z) - log p(y) at the z of each sentence.
+
+    Four standard errors: of a log-mean with the stated variance; of the mean over sentences.
+    """
+    generator = TextGenerator.random(vocabulary_size=12, length=4, hidden=6, latent_scale=2, seed=1)
+    drawn, _, at_own = generator.draw(300, seed=2)
+    z = generator.draw(400, seed=3)[1]
+    found = [lagging._exact(generator, drawn.taken([i], {"step": "one"}), z) for i in range(300)]
+    log_p, information, variance = np.array(found).T
+    exact = log_likelihood(generator, drawn.taken(range(6), {"step": "few"}))
+    assert (abs(log_p[:6] - exact) < 4 * np.sqrt(variance[:6]) + 1e-3).all()
+    gap = at_own - log_p - information
+    assert abs(gap.mean()) < 4 * gap.std(ddof=1) / 300**0.5
+    assert information.mean() > 0.3
+
+    monkeypatch.setattr(lagging, "synthetic_generator", lambda: generator)
+    row = lagging.generator_row(lagging.SETTINGS["text", "small"], "small")
+    assert row["n_test"] == 20
+    own = generator.draw(1000, seed=2)[0].subset(20, seed=0)
+    nll = -np.mean([lagging._exact(generator, own.taken([i], {}), z)[0] for i in range(20)])
+    assert row["nll"] == pytest.approx(nll, abs=4 * (2 * row["nll_bias"] / 20) ** 0.5 + 1e-3)
+    assert lagging.table([row], "synthetic", "small").splitlines()[-1].startswith("| the generator")
 
 
 def test_a_path_is_even_in_steps_and_ends_at_the_end():

@@ -23,7 +23,7 @@ from .synthetic import gaussian
 from .text import PADDING, TextDataset
 from .text_files import read_text_file
 from .text_generator import TextGenerator
-from .text_loading import load_text, load_text_splits
+from .text_loading import load_text, load_text_splits, synthetic_generator
 from .text_sources import TEXT_SOURCES, text_names
 from .text_synthetic import SyntheticCorpus, synthetic_corpus
 from .vocabulary import Vocabulary
@@ -49,6 +49,7 @@ __all__ = [
     "read_text_file",
     "resolve_name",
     "synthetic_corpus",
+    "synthetic_generator",
     "text_names",
 ]
 

@@ -14,7 +14,7 @@ from .text_generator import TextGenerator
 from .text_sources import SPLIT_ALIASES, SPLITS, TEXT_SOURCES, text_names
 from .vocabulary import Vocabulary
 
-__all__ = ["SYNTHETIC_SENTENCES", "load_text", "load_text_splits"]
+__all__ = ["SYNTHETIC_SENTENCES", "load_text", "load_text_splits", "synthetic_generator"]
 
 SYNTHETIC_SENTENCES = dict(zip(SPLITS, (4_000, 1_000, 1_000), strict=True))
 
@@ -99,7 +99,7 @@ def _read_path(
 
 
 @cache
-def _generator() -> TextGenerator:
+def synthetic_generator() -> TextGenerator:
     """The generator of the dataset "synthetic", with the sizes of the published toy."""
     return TextGenerator.random(latent_scale=3.0, prior="mixture", seed=0)
 
@@ -113,7 +113,7 @@ def _read_synthetic(
     max_sentences: int | None,
     max_length: int | None,
 ) -> TextDataset:
-    """Sentences of `_generator`, another seed for each split."""
+    """Sentences of `synthetic_generator`, another seed for each split."""
     split = SPLIT_ALIASES.get(split or "train", split or "train")
     if split not in SPLITS:
         raise ValueError(
@@ -123,7 +123,7 @@ def _read_synthetic(
     n = SYNTHETIC_SENTENCES[split]
     if max_sentences is not None:
         n = min(n, max_sentences)
-    drawn = replace(_generator().draw(n, seed=SPLITS.index(split))[0], split=split)
+    drawn = replace(synthetic_generator().draw(n, seed=SPLITS.index(split))[0], split=split)
     if max_length is not None:
         drawn = drawn.longest(max_length)
     return drawn.reindexed(

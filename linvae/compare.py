@@ -93,8 +93,8 @@ def parser() -> argparse.ArgumentParser:
         "--remedy",
         action="append",
         choices=REMEDIES,
-        help="train the sweep once more with this remedy, beside the plain one; repeat for several. "
-        "Inner loops of aggressive take up to thirty times the sweep's time",
+        help="train the sweep once more with this remedy, beside the plain one; repeat for "
+        "several; inner loops of aggressive take up to thirty times the sweep's time",
     )
     p.add_argument("--latent-dim", type=positive_int, default=8, help="units per level, default 8")
     p.add_argument(

@@ -43,7 +43,7 @@ class TextPreset:
 
 _SGD = TrainConfig(
     batch_size=32, learning_rate=1.0, optimizer="sgd", momentum=0.0, clip_norm=5.0, draws=1,
-    schedule="constant", plateau=Plateau(patience=2, first=15, most=5),
+    schedule="constant", plateau=Plateau(patience=2, first=16, most=5),
 )  # fmt: skip
 TEXT_PRESETS = {
     "published": TextPreset(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -416,30 +417,37 @@ def test_gradients_are_clipped_member_by_member():
 # --- validation ---------------------------------------------------------------------------------
 
 
-def published_decays(losses, patience, first, factor, most):
-    """Rate after every epoch, epoch of the parameters in use, until it stops: the code's rule."""
+def published_decays(losses, plateau, *, image):
+    """Rate after every epoch, epoch of the parameters in use, until it stops: the codes' rules.
+
+    Epochs are counted from 0 there; images have no first one.
+    """
     best = reference = math.inf
     rate, bad, decays, kept, in_use = 1.0, 0, 0, 0, []
-    for epoch, loss in enumerate(losses, start=1):
+    for epoch, loss in enumerate(losses):
         if loss < best:
-            best, kept = loss, epoch
+            best, kept = loss, epoch + 1
         back = False
-        if loss > reference:
+        if loss > (best if image else reference):
             bad += 1
-            if bad >= patience and epoch >= first:
-                reference, bad, rate, decays, back = loss, 0, rate * factor, decays + 1, True
+            if bad >= plateau.patience and (image or epoch >= plateau.first - 1):
+                rate, bad, decays, back = rate * plateau.factor, 0, decays + 1, True
+                reference = loss
         else:
             bad, reference = 0, loss
-        in_use.append((rate, kept if back else epoch))
-        if decays == most:
+        in_use.append((rate, kept if back else epoch + 1))
+        if decays == plateau.most:
             break
     return in_use, kept
 
 
+@pytest.mark.parametrize("image", [False, True])
 @pytest.mark.parametrize("seed", range(6))
-def test_plateaus_are_the_published_ones(seed):
+def test_plateaus_are_the_published_ones(seed, image):
     """One stack of two members; a parameter that counts epochs says which of them is in use."""
     plateau = Plateau(patience=2, first=4, factor=0.5, most=3)
+    if image:
+        plateau = replace(plateau, first=0, against="best")
     losses = np.random.default_rng(seed).normal(size=(2, 40)).cumsum(1) * 0.3
     model = Sides()
     model.encoder = torch.nn.Parameter(torch.zeros(1, 2))
@@ -456,7 +464,7 @@ def test_plateaus_are_the_published_ones(seed):
         running &= ~ended
     rates.put_back(model)
     for member in range(2):
-        expected, best = published_decays(losses[member], 2, 4, 0.5, 3)
+        expected, best = published_decays(losses[member], plateau, image=image)
         assert seen[member] == expected
         assert int(model.encoder[0, member]) == best
     assert rates.decays.max() > 0
@@ -595,6 +603,7 @@ def test_pixels_are_drawn_from_their_gray_values():
         (lambda: Remedy(floor_nats=math.nan), "floor_nats=nan must be a finite number of nats"),
         (lambda: Remedy(floor_per="level"), "floor_per='level' must be 'unit' or 'total'"),
         (lambda: Plateau(patience=0), "patience=0 must be an integer >= 1 in Plateau"),
+        (lambda: Plateau(against="all"), "against='all' must be 'decay' or 'best' in Plateau"),
         (lambda: Plateau(factor=1.0), "factor=1.0 must be between 0 and 1 in Plateau"),
         (lambda: named_remedy("agressive", 10), "remedy='agressive' must be one of none, aggr"),
         (

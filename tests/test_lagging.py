@@ -52,14 +52,13 @@ def test_all_rows_of_a_tiny_comparison(name, tiny, tmp_path, monkeypatch):
     for row in rows:
         assert row["nll"] > 0
         if "kl" in row:
-            if row["kl"] > 0.01:  # weights differ
-                assert row["nll"] < row["nelbo"]
-            else:  # five decimals are kept
-                assert row["nll"] == pytest.approx(row["nelbo"], abs=0.02)
             assert row["mi"] < math.log(13) + 4 * row["mi_error"]  # batches of 12 or 13
             assert row["mi_large"] < row["kl"] + 4 * row["mi_large_error"]
         if row["remedy"].startswith("aggressive"):
             assert row["encoder_steps"] > 2 * row["decoder_steps"]
+    gained = [row["nelbo"] - row["nll"] for row in rows if "kl" in row]
+    assert min(gained) > -1e-4  # five decimals are kept
+    assert max(gained) > 0.01  # where the decoder listens weights differ
     monkeypatch.setattr("linvae.train.cells.train", None)
     lagging.main()
     assert json.loads(out.read_text())["rows"] == rows

@@ -53,7 +53,7 @@ def test_all_rows_of_a_tiny_comparison(name, tiny, tmp_path, monkeypatch):
         assert row["nll"] > 0
         if "kl" in row:
             assert row["mi"] < math.log(13) + 4 * row["mi_error"]  # batches of 12 or 13
-            assert row["mi_large"] < row["kl"] + 4 * row["mi_large_error"]
+            assert row["mi_large"] <= row["kl"] + 4 * row["mi_large_error"] + 1e-4
         if row["remedy"].startswith("aggressive"):
             assert row["encoder_steps"] > 2 * row["decoder_steps"]
     gained = [row["nelbo"] - row["nll"] for row in rows if "kl" in row]

@@ -55,6 +55,13 @@ def positive_int(text: str) -> int:
     return value
 
 
+def count(text: str) -> int:
+    """Argument type: integer >= 0."""
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} must be an integer >= 0")
+    return int(text)
+
+
 def positive_ints(text: str) -> tuple[int, ...]:
     """Argument type: integers >= 1 with commas between them."""
     return tuple(positive_int(part) for part in text.split(","))

@@ -11,17 +11,19 @@ Exit code 0 = ran, 2 = usage or unusable data, 3 = data missing.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from linvae.cli import check_writable, exit_codes, positive_float, positive_int
+from linvae.cli import check_writable, count, exit_codes, positive_float, positive_int
 from linvae.compare import REMEDIES
 from linvae.data import Vocabulary, load_text_splits
 
 if TYPE_CHECKING:
+    from linvae.data import TextDataset
     from linvae.text_samples import Settings
     from linvae.train import TextPreset
 
@@ -32,7 +34,8 @@ EXAMPLES = """examples:
 """
 PRESETS = ("small", "published")  # `linvae.train.TEXT_PRESETS`, which is slow to import
 ADAM_RATE = 2e-3
-COLLAPSED = 0.1  # nats of the whole latent, below which a model is called collapsed
+COLLAPSED = 0.1  # nats of information, below which a model is called collapsed
+FLOORS = {"free-bits": 0.5, "total-free-bits": 3.0}  # nats, unless asked for
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,6 +71,10 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--max-sentences", type=positive_int, help="read so many of each file")
     p.add_argument("--beta", type=positive_float, default=1.0, help="KL weight, default 1")
     p.add_argument("--remedy", choices=("none", *REMEDIES), default="none")
+    p.add_argument("--floor", type=positive_float, metavar="NATS", help=(
+        "of free bits: under the rate of each unit (default {free-bits}), or of all of them "
+        "(total-free-bits, default {total-free-bits})".format_map(FLOORS)
+    ))  # fmt: skip
     preset = p.add_argument_group("networks and training")
     preset.add_argument("--preset", choices=PRESETS, default="small", help=(
         "small: for a CPU (default); published: of He et al. 2019, for a GPU. What follows "
@@ -83,7 +90,7 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
     preset.add_argument("--learning-rate", type=positive_float, help=(
         f"small: 1, of sgd; with adam the default is {ADAM_RATE:g}"
     ))  # fmt: skip
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=count, default=0, help="of everything random, default 0")
     p.add_argument("--device", default="auto")
     p.add_argument("--out", type=Path, default=Path("results/text"), help="folder of the model")
 
@@ -94,7 +101,7 @@ def _model_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--width", type=positive_int, default=5, help="of the beam, default 5")
     p.add_argument("--temperature", type=positive_float, default=1.0, help="of what is sampled")
     p.add_argument("--top-p", type=positive_float, help="share that is sampled from")
-    p.add_argument("--seed", type=int, default=0, help="of what is sampled")
+    p.add_argument("--seed", type=count, default=0, help="of what is sampled, default 0")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -119,6 +126,7 @@ def _train(args: argparse.Namespace) -> None:
     )
 
     check_writable(args.out)
+    floor = _floor(args)
     device, preset = pick_device(args.device), _preset(args)
     name = None if args.path else args.dataset
     parts = load_text_splits(
@@ -126,10 +134,14 @@ def _train(args: argparse.Namespace) -> None:
         max_sentences=args.max_sentences,
     )  # fmt: skip
     print(*(f"{part.describe()}\n  {part.note}" for part in parts), sep="\n")
+    _check_parts(parts)
     data = [TrainingData.from_tokens(part.padded(), device) for part in parts]
     config, inner = preset.for_sentences(len(data[0])), preset.aggressive
     spec = VAESpec(preset.latent_dim, beta=args.beta, likelihood="multinomial")
     words = len(parts[0].vocabulary)
+    remedy = named_remedy(
+        args.remedy, config.steps, window=inner.window, falls=inner.falls, floor_nats=floor
+    )
 
     def build(**stack: Any) -> StackedTextVAE:
         return StackedTextVAE(spec, vocabulary=words, sizes=preset.sizes, **stack).to(device)
@@ -137,7 +149,7 @@ def _train(args: argparse.Namespace) -> None:
     trained = train_cells(
         spec,
         data[0],
-        points=(named_remedy(args.remedy, config.steps, window=inner.window, falls=inner.falls),),
+        points=(remedy,),
         kl_weight=lambda points, n: RemedyBetas(points, spec.betas, n, device),
         config=config,
         validation=data[1],
@@ -148,8 +160,9 @@ def _train(args: argparse.Namespace) -> None:
     )
     print(file=sys.stderr)
     model: Any = trained.model
+    report = _report(model, data[2], args.remedy)
     save_text_model(args.out, model, parts[0].vocabulary)
-    print(*_report(model, data[2]), f"model: {args.out}", sep="\n")
+    print(*report, f"model: {args.out}", sep="\n")
 
 
 def _preset(args: argparse.Namespace) -> TextPreset:
@@ -168,7 +181,27 @@ def _preset(args: argparse.Namespace) -> TextPreset:
     return replace(preset, sizes=changed(preset.sizes), config=changed(preset.config))
 
 
-def _report(model: Any, test: Any) -> list[str]:
+def _floor(args: argparse.Namespace) -> float:
+    """Nats of free bits; refused where the remedy has none."""
+    if args.floor is not None and args.remedy not in FLOORS:
+        raise ValueError(
+            f"--floor {args.floor:g} has no effect with --remedy {args.remedy}: give one of "
+            f"{', '.join(FLOORS)}, or leave it out"
+        )
+    return float(args.floor or FLOORS.get(args.remedy, 0.0))
+
+
+def _check_parts(parts: Sequence[TextDataset]) -> None:
+    """Refuse before any training what cannot be evaluated after it."""
+    for part, needed in zip(parts, (1, 1, 2), strict=True):
+        if part.n_samples < needed:
+            raise ValueError(
+                f"{part.describe()} has {part.n_samples} sentence(s) and at least {needed} are "
+                "needed: give at least 20 sentences in all"
+            )
+
+
+def _report(model: Any, test: Any, remedy: str) -> list[str]:
     """Likelihood, rate and information on the test part, and what they mean."""
     from linvae.metrics import (
         importance_weighted_likelihood,
@@ -179,22 +212,29 @@ def _report(model: Any, test: Any) -> list[str]:
 
     weighted = importance_weighted_likelihood(model, test, samples=100)
     seen, information = observe(model, test), mutual_information(model, test)
-    rate = float(seen.rates.sum())
+    rate, nats = float(seen.rates.sum()), float(information.nats[0, 0])
+    if not math.isfinite(float(weighted.log_likelihood[0, 0])):
+        raise ValueError("training diverged in its last steps: lower --learning-rate")
     per_word = float(perplexity(weighted.log_likelihood, test)[0, 0])
     lines = [
         f"test: NLL {-float(weighted.log_likelihood[0, 0]):.2f} nats per sentence (importance "
         f"sampling, 100 draws), perplexity {per_word:.1f}",
-        f"      KL {rate:.3f} nats, mutual information {float(information.nats[0, 0]):.3f} +- "
+        f"      KL {rate:.3f} nats, mutual information {nats:.3f} +- "
         f"{float(information.errors[0, 0]):.3f} (at most {information.cap_nats:.2f}), "
         f"{int(seen.active_units.sum())} of {model.spec.latent_dim} units active",
     ]
-    if rate < COLLAPSED:
-        lines.append(
-            "collapsed: the decoder does without the latent. At beta = 1 a decoder that predicts "
-            "the next word well gains nothing from it; try --remedy aggressive, free-bits or a "
-            "smaller --beta"
-        )
-    return lines
+    return lines if nats >= COLLAPSED else [*lines, _collapsed(rate, remedy)]
+
+
+def _collapsed(rate: float, remedy: str) -> str:
+    """What to try where the latent says nothing, though it may have a rate."""
+    others = [name for name in ("aggressive", "total-free-bits") if name != remedy]
+    why = ", its rate is what free bits do not charge for" if rate >= COLLAPSED else ""
+    return (
+        f"collapsed: the latent says nothing about the sentences{why}. At beta = 1 a decoder that "
+        f"predicts the next word well gains little from it; try --remedy {' or '.join(others)}, or "
+        "a smaller --beta"
+    )
 
 
 def _say(args: argparse.Namespace) -> None:
@@ -221,9 +261,10 @@ def _say(args: argparse.Namespace) -> None:
 def _settings(args: argparse.Namespace) -> Settings:
     from linvae.text_samples import Settings
 
+    tokens = args.max_length + 1  # the words, and the end
     return Settings(
-        max_length=args.max_length, width=args.width, temperature=args.temperature,
-        top_p=args.top_p, seed=args.seed,
+        max_length=tokens, width=args.width, temperature=args.temperature, top_p=args.top_p,
+        seed=args.seed,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from linvae.__main__ import main as linvae
-from linvae.text import PRESETS, _preset, main, parser
+from linvae.text import PRESETS, _collapsed, _preset, main, parser
 from linvae.train import TEXT_PRESETS
 
 WORDS = ("red", "green", "blue", "grey")
@@ -72,7 +72,7 @@ def test_a_collapsed_model_is_called_so(sentences, tmp_path, capsys):
     sizes = ["--latent-dim", "2", "--embedding", "8", "--hidden", "16", "--beta", "20"]
     sizes += ["--optimizer", "adam"]
     assert linvae(["text", *arguments, *sizes]) == 0
-    assert "collapsed: the decoder does without the latent" in capsys.readouterr().out
+    assert "collapsed: the latent says nothing about the sentences" in capsys.readouterr().out
 
 
 def test_options_change_one_thing_of_a_preset():
@@ -93,12 +93,60 @@ def test_adam_has_a_rate_of_its_own():
     assert _preset(parser().parse_args(asked)).config.learning_rate == 0.1
 
 
+def test_a_rate_that_floors_hold_is_no_information():
+    held = _collapsed(0.5, "total-free-bits")
+    assert "its rate is what free bits do not charge for" in held
+    assert "try --remedy aggressive, or a smaller --beta" in held
+    assert "rate" not in _collapsed(0.01, "none")
+    assert "--remedy aggressive or total-free-bits" in _collapsed(0.01, "none")
+
+
+def test_free_bits_of_texts_are_nats_that_texts_have(sentences, tmp_path, capsys, monkeypatch):
+    """The floor that was asked for, or the default of the remedy, is what trains."""
+    seen = []
+
+    def first(*args, points, **kwargs):
+        seen.append(points[0])
+        raise ValueError("seen")
+
+    monkeypatch.setattr("linvae.train.train_cells", first)
+    for arguments in (["free-bits"], ["total-free-bits"], ["free-bits", "--floor", "2"], ["none"]):
+        out = str(tmp_path)
+        main(["train", "--path", str(sentences), "--out", out, "--remedy", *arguments])
+    assert [remedy.floors for remedy in seen] == [{"unit": 0.5}, {"total": 3.0}, {"unit": 2.0}, {}]
+
+
+def test_training_that_diverges_at_its_end_saves_no_model(sentences, tmp_path, capsys):
+    """One step: its objective is finite, what it makes of the parameters is not a model."""
+    arguments = ["train", "--path", str(sentences), "--out", str(tmp_path), "--epochs", "1"]
+    assert main([*arguments, "--batch-size", "999", "--learning-rate", "1e30"]) == 2
+    assert "training diverged in its last steps: lower --learning-rate" in capsys.readouterr().err
+    assert not (tmp_path / "model.json").exists()
+
+
+def test_a_sentence_of_the_longest_length_is_whole(trained, capsys):
+    """`--max-length` counts words; the end comes after them."""
+    assert main(["reconstruct", str(trained[0]), "red red red", "--max-length", "3"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"greedy\s+red red red\n", out), out
+    assert main(["reconstruct", str(trained[0]), "red red red", "--max-length", "2"]) == 0
+    assert re.search(r"greedy\s+red red red? ?\.\.\.\n", capsys.readouterr().out)
+
+
+def test_a_negative_seed_is_named(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--seed", "-1"])
+    assert "--seed: '-1' must be an integer >= 0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (["train", "--dataset", "yaho"], 2, "did you mean 'yahoo'"),
         (["train", "--path", "missing.txt"], 3, "missing.txt"),
-        (["samples", "nowhere"], 2, "nowhere"),
+        (["samples", "nowhere"], 2, "the --out folder of `linvae text train`"),
+        (["train", "--floor", "2"], 2, "--floor 2 has no effect with --remedy none"),
+        (["train", "--max-sentences", "1"], 2, "at least 2 are needed: give at least 20"),
     ],
 )
 def test_errors_are_one_line(arguments, code, words, tmp_path, capsys, monkeypatch):

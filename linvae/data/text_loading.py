@@ -163,8 +163,9 @@ def load_text_splits(
     Returns
     -------
     (TextDataset, TextDataset, TextDataset)
-        Training, validation, test; no sentence of a file is in two of them. `split` names the
-        file that it comes from.
+        Training, validation, test; no line of a file is in two of them. `split` names the file
+        that it comes from. Where lines repeat, a file's own parts can have the same sentence:
+        `note` says how often.
 
     Raises
     ------
@@ -213,6 +214,10 @@ def _three_parts(
     train, validation, test = whole.divided(0.8, 0.1, seed=seed)
     vocabulary = Vocabulary.from_counts(train.counts(), **built)
     note = f"one file only: divided into 80 % training, 10 % validation, 10 % test, seed {seed}"
+    seen = {train.sentence(i).tobytes() for i in range(train.n_samples)}
+    again = sum(test.sentence(i).tobytes() in seen for i in range(test.n_samples))
+    if again:
+        note += f", {again} of the {test.n_samples} test sentences are training sentences too"
     return (
         _noted(train.reindexed(vocabulary), note),
         _noted(validation.reindexed(vocabulary), note),

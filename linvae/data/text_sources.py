@@ -129,7 +129,7 @@ def _source(
         name=name,
         folder=f"text/{folder or prefix}",
         splits=SPLITS,
-        needs=f"train.txt or {prefix}.train.txt, one sentence per line, likewise valid and test,",
+        needs=f"train.txt or {prefix}.train.txt, one sentence per line (likewise valid and test)",
         terms="research use, unclear for redistribution",
         origin=origin,
         find=partial(_find, prefix),

@@ -125,7 +125,8 @@ def sample(
     def choose(log_p: Tensor) -> Tensor:
         parts = [torch.rand(run.rows, generator=g, dtype=torch.float64) for g in streams]
         uniform = torch.stack(parts)[:, None].to(log_p.device)
-        probability = torch.softmax(log_p.double() / temperature, dim=-1)
+        lower = log_p.double() - log_p.double().amax(-1, keepdim=True)  # 0 at any temperature
+        probability = torch.softmax(lower / temperature, dim=-1)
         return _drawn(probability, uniform, top_k, top_p)
 
     return _one_by_one(run, choose)
@@ -273,7 +274,13 @@ class _Run:
         if z is not None:
             z = z.repeat_interleave(tokens.shape[2] // self.rows, dim=2)
         logits, state = self.decoder.step(z, tokens, state)
-        return torch.log_softmax(logits, dim=-1), state
+        log_p = torch.log_softmax(logits, dim=-1)
+        if bool(torch.isnan(log_p).any()):
+            raise ValueError(
+                "the model's log probabilities are not numbers: its training diverged; train it "
+                "again with a lower learning rate"
+            )
+        return log_p, state
 
     def allowed(self, log_p: Tensor) -> Tensor:
         """-inf for what is forbidden."""

@@ -79,8 +79,8 @@ def load_text_model(
         files = {name: (folder / name).read_bytes() for name in (MODEL, STATE, VOCABULARY)}
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(
-            f"{folder} is no saved text model: {error.filename} is missing; give a folder that "
-            "save_text_model wrote"
+            f"{folder} is no saved text model: {error.filename} is missing; give the --out folder "
+            "of `linvae text train`, or another that save_text_model wrote"
         ) from error
     description = _read_description(folder, files[MODEL])
     for name, sha256 in description["sha256"].items():
@@ -126,6 +126,11 @@ def _built(
     folder: Path, description: dict[str, Any], state: dict[str, Tensor]
 ) -> StackedTextVAE | StackedLanguageModel:
     """The model with this state, whose tensors become its own: any type is kept."""
+    if description.get("kind") not in KINDS:
+        raise ValueError(
+            f"{folder} has a model of kind {description.get('kind')!r}, this linvae knows "
+            f"{', '.join(KINDS)}: load it with the version that wrote it"
+        )
     try:
         model = KINDS[description["kind"]](
             VAESpec(**description["spec"]),

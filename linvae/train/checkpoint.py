@@ -125,7 +125,8 @@ def study_identity(
 ) -> Identity:
     """What all members of a study share; a member adds its seed and the setting of its KL weight.
 
-    Not in it: device, and what else is in the stack, for neither should change a result.
+    Not in it: device, and what else is in the stack, for neither should change a result; but masks
+    of dropout are drawn where they are used, on a GPU others than on a CPU.
     """
     spec: Any = model.spec  # a dataclass of any kind
     return {

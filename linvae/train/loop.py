@@ -61,12 +61,13 @@ class DivergedError(ArithmeticError):
 class TrainResult:
     """History rows (step, mean distortion, rates and betas of every member) and seconds.
 
-    `diverged`: members that are lost, with NaN in their parameters and rows; the others are not
-    touched by them. `stopped`: members that stopped early, with the parameters they had then; they
-    have no rows after that. `stacks`: in how many, one after another, they were trained now (0: all
-    came from a store). `steps`: of decoders. `counts`, (n_seeds, n_points) each: where members
-    go their own way, the steps of their encoders and decoders, and the step that ended their phase
-    of inner loops (`linvae.train.walk.MemberWalk`).
+    `diverged`: members that are lost, with NaN in their parameters and rows, or with a plateau the
+    best parameters before; the others are not touched by them. `stopped`: members that stopped
+    early, with the parameters they had then; they have no rows after that. `stacks`: in how many,
+    one after another, they were trained now (0: all came from a store). `steps`: of decoders.
+    `counts`, (n_seeds, n_points) each: where members go their own way, the steps of their encoders
+    and decoders, and the step that ended their phase of inner loops
+    (`linvae.train.walk.MemberWalk`).
     """
 
     history: list[dict[str, float]]

@@ -231,6 +231,16 @@ def test_one_file_is_divided(tmp_path):
     assert len(words) == 10
 
 
+def test_lines_that_repeat_are_counted_in_the_note(tmp_path):
+    place(tmp_path, {"x.txt": 3 * distinct(30)})
+    train, _, test = load_text_splits(path=tmp_path / "x.txt")
+    again = sum(text in set(texts(train)) for text in texts(test))
+    assert again > 4
+    assert f", {again} of the 9 test sentences are training sentences too" in test.note
+    place(tmp_path, {"y.txt": distinct(90)})
+    assert "too" not in load_text_splits(path=tmp_path / "y.txt")[2].note
+
+
 def test_missing_splits(root):
     with pytest.raises(MissingDataError, match="Folders tried"):
         load_text_splits("yahoo", data_dir=root)

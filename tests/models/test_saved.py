@@ -106,7 +106,7 @@ DAMAGE = {
     "no-object": (lambda f: (f / saved.MODEL).write_text("[1]"), "it is no JSON with a format"),
     "no-sha256": (lambda f: edited(f, sha256={}), r"model\.json is damaged .*it has no sha256 of"),
     "format": (lambda f: edited(f, format=2), "has format 2 and this linvae reads format 1: load"),
-    "kind": (lambda f: edited(f, kind="gru"), r"it does not describe state\.safetensors: 'gru'"),
+    "kind": (lambda f: edited(f, kind="gru"), "model of kind 'gru', this linvae knows vae"),
     "seeds": (lambda f: edited(f, seeds=[1]), "it does not describe .*size mismatch"),
     "language-model": (
         lambda f: edited(f, kind="language-model"),

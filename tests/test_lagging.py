@@ -130,6 +130,20 @@ def test_a_path_is_even_in_steps_and_ends_at_the_end():
     assert {b - a for (a, _), (b, _) in pairwise(found)} <= {25, 26}
 
 
+def test_the_verdict_is_that_of_the_rows():
+    def row(remedy, seed, nll, kl, seconds):
+        place = {"data": "x", "preset": "small", "remedy": remedy, "seed": seed}
+        return place | {"nll": nll, "kl": kl, "mi_large": kl / 2, "seconds": seconds}
+
+    rows = [row("vae", seed, 40 + seed, 0.02, 10) for seed in (0, 1, 2)]
+    assert lagging.verdict(rows, "x", "small") == ""
+    rows += [row("aggressive", seed, 40 + seed - gain, 1.5, 25) for seed, gain in ((0, 0), (1, 2))]
+    found = lagging.verdict(rows, "x", "small")
+    assert found.startswith("The VAE is collapsed: KL 0.02, MI 0.01 nats. Trained aggressively it ")
+    assert "is not collapsed: KL 1.50, MI 0.75; NLL -1.00 nats (standard error 1.00, 2 s" in found
+    assert "in 2.5 times the time" in found
+
+
 def test_remedies_are_those_of_the_published_table():
     names = [*lagging.remedies(lagging.SETTINGS["text", "small"], 10), lagging.ALONE]
     for published in lagging.PUBLISHED_TABLE.values():

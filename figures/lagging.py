@@ -1,8 +1,9 @@
 """Lagging inference networks: the rate on the way, and what it costs or brings in the end.
 
-Above: the KL of batches over the steps of the decoder, one line per seed; inner loops end at the
-mark. Below: the comparison of He et al. 2019 in one plane, with ranges over seeds; `decoder alone`
-has no latent to spend nats on.
+Above: the KL of batches over the steps of the decoder, one line per seed, on a logarithmic scale,
+on which leaving collapse at a rate is a straight line; inner loops end at the mark. Below: the
+comparison of He et al. 2019 in one plane, with ranges over seeds; `decoder alone` has no latent to
+spend nats on.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from linvae.wording import Spread
 PATHS = {"vae": 0, "annealing": 2, "aggressive": 1, "aggressive + annealing": 3}  # looks
 BETAS = {f"beta {beta}": beta for beta in (0.2, 0.4, 0.6, 0.8)}
 ALONE = "decoder alone"
+TICKS = [tick * 10.0**power for power in range(-4, 3) for tick in (1, 3)]  # nats
+LEAST = 5e-4  # nats of a path that are drawn
 
 
 def rows() -> list[Row]:
@@ -70,6 +73,8 @@ def _paths(axes: Axes, rows: Rows) -> None:
             if own:
                 _path(axes, own, look, remedy if seed == 0 else None)
     axes.set_xlabel("steps of the decoder")
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=LEAST)
 
 
 def _path(axes: Axes, rows: Rows, look: int, label: str | None) -> None:
@@ -79,7 +84,8 @@ def _path(axes: Axes, rows: Rows, look: int, label: str | None) -> None:
     ended = rows[0]["inner_loops_until"]
     if ended > 0:
         at = min(range(len(steps)), key=lambda i: abs(steps[i] - ended))
-        axes.plot(steps[at], rates[at], color=colour, marker=marker, ls="none", ms=6)
+        ends = f"{rows[0]['remedy']}: inner loops end"
+        axes.plot(steps[at], rates[at], color=colour, marker=marker, ls="none", ms=6, label=ends)
 
 
 def _plane(axes: Axes, rows: Rows) -> None:
@@ -97,6 +103,11 @@ def _plane(axes: Axes, rows: Rows) -> None:
         axes.axhspan(seen.low, seen.high, color=QUIET, alpha=0.25, lw=0)
         axes.axhline(seen.mean, color=QUIET, lw=1, label=ALONE)
     axes.set_xlabel("KL, nats")
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in TICKS if low <= tick <= high]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
 
 
 def _mark(axes: Axes, rows: Rows, **style: Any) -> tuple[float, float] | None:

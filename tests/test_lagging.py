@@ -133,15 +133,25 @@ def test_a_path_is_even_in_steps_and_ends_at_the_end():
 def test_the_verdict_is_that_of_the_rows():
     def row(remedy, seed, nll, kl, seconds):
         place = {"data": "x", "preset": "small", "remedy": remedy, "seed": seed}
-        return place | {"nll": nll, "kl": kl, "mi_large": kl / 2, "seconds": seconds}
+        rising = [(step, 1e-3 * math.exp(step / 200)) for step in range(0, 1001, 50)]
+        numbers = {"nll": nll, "kl": kl, "mi_large": kl / 2, "seconds": seconds}
+        return place | numbers | {"path": rising}
 
     rows = [row("vae", seed, 40 + seed, 0.02, 10) for seed in (0, 1, 2)]
     assert lagging.verdict(rows, "x", "small") == ""
     rows += [row("aggressive", seed, 40 + seed - gain, 1.5, 25) for seed, gain in ((0, 0), (1, 2))]
     found = lagging.verdict(rows, "x", "small")
     assert found.startswith("The VAE is collapsed: KL 0.02, MI 0.01 nats. Trained aggressively it ")
-    assert "is not collapsed: KL 1.50, MI 0.75; NLL -1.00 nats (standard error 1.00, 2 s" in found
+    assert (
+        "KL 1.50, MI 0.75, at least three times both; NLL -1.00 nats (standard error 1.00, 2 s"
+        in found
+    )
     assert "in 2.5 times the time" in found
+    assert "changes by +5.0 (+5.0 to +5.0) per 1000 steps, so it grows: it is leaving" in found
+    falling = [
+        {**one, "path": [(step, 2.0 - step / 900) for step in (0, 500, 900)]} for one in rows
+    ]
+    assert "so it does not grow: it stays" in lagging.verdict(falling, "x", "small")
 
 
 def test_remedies_are_those_of_the_published_table():

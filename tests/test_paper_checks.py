@@ -58,7 +58,7 @@ EXPECTED = {
     },
     FAILS: {
         "dang2024": "two_definitions_of_active_units matrix_checks swapped_flags",
-        "he2019": "collapse_is_a_saddle omniglot_counts",
+        "he2019": "collapse_is_a_saddle omniglot_counts cost_of_small_networks",
         "song2025": "lr_on_means gradient_routing repeat_linear active_units_of_a_batch "
         "nll_of_the_code lipschitz baseline_logs",
     },
@@ -316,6 +316,23 @@ def test_wrong_number_does_not_hold(monkeypatch, module, name, key, value, check
     monkeypatch.setattr(module, name, wrong)
     finding = getattr(module, check)()
     assert finding.verdict == FAILS, finding.evidence
+
+
+@pytest.mark.parametrize(
+    ("column", "check"),
+    [
+        (0, "lagging_costs_no_likelihood"),
+        (1, "lagging_keeps_information"),
+        (2, "lagging_keeps_information"),
+    ],
+)
+def test_rows_of_a_collapsed_or_worse_training_do_not_hold(monkeypatch, column, check):
+    """One set whose aggressive training has the VAE's rate or information, or 5 nats more NLL."""
+    rows = {d: {n: r.copy() for n, r in both.items()} for d, both in he2019.measured().items()}
+    changed = next(reversed(rows.values()))
+    changed["aggressive"][:, column] = changed["vae"][:, column] + (5 if column == 0 else 0)
+    monkeypatch.setattr(he2019, "measured", lambda: rows)
+    assert getattr(he2019, check)().verdict == FAILS
 
 
 def _solve_at_another_beta(spec: LinearSpec, moments, **options):

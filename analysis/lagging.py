@@ -449,9 +449,10 @@ def verdict(found: list[dict[str, Any]], data: str, preset: str) -> str:
     ratio = lagging[seeds[0]]["seconds"] / vae[seeds[0]]["seconds"]
     return (
         f"The VAE {state}: KL {kl}, MI {mi} nats. Trained aggressively it has KL {own_kl}, MI "
-        f"{own_mi}, {'at least' if more else 'not'} three times both; NLL {statistics.fmean(gains):+.2f} nats (standard error "
-        f"{error:.2f}, {len(seeds)} seeds), in {ratio:.1f} times the time (published: 2.2, 3.7 and "
-        f"2.2 on Yahoo, Yelp and Omniglot). {_way([vae[seed]['path'] for seed in seeds])}"
+        f"{own_mi}, {'at least' if more else 'not'} three times both; NLL "
+        f"{statistics.fmean(gains):+.2f} nats (standard error {error:.2f}, {len(seeds)} seeds), in "
+        f"{ratio:.1f} times the time (published: 2.2, 3.7 and 2.2 on Yahoo, Yelp and Omniglot). "
+        f"{_way([vae[seed]['path'] for seed in seeds])}"
     )
 
 

@@ -31,6 +31,7 @@ NAMES = (
     "skewness",
     "shift",
     "posterior_means",
+    "lagging",
 )
 
 

@@ -230,7 +230,8 @@ def _spec(setting: Setting, likelihood: Any) -> VAESpec:
 
 
 def _note(parts: Sequence[TextDataset]) -> str:
-    return "; ".join(dict.fromkeys(f"{part.describe()} {part.note}".strip() for part in parts))
+    notes = dict.fromkeys(part.note for part in parts if part.note)
+    return "; ".join([*(part.describe() for part in parts), *notes])
 
 
 def image_parts(name: str, setting: Setting, data_dir: Path | None, device: torch.device) -> Parts:
@@ -464,7 +465,7 @@ def verdict(found: list[dict[str, Any]], data: str, preset: str) -> str:
     return (
         f"The VAE {state}: KL {kl}, MI {mi} nats. Trained aggressively it has KL {own_kl}, MI "
         f"{own_mi}, {'at least' if more else 'not'} three times both; NLL "
-        f"{statistics.fmean(gains):+.2f} nats (standard error {error:.2f}, {len(seeds)} seeds), in "
+        f"{round(statistics.fmean(gains), 2) + 0.0:+.2f} nats (standard error {error:.2f}, {len(seeds)} seeds), in "
         f"{ratio:.1f} times the time (published: 2.2, 3.7 and 2.2 on Yahoo, Yelp and Omniglot). "
         f"{_way([vae[seed]['path'] for seed in seeds])}"
     )
@@ -491,7 +492,7 @@ def _slope(path: Sequence[tuple[int, float]]) -> float:
 def table(found: list[dict[str, Any]], data: str, preset: str) -> str:
     """Markdown: means over seeds with their range, the published ones beside them."""
     header = (
-        "remedy", "NLL", "KL", "MI", "MI, large batches", "AU", "time",
+        "remedy", "NLL", "-ELBO", "KL", "MI", "MI, large batches", "AU", "time",
         "encoder steps per decoder step",
         "published NLL", "KL", "MI", "time",
     )  # fmt: skip
@@ -517,7 +518,7 @@ def table(found: list[dict[str, Any]], data: str, preset: str) -> str:
     return markdown(lines)
 
 
-COLUMNS = ("nll", "kl", "mi", "mi_large", "active_units")
+COLUMNS = ("nll", "nelbo", "kl", "mi", "mi_large", "active_units")
 
 
 def _spread(values: Iterable[float]) -> str:

@@ -24,8 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,11 +33,10 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.special import logsumexp, softmax
-from scipy.stats import multivariate_normal
 
 import linvae
 from analysis.benchmarks.sweep_speed import machine
-from analysis.nonlinear_thresholds import markdown
+from analysis.lagging_page import ALONE, ORDER, TRUTH, page, table
 from linvae.comparison import write_text
 from linvae.data import (
     SOURCES,
@@ -80,36 +78,8 @@ from linvae.train import (
 from linvae.train.validation import validate
 
 DOCS = Path(__file__).parent.parent / "docs" / "lagging.md"
-ALONE = "decoder alone"
-TRUTH = "the generator itself"
 LOOKS = 40  # at the rate of a training, kept in its row
-COLLAPSED = 0.5  # nats of KL, below which a model is called so
 IDLE = 1000.0  # beta at which no latent of an image is worth anything
-PUBLISHED_TABLE = {  # submission: NLL, KL, MI; relative time
-    "yahoo": {
-        "vae": (328.8, 0.0, 0.0, 1.00), "annealing": (328.6, 0.0, 0.0, None),
-        "beta 0.2": (333.1, 18.7, 3.4, None), "beta 0.4": (328.5, 3.8, 2.2, None),
-        "beta 0.6": (328.6, 0.1, 0.1, None), "beta 0.8": (328.8, 0.0, 0.0, None),
-        "aggressive": (328.0, 5.4, 3.0, 2.20), "aggressive + annealing": (326.6, 6.7, 3.2, None),
-        ALONE: (328.1, None, None, None),
-    },
-    "yelp": {
-        "vae": (358.2, 0.0, 0.0, 1.00), "annealing": (358.1, 0.0, 0.0, None),
-        "beta 0.2": (360.4, 11.3, 3.3, None), "beta 0.4": (358.8, 4.0, 1.8, None),
-        "beta 0.6": (358.1, 0.1, 0.1, None), "beta 0.8": (357.9, 0.0, 0.0, None),
-        "aggressive": (357.0, 3.8, 2.6, 3.73), "aggressive + annealing": (355.9, 3.7, 2.3, None),
-        ALONE: (357.3, None, None, None),
-    },
-    "omniglot": {
-        "vae": (89.41, 1.5, 1.4, 1.00), "annealing": (89.20, 2.1, 1.9, None),
-        "beta 0.2": (105.19, 69.1, 3.9, None), "beta 0.4": (95.89, 28.0, 3.9, None),
-        "beta 0.6": (92.16, 20.4, 3.9, None), "beta 0.8": (89.27, 9.6, 3.9, None),
-        "aggressive": (89.03, 2.5, 2.2, 2.19), "aggressive + annealing": (89.12, 2.5, 2.2, None),
-        ALONE: (89.76, None, None, None),
-    },
-}  # fmt: skip
-
-ORDER = [*PUBLISHED_TABLE["omniglot"], TRUTH]  # rows of a table
 
 
 @dataclass(frozen=True)
@@ -256,7 +226,8 @@ def image_parts(name: str, setting: Setting, data_dir: Path | None, device: torc
         )  # fmt: skip
 
     sizes = f"{len(train)} to train, {held[1]} to validate, {held[0]} to test, at random"
-    what = "; ".join([*(dataset.describe() for dataset in sets), sizes])
+    notes = dict.fromkeys(dataset.note for dataset in sets if dataset.note)
+    what = "; ".join([*(dataset.describe() for dataset in sets), *notes, sizes])
     return Parts(name, "image", train, validation, test, build, what)
 
 
@@ -365,21 +336,27 @@ def _vae_columns(model: Any, parts: Parts, setting: Setting) -> dict[str, np.nda
     return found
 
 
-def generator_row(setting: Setting, preset: str, draws: int = 500) -> dict[str, Any]:
+def generator_row(setting: Setting, preset: str, draws: int = 400) -> dict[str, Any]:
     """Of the generator of "synthetic", on the test part before its rare words became unknown:
 
         log p(y) = log mean_j p(y|z_j) p(z_j)/r(z_j),   z_j ~ r
         I = E_y [sum_j w_j log p(y|z_j) - log p(y)],    w_j the same ratios, their sum 1
 
-    r: a Gaussian of the mean and twice the covariance of the posterior as draws of the prior show
-    it. The logarithm of a mean is too low by about half of its relative variance, `nll_bias`.
+    r: the prior; Gaussians around the latent that said the sentence, which is a draw of its
+    posterior; and Gaussians around what both show of that posterior. The logarithm of a mean is too
+    low by about half of its relative variance, `nll_bias`.
     """
     generator = synthetic_generator()
-    test = generator.draw(SYNTHETIC_SENTENCES["test"], seed=SPLITS.index("test"))[0]
-    test = test.subset(_held_out(test, setting), seed=0)
+    whole, latents, _ = generator.draw(SYNTHETIC_SENTENCES["test"], seed=SPLITS.index("test"))
+    said = {whole.sentence(i).tobytes(): latents[i] for i in range(whole.n_samples)}
+    test = whole.subset(_held_out(whole, setting), seed=0)
     z = generator.draw(draws, seed=len(SPLITS))[1]
-    sentences = (test.taken([i], {"step": "one"}) for i in range(test.n_samples))
-    log_p, information, variance = np.array([_exact(generator, y, z) for y in sentences]).T
+    log_p, information, variance = np.array(
+        [
+            _exact(generator, test.taken([i], {"step": "one"}), z, said[test.sentence(i).tobytes()])
+            for i in range(test.n_samples)
+        ]
+    ).T
     found = {
         "nll": -log_p.mean(),
         "nll_bias": variance.mean() / 2,
@@ -391,158 +368,51 @@ def generator_row(setting: Setting, preset: str, draws: int = 500) -> dict[str, 
 
 
 def _exact(
-    generator: TextGenerator, sentence: TextDataset, z: np.ndarray
+    generator: TextGenerator, sentence: TextDataset, z: np.ndarray, said: np.ndarray
 ) -> tuple[float, float, float]:
     """log p(y), information, and relative variance of the mean; `z` from the prior."""
-    weights = softmax(generator.log_conditional(sentence, z[None])[0])
-    covariance = 2 * np.cov(z.T, aweights=weights) + 1e-3 * np.eye(z.shape[1])
-    near = multivariate_normal(weights @ z, covariance)
-    z = near.rvs(len(z), random_state=0)
+    rng = np.random.default_rng(0)
+    n = len(z)
+    near = [said + spread * rng.normal(size=z.shape) for spread in SPREADS]
+    z = np.concatenate([z, *near])
     scores = generator.log_conditional(sentence, z[None])[0]
-    ratios = scores + generator.log_prior(z) - near.logpdf(z)
+    weights = softmax(scores + generator.log_prior(z) - _log_first(generator, z, said))
+    deviation = np.sqrt(np.trace(np.cov(z.T, aweights=weights)) / z.shape[1])
+    spread = max(0.3 * float(deviation), 0.01)
+    centres = z[rng.choice(len(z), size=2 * n, p=weights)]
+    more = centres + spread * rng.normal(size=centres.shape)
+    scores = np.append(scores, generator.log_conditional(sentence, more[None])[0])
+    share, z = len(z) / (len(z) + len(more)), np.concatenate([z, more])
+    log_r = np.logaddexp(
+        _log_first(generator, z, said) + math.log(share),
+        _log_around(z, centres, spread) + math.log(1 - share),
+    )
+    ratios = scores + generator.log_prior(z) - log_r
     weights = softmax(ratios)
     log_p = float(logsumexp(ratios)) - math.log(len(z))
     return log_p, float(weights @ scores) - log_p, float((weights**2).sum()) - 1 / len(z)
+
+
+SPREADS = (1.0, 0.3, 0.1)  # of the Gaussians around the latent that said a sentence
+
+
+def _log_first(generator: TextGenerator, z: np.ndarray, said: np.ndarray) -> np.ndarray:
+    """log of the density of the first draws: the prior and every spread, equally likely."""
+    around = [_log_around(z, said[None], spread) for spread in SPREADS]
+    return logsumexp([generator.log_prior(z), *around], axis=0) - math.log(1 + len(SPREADS))
+
+
+def _log_around(z: np.ndarray, centres: np.ndarray, spread: float) -> np.ndarray:
+    """log density of a mixture of Gaussians of that deviation, equally likely."""
+    squares = ((z[:, None] - centres) ** 2).sum(-1) / spread**2
+    constant = z.shape[1] * math.log(spread * math.sqrt(2 * math.pi)) + math.log(len(centres))
+    return np.asarray(logsumexp(-squares / 2, axis=1) - constant)
 
 
 def _language_columns(model: Any, parts: Parts) -> dict[str, np.ndarray]:
     """Of a language model: its exact likelihood."""
     nll = validate(model, parts.test, 32).objective
     return {"nll": nll, "perplexity": perplexity(-nll, parts.test)}
-
-
-def page(document: dict[str, Any]) -> str:
-    """docs/lagging.md: every table with what it was measured on."""
-    found = document["rows"]
-    cases = dict.fromkeys((row["data"], row["preset"]) for row in found)
-    parts = [PAGE]
-    for data, preset in cases:
-        note = document["notes"][f"{data} {preset}"]
-        shown = [f"## {data}, {preset} preset", verdict(found, data, preset), f"{note}."]
-        parts += [*filter(None, shown), table(found, data, preset)]
-    return "\n\n".join(parts) + "\n"
-
-
-PAGE = """# Lagging inference networks: the published comparison, ours beside it
-
-Written by `python -m analysis.lagging --page` from `analysis/lagging.json`; figures in nats per
-image or sentence, means over seeds with their range, on the test part. The published columns (He
-et al. 2019, submission, one run) are of the whole sets and the published networks: what can be
-compared with a small preset is the order of the rows, not their values. NLL by importance sampling;
-MI in batches of the training's size, so at most the logarithm of that but for noise, and in large
-ones; AU: units whose posterior mean has a variance above 0.01; time: of training all seeds, over
-the VAE's, on a machine with other work on it, so good to a third.
-
-![The KL on the way, and NLL against KL in the end](lagging.png)
-
-(`python -m figures --only lagging`.)
-A straight rise of the KL on its logarithmic scale is an escape from collapse at a rate: aggressive
-training shortens the way (`linvae.theory.dynamics`), the optimum is the same."""
-
-
-def verdict(found: list[dict[str, Any]], data: str, preset: str) -> str:
-    """Who is collapsed, and what information costs or brings; "" without two seeds of both."""
-    mine = [row for row in found if (row["data"], row["preset"]) == (data, preset)]
-    vae, lagging = (
-        {row["seed"]: row for row in mine if row["remedy"] == name}
-        for name in ("vae", "aggressive")
-    )
-    seeds = sorted(set(vae) & set(lagging))
-    if len(seeds) < 2:
-        return ""
-    pairs = [(vae[seed], lagging[seed]) for seed in seeds]
-    return f"{_information(pairs)} {_price(pairs)} {_way([before['path'] for before, _ in pairs])}"
-
-
-Pairs = Sequence[tuple[dict[str, Any], dict[str, Any]]]  # VAE and aggressive, seed by seed
-
-
-def _information(pairs: Pairs) -> str:
-    means = [
-        [statistics.fmean(pair[i][key] for pair in pairs) for key in ("kl", "mi_large")]
-        for i in (0, 1)
-    ]
-    state = "is collapsed" if means[0][0] < COLLAPSED else "is not collapsed"
-    more = all(own >= 3 * before for before, own in zip(*means, strict=True))
-    (kl, mi), (own_kl, own_mi) = ([_number(value) for value in both] for both in means)
-    return (
-        f"The VAE {state}: KL {kl}, MI {mi} nats. Trained aggressively it has KL {own_kl}, MI "
-        f"{own_mi}, {'at least' if more else 'not'} three times both."
-    )
-
-
-def _price(pairs: Pairs) -> str:
-    gains = [own["nll"] - before["nll"] for before, own in pairs]
-    gain = round(statistics.fmean(gains), 2) + 0.0  # no sign of zero
-    error = statistics.stdev(gains) / len(gains) ** 0.5
-    before, own = pairs[0]
-    return (
-        f"Its NLL is {gain:+.2f} nats from the VAE's (standard error {error:.2f}, {len(gains)} "
-        f"seeds), its time {own['seconds'] / before['seconds']:.1f} of the VAE's (published: 2.2, "
-        "3.7 and 2.2 on Yahoo, Yelp and Omniglot)."
-    )
-
-
-def _way(paths: Sequence[Sequence[tuple[int, float]]]) -> str:
-    """Whether VAEs are leaving collapse or stay: the slope of log KL in the second half."""
-    found = [1000 * _slope([at for at in one if 2 * at[0] >= one[-1][0]]) for one in paths]
-    mean = statistics.fmean(found)
-    slopes = f"{mean:+.1f} ({min(found):+.1f} to {max(found):+.1f})"
-    says = "does not grow: it stays" if min(found) <= 0 else "grows: it is leaving, slowly"
-    return (
-        f"In the second half of the VAE's training the logarithm of its KL changes by {slopes} per "
-        f"1000 steps, so it {says}."
-    )
-
-
-def _slope(path: Sequence[tuple[int, float]]) -> float:
-    """Of log rate against steps, least squares."""
-    steps, rates = np.array(path).T
-    return float(np.polyfit(steps, np.log(np.maximum(rates, 1e-6)), 1)[0])
-
-
-def table(found: list[dict[str, Any]], data: str, preset: str) -> str:
-    """Markdown: means over seeds with their range, the published ones beside them."""
-    header = (
-        "remedy", "NLL", "-ELBO", "KL", "MI", "MI, large batches", "AU", "time",
-        "encoder steps per decoder step",
-        "published NLL", "KL", "MI", "time",
-    )  # fmt: skip
-    mine = [row for row in found if (row["data"], row["preset"]) == (data, preset)]
-    base = [row["seconds"] for row in mine if row["remedy"] == "vae"]
-    lines: list[Sequence[str]] = [header, ("---",) * len(header)]
-    for name in sorted({row["remedy"] for row in mine}, key=ORDER.index):
-        own = [row for row in mine if row["remedy"] == name]
-        time = own[0]["seconds"] / base[0] if base and "seconds" in own[0] else None
-        inner = [
-            row["encoder_steps"] / row["decoder_steps"] for row in own if "encoder_steps" in row
-        ]
-        published = PUBLISHED_TABLE.get(data, {}).get(name, (None,) * 4)
-        lines.append(
-            (
-                name,
-                *(_spread([row[key] for row in own if key in row]) for key in COLUMNS),
-                "-" if time is None else f"{time:.2f}",
-                _spread(inner),
-                *("-" if value is None else str(value) for value in published),
-            )
-        )  # fmt: skip
-    return markdown(lines)
-
-
-COLUMNS = ("nll", "nelbo", "kl", "mi", "mi_large", "active_units")
-
-
-def _spread(values: Iterable[float]) -> str:
-    seen = list(values)
-    if len(seen) < 2:
-        return _number(seen[0]) if seen else "-"
-    mean, low, high = (_number(f(seen)) for f in (statistics.fmean, min, max))
-    return f"{mean} ({low} to {high})"
-
-
-def _number(value: float) -> str:
-    return f"{round(value, 2) + 0.0:.2f}"  # 0.0: no sign of zero
 
 
 def main() -> None:

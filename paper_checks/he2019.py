@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
+from scipy.stats import t as student
 
 from linvae.data import data_roots
 from linvae.spec import VAESpec
@@ -394,61 +395,66 @@ def vanilla_collapses() -> Finding:
     return Finding(printed + max(0.0, -float(behind.min())), 0.05, "nats printed", note)
 
 
-# Rows of analysis/lagging.py: the same comparison with small networks and data, three seeds each.
+# Rows of analysis/lagging.py: the same comparison with small networks and data.
 LAGGING = Path(__file__).resolve().parents[1] / "analysis" / "lagging.json"
+QUARTER_OF_A_GAIN = 0.25 * (89.41 - 89.03)  # nats, of the smallest printed gain, Omniglot's
 
 
 @cache
-def measured() -> dict[str, dict[str, Array]]:
-    """Of every data set with a VAE and aggressive training: NLL, KL, MI, seconds, (seeds, 4)."""
-    found: dict[str, dict[str, list[list[float]]]] = {}
+def measured() -> dict[str, Array]:
+    """Of every set with both: (seeds, VAE and aggressive, NLL, KL, MI, seconds); small presets."""
+    rows: dict[tuple[str, str], dict[int, list[float]]] = {}
     for row in json.loads(LAGGING.read_text(encoding="utf-8"))["rows"]:
-        if row["remedy"] in ("vae", "aggressive"):
+        if row["preset"] == "small" and row["remedy"] in ("vae", "aggressive"):
             numbers = [row[key] for key in ("nll", "kl", "mi_large", "seconds")]
-            found.setdefault(row["data"], {}).setdefault(row["remedy"], []).append(numbers)
-    return {
-        data: {name: np.array(rows) for name, rows in both.items()}
-        for data, both in found.items()
-        if len(both) == 2
-    }
+            rows.setdefault((row["data"], row["remedy"]), {})[row["seed"]] = numbers
+    found = {}
+    for data in dict.fromkeys(data for data, _ in rows):
+        vae, own = (rows.get((data, name), {}) for name in ("vae", "aggressive"))
+        seeds = sorted(set(vae) & set(own))
+        if len(seeds) > 1:
+            found[data] = np.array([[vae[seed], own[seed]] for seed in seeds])
+    return found
 
 
 @PAPER.claim("results tables, repeated with small networks: KL and MI")
 def lagging_keeps_information() -> Finding:
-    """Aggressive training keeps KL and MI where the VAE has next to none (three times, here)."""
-    rows = {data: [both[n].mean(0) for n in ("vae", "aggressive")] for data, both in _sets()}
-    short = [float((3 * vae - own)[1:3].max()) for vae, own in rows.values()]
+    """Aggressive training has more KL and MI than the VAE (here: in every seed)."""
+    short = [float((rows[:, 0] - rows[:, 1])[:, 1:3].max()) for rows in measured().values()]
+    means = {data: rows.mean(0) for data, rows in measured().items()}
     note = "; ".join(
         f"{data} KL {vae[1]:.2f} and {own[1]:.2f}, MI {vae[2]:.2f} and {own[2]:.2f}"
-        for data, (vae, own) in rows.items()
+        for data, (vae, own) in means.items()
     )
-    return Finding(max(short), 0, "nats short of three times", note)
+    return Finding(max(short), 0, "nats less", note)
 
 
 @PAPER.claim("results tables, repeated with small networks: NLL")
 def lagging_costs_no_likelihood() -> Finding:
-    """The NLL of aggressive training is no worse than the VAE's (beyond two standard errors)."""
-    worse, notes = [], []
-    for data, both in _sets():
-        gains = both["aggressive"][:, 0] - both["vae"][:, 0]
-        error = float(gains.std(ddof=1) / math.sqrt(len(gains)))
-        worse.append(float(gains.mean()) - 2 * error)
-        notes.append(f"{data} {gains.mean():+.2f} +- {error:.2f}")
-    return Finding(max(worse), 0, "nats", "; ".join(notes))
+    """The NLL of aggressive training is no worse (here: by a quarter of the smallest gain)."""
+    ends, notes = [], []
+    for data, rows in measured().items():
+        gains = rows[:, 1, 0] - rows[:, 0, 0]
+        n, gain = len(gains), float(gains.mean())
+        half = float(student.ppf(0.975, n - 1) * gains.std(ddof=1) / math.sqrt(n))
+        notes.append(f"{data} {gain:+.2f}, 95 % {gain - half:+.2f} to {gain + half:+.2f}")
+        if half <= 2 * QUARTER_OF_A_GAIN:
+            ends.append(gain + half)
+        else:
+            notes[-1] += " (seeds scatter too much to tell)"
+    if not ends:
+        return not_checkable("; ".join(notes))
+    return Finding(max(ends), QUARTER_OF_A_GAIN, "nats", "; ".join(notes))
 
 
 @PAPER.claim("table of training times, repeated with small networks")
 def cost_of_small_networks() -> Finding:
     """Lagging inference costs 2 to 4 times a VAE with small networks and few samples too."""
-    ratios = {d: both["aggressive"][0, 3] / both["vae"][0, 3] for d, both in _sets()}
+    ratios = {data: rows[0, 1, 3] / rows[0, 0, 3] for data, rows in measured().items()}
     note = ", ".join(f"{data} {ratio:.1f} times" for data, ratio in ratios.items()) + (
         ": inner loops last for a large share of a short training"
     )
     return Finding(max(ratios.values()) - 4, 0, "times above", note)
-
-
-def _sets() -> list[tuple[str, dict[str, Array]]]:
-    return list(measured().items())
 
 
 @PAPER.claim("results tables, own SA-VAE beside the quoted one")

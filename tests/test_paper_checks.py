@@ -319,20 +319,27 @@ def test_wrong_number_does_not_hold(monkeypatch, module, name, key, value, check
 
 
 @pytest.mark.parametrize(
-    ("column", "check"),
+    ("column", "added", "check"),
     [
-        (0, "lagging_costs_no_likelihood"),
-        (1, "lagging_keeps_information"),
-        (2, "lagging_keeps_information"),
+        (0, 0.2, "lagging_costs_no_likelihood"),
+        (1, 0.0, "lagging_keeps_information"),
+        (2, 0.0, "lagging_keeps_information"),
     ],
 )
-def test_rows_of_a_collapsed_or_worse_training_do_not_hold(monkeypatch, column, check):
-    """One set whose aggressive training has the VAE's rate or information, or 5 nats more NLL."""
-    rows = {d: {n: r.copy() for n, r in both.items()} for d, both in he2019.measured().items()}
-    changed = next(reversed(rows.values()))
-    changed["aggressive"][:, column] = changed["vae"][:, column] + (5 if column == 0 else 0)
+def test_rows_of_a_worse_training_do_not_hold(monkeypatch, column, added, check):
+    """One seed of Omniglot with the VAE's rate or information less 0.01, or 0.2 more NLL in all."""
+    rows = {data: values.copy() for data, values in he2019.measured().items()}
+    if column:
+        rows["omniglot"][2, 1, column] = rows["omniglot"][2, 0, column] - 0.01
+    rows["omniglot"][:, 1, 0] += added
     monkeypatch.setattr(he2019, "measured", lambda: rows)
     assert getattr(he2019, check)().verdict == FAILS
+
+
+def test_seeds_that_scatter_tell_nothing(monkeypatch):
+    rows = {"synthetic": he2019.measured()["synthetic"]}
+    monkeypatch.setattr(he2019, "measured", lambda: rows)
+    assert he2019.lagging_costs_no_likelihood().verdict == NOT_CHECKABLE
 
 
 def _solve_at_another_beta(spec: LinearSpec, moments, **options):

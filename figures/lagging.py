@@ -1,14 +1,17 @@
 """Lagging inference networks: the rate on the way, and what it costs or brings in the end.
 
 Above: the KL of batches over the steps of the decoder, one line per seed, on a logarithmic scale,
-on which leaving collapse at a rate is a straight line; inner loops end at the mark. Below: the
-comparison of He et al. 2019 in one plane, with ranges over seeds; `decoder alone` has no latent to
-spend nats on.
+on which leaving collapse at a rate is a straight line; crosses: where inner loops end, if they do.
+Below: the comparison of He et al. 2019 in one plane, means and ranges over seeds; `decoder alone`
+has no latent to spend nats on, and its NLL is the zero. Near zero the scale is linear.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+import numpy as np
+from matplotlib.ticker import NullLocator
 
 from figures.rows import kept
 from figures.style import (
@@ -19,6 +22,7 @@ from figures.style import (
     Row,
     Rows,
     legend,
+    note,
     panels,
     select,
     title,
@@ -28,6 +32,8 @@ from linvae.wording import Spread
 PATHS = {"vae": 0, "annealing": 2, "aggressive": 1, "aggressive + annealing": 3}  # looks
 BETAS = {f"beta {beta}": beta for beta in (0.2, 0.4, 0.6, 0.8)}
 ALONE = "decoder alone"
+NEAR = 0.1  # nats of NLL within which the scale is linear
+GAPS = (-3, -1, -0.3, -0.1, 0, 0.1, 0.3, 1, 3)
 TICKS = [tick * 10.0**power for power in range(-4, 3) for tick in (1, 3)]  # nats
 LEAST = 5e-4  # nats of a path that are drawn
 
@@ -50,10 +56,14 @@ def rows() -> list[Row]:
 
 
 def draw(rows: Rows) -> Canvas:
-    """One column per data set."""
-    names = list(dict.fromkeys(row["data"] for row in rows))
-    size = (1.2 + 4.0 * len(names), 7.2)
-    figure, axes = panels(len(names), 2, size=size)
+    """One column per data set that has a VAE, aggressive training and a decoder alone."""
+    needed = {"vae", "aggressive", ALONE}
+    names = [
+        name
+        for name in dict.fromkeys(row["data"] for row in rows)
+        if needed <= {row["remedy"] for row in select(rows, data=name)}
+    ]
+    figure, axes = panels(len(names), 2, size=(1.2 + 4.0 * len(names), 7.2))
     for column, name in enumerate(names):
         own = select(rows, data=name)
         above, below = axes[column], axes[column + len(names)]
@@ -61,7 +71,8 @@ def draw(rows: Rows) -> Canvas:
         title(above, f"{name}, small preset")
         _plane(below, select(own, kind="end"))
     axes[0].set_ylabel("KL of batches, nats")
-    axes[len(names)].set_ylabel("NLL of the test part, nats")
+    axes[len(names)].set_ylabel("NLL above that of the decoder alone, nats")
+    note(axes[len(names)], "means and ranges over seeds", 0.03, 0.07)
     legend(figure, axes, columns=4)
     return figure
 
@@ -78,43 +89,49 @@ def _paths(axes: Axes, rows: Rows) -> None:
 
 
 def _path(axes: Axes, rows: Rows, look: int, label: str | None) -> None:
-    colour, marker, dashes = LOOKS[look]
+    colour, _, dashes = LOOKS[look]
     steps, rates = ([row[key] for row in rows] for key in ("step", "kl"))
     axes.plot(steps, rates, color=colour, ls=dashes if look else "-", lw=1, label=label)
     ended = rows[0]["inner_loops_until"]
     if ended > 0:
-        at = min(range(len(steps)), key=lambda i: abs(steps[i] - ended))
-        ends = f"{rows[0]['remedy']}: inner loops end"
-        axes.plot(steps[at], rates[at], color=colour, marker=marker, ls="none", ms=6, label=ends)
+        rate = np.interp(ended, steps, rates)
+        axes.plot(ended, rate, color=colour, marker="X", ls="none", ms=7, label="inner loops end")
 
 
 def _plane(axes: Axes, rows: Rows) -> None:
     """NLL against KL, means with ranges over seeds."""
+    axes.set_xscale("log")
+    axes.set_yscale("symlog", linthresh=NEAR)
+    alone = Spread.of(row["nll"] for row in select(rows, remedy=ALONE))
+    rows = [{**row, "gap": row["nll"] - alone.mean} for row in rows]
     for remedy, look in PATHS.items():
         colour, marker, _ = LOOKS[look]
         _mark(axes, select(rows, remedy=remedy), color=colour, marker=marker, ms=7)
-    for remedy, beta in BETAS.items():
-        at = _mark(axes, select(rows, remedy=remedy), color=QUIET, marker="o", ms=4)
+    for i, (remedy, beta) in enumerate(BETAS.items()):
+        at = _mark(axes, select(rows, remedy=remedy), color=QUIET, marker=".", ms=6)
         if at:
-            axes.annotate(rf"$\beta$ {beta}", at, (4, 4), textcoords="offset points", fontsize=8)
-    alone = [row["nll"] for row in select(rows, remedy=ALONE)]
-    if alone:
-        seen = Spread.of(alone)
-        axes.axhspan(seen.low, seen.high, color=QUIET, alpha=0.25, lw=0)
-        axes.axhline(seen.mean, color=QUIET, lw=1, label=ALONE)
+            axes.annotate(
+                rf"$\beta$ {beta}",
+                at,
+                (4, 4 - 14 * (i % 2)),
+                textcoords="offset points",
+                fontsize=8,
+            )
+    axes.axhspan(alone.low - alone.mean, alone.high - alone.mean, color=QUIET, alpha=0.25, lw=0)
+    axes.axhline(0, color=QUIET, lw=1, label=ALONE)
     axes.set_xlabel("KL, nats")
-    axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    ticks = [tick for tick in TICKS if low <= tick <= high]
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()
+    for axis, places in ((axes.xaxis, TICKS), (axes.yaxis, GAPS)):
+        low, high = sorted(axis.get_view_interval())
+        ticks = [tick for tick in places if low <= tick <= high]
+        axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.set_minor_locator(NullLocator())
 
 
 def _mark(axes: Axes, rows: Rows, **style: Any) -> tuple[float, float] | None:
     """Mean and range of both; where it is."""
     if not rows:
         return None
-    x, y = (Spread.of(row[key] for row in rows) for key in ("kl", "nll"))
+    x, y = (Spread.of(row[key] for row in rows) for key in ("kl", "gap"))
     ranges = [[[s.mean - s.low], [s.high - s.mean]] for s in (x, y)]
     axes.errorbar(
         [x.mean], [y.mean], xerr=ranges[0], yerr=ranges[1], ls="none", elinewidth=1, **style

@@ -56,9 +56,9 @@ def positive_int(text: str) -> int:
 
 
 def count(text: str) -> int:
-    """Argument type: integer >= 0."""
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} must be an integer >= 0")
+    """Argument type: integer >= 0 that fits 63 bits."""
+    if not (text.isascii() and text.isdigit() and int(text) < 2**63):
+        raise argparse.ArgumentTypeError(f"{text!r} must be an integer >= 0 and below 2^63")
     return int(text)
 
 

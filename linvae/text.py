@@ -71,7 +71,8 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--max-sentences", type=positive_int, help="read so many of each file")
     p.add_argument("--beta", type=positive_float, default=1.0, help="KL weight, default 1")
     p.add_argument("--remedy", choices=("none", *REMEDIES), default="none", help=(
-        "against collapse, default none; aggressive takes five to thirty times as long"
+        "against collapse, default none; aggressive takes five to ten times as long with the small "
+        "preset, two to four with the published one"
     ))  # fmt: skip
     p.add_argument("--floor", type=positive_float, metavar="NATS", help=(
         "of free bits: under the rate of each unit (default {free-bits}), or of all of them "
@@ -82,18 +83,22 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
         "small: for a CPU (default); published: of He et al. 2019, for a GPU. What follows "
         "changes one thing of it"
     ))  # fmt: skip
-    preset.add_argument("--words", type=positive_int, help="of the vocabulary; small: 1000")
-    preset.add_argument("--latent-dim", type=positive_int, help="small: 2")
-    preset.add_argument("--embedding", type=positive_int, help="dimensions; small: 50")
-    preset.add_argument("--hidden", type=positive_int, help="LSTM units; small: 50")
-    preset.add_argument("--epochs", type=positive_int, help="at most; small: 25")
-    preset.add_argument("--batch-size", type=positive_int, help="sentences; small: 16")
-    preset.add_argument("--optimizer", choices=("sgd", "adam"), help="small: sgd")
+    preset.add_argument(
+        "--words", type=positive_int, help="of the vocabulary; small 1000, published 20000"
+    )
+    preset.add_argument("--latent-dim", type=positive_int, help="small 2, published 32")
+    preset.add_argument(
+        "--embedding", type=positive_int, help="dimensions; small 50, published 512"
+    )
+    preset.add_argument("--hidden", type=positive_int, help="LSTM units; small 50, published 1024")
+    preset.add_argument("--epochs", type=positive_int, help="at most; small 25, published 100")
+    preset.add_argument("--batch-size", type=positive_int, help="sentences; small 16, published 32")
+    preset.add_argument("--optimizer", choices=("sgd", "adam"), help="default sgd")
     preset.add_argument("--learning-rate", type=positive_float, help=(
-        f"small: 1, of sgd; with adam the default is {ADAM_RATE:g}"
+        f"default 1, with adam {ADAM_RATE:g}"
     ))  # fmt: skip
     p.add_argument("--seed", type=count, default=0, help="of everything random, default 0")
-    p.add_argument("--device", default="auto")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
     p.add_argument("--out", type=Path, default=Path("results/text"), help="folder of the model")
 
 
@@ -162,7 +167,7 @@ def _train(args: argparse.Namespace) -> None:
     )
     print(file=sys.stderr)
     model: Any = trained.model
-    report = _report(model, data[2], args.remedy)
+    report = _report(model, data[2], args.remedy, args.beta)
     save_text_model(args.out, model, parts[0].vocabulary)
     print(*report, f"model: {args.out}", sep="\n")
 
@@ -198,12 +203,12 @@ def _check_parts(parts: Sequence[TextDataset]) -> None:
     for part, needed in zip(parts, (1, 1, 2), strict=True):
         if part.n_samples < needed:
             raise ValueError(
-                f"{part.describe()} has {part.n_samples} sentence(s) and at least {needed} are "
-                "needed: give at least 20 sentences in all"
+                f"{part.describe()}: {part.n_samples} sentence(s), and at least {needed} are "
+                "needed; give more, with --max-sentences at least 2"
             )
 
 
-def _report(model: Any, test: Any, remedy: str) -> list[str]:
+def _report(model: Any, test: Any, remedy: str, beta: float) -> list[str]:
     """Likelihood, rate and information on the test part, and what they mean."""
     from linvae.metrics import (
         importance_weighted_likelihood,
@@ -225,17 +230,19 @@ def _report(model: Any, test: Any, remedy: str) -> list[str]:
         f"{float(information.errors[0, 0]):.3f} (at most {information.cap_nats:.2f}), "
         f"{int(seen.active_units.sum())} of {model.spec.latent_dim} units active",
     ]
-    return lines if nats >= COLLAPSED else [*lines, _collapsed(rate, remedy)]
+    return lines if nats >= COLLAPSED else [*lines, _collapsed(rate, remedy, beta)]
 
 
-def _collapsed(rate: float, remedy: str) -> str:
+def _collapsed(rate: float, remedy: str, beta: float) -> str:
     """What to try where the latent says nothing, though it may have a rate."""
-    others = [name for name in ("aggressive", "total-free-bits") if name != remedy]
-    why = ", its rate is what free bits do not charge for" if rate >= COLLAPSED else ""
+    held = rate >= COLLAPSED and remedy in FLOORS
+    why = ", its rate is what free bits do not charge for" if held else ""
+    tried = {"aggressive"} if "aggressive" in remedy else {"total-free-bits"} & {remedy}
+    advice = [f"--remedy {name}" for name in ("aggressive", "total-free-bits") if name not in tried]
     return (
-        f"collapsed: the latent says nothing about the sentences{why}. At beta = 1 a decoder that "
-        f"predicts the next word well gains little from it; try --remedy {' or '.join(others)}, or "
-        "a smaller --beta"
+        f"collapsed: the latent says nothing about the sentences{why}. At beta = {beta:g} a "
+        "decoder that predicts the next word well gains little from it; try "
+        f"{', '.join(advice)}, a smaller --beta or more sentences"
     )
 
 

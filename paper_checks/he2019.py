@@ -419,14 +419,20 @@ def measured() -> dict[str, Array]:
 
 @PAPER.claim("results tables, repeated with small networks: KL and MI")
 def lagging_keeps_information() -> Finding:
-    """Aggressive training has more KL and MI than the VAE (here: in every seed)."""
-    short = [float((rows[:, 0] - rows[:, 1])[:, 1:3].max()) for rows in measured().values()]
+    """Aggressive training has more KL and MI than the VAE (here: every seed, 0.1 nats at least)."""
+    short = {
+        data: float(max((rows[:, 0] - rows[:, 1])[:, 1:3].max(), 0.1 - rows[:, 1, 1:3].min()))
+        for data, rows in measured().items()
+    }
     means = {data: rows.mean(0) for data, rows in measured().items()}
     note = "; ".join(
         f"{data} KL {vae[1]:.2f} and {own[1]:.2f}, MI {vae[2]:.2f} and {own[2]:.2f}"
         for data, (vae, own) in means.items()
     )
-    return Finding(max(short), 0, "nats less", note)
+    collapsed = [data for data, nats in short.items() if nats > 0]
+    if collapsed:
+        note += f"; {' and '.join(collapsed)} collapsed as before"
+    return Finding(max(short.values()), 0, "nats short of it", note)
 
 
 @PAPER.claim("results tables, repeated with small networks: NLL")

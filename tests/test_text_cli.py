@@ -94,11 +94,15 @@ def test_adam_has_a_rate_of_its_own():
 
 
 def test_a_rate_that_floors_hold_is_no_information():
-    held = _collapsed(0.5, "total-free-bits")
-    assert "its rate is what free bits do not charge for" in held
-    assert "try --remedy aggressive, or a smaller --beta" in held
-    assert "rate" not in _collapsed(0.01, "none")
-    assert "--remedy aggressive or total-free-bits" in _collapsed(0.01, "none")
+    held = _collapsed(0.5, "total-free-bits", 1.0)
+    assert "its rate is what free bits do not charge for. At beta = 1 a decoder" in held
+    assert "try --remedy aggressive, a smaller --beta" in held
+    for rate, remedy in ((0.01, "free-bits"), (0.5, "none"), (0.5, "aggressive-annealing")):
+        assert "rate" not in _collapsed(rate, remedy, 0.1)  # no floor holds it
+    assert "try --remedy total-free-bits, a s" in _collapsed(0.5, "aggressive-annealing", 1.0)
+    both = "At beta = 0.1 a decoder that predicts the next word well gains little from it; try "
+    both += "--remedy aggressive, --remedy total-free-bits, a smaller --beta"
+    assert both in _collapsed(0.01, "none", 0.1)
 
 
 def test_free_bits_of_texts_are_nats_that_texts_have(sentences, tmp_path, capsys, monkeypatch):
@@ -133,10 +137,13 @@ def test_a_sentence_of_the_longest_length_is_whole(trained, capsys):
     assert re.search(r"greedy\s+red red red? ?\.\.\.\n", capsys.readouterr().out)
 
 
-def test_a_negative_seed_is_named(capsys):
+def test_an_impossible_seed_is_named(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--seed", "-1"])
     assert "--seed: '-1' must be an integer >= 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["train", "--seed", str(2**63)])
+    assert "below 2^63" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -146,7 +153,11 @@ def test_a_negative_seed_is_named(capsys):
         (["train", "--path", "missing.txt"], 3, "missing.txt"),
         (["samples", "nowhere"], 2, "the --out folder of `linvae text train`"),
         (["train", "--floor", "2"], 2, "--floor 2 has no effect with --remedy none"),
-        (["train", "--max-sentences", "1"], 2, "at least 2 are needed: give at least 20"),
+        (
+            ["train", "--max-sentences", "1"],
+            2,
+            "at least 2 are needed; give more, with --max-sentences",
+        ),
     ],
 )
 def test_errors_are_one_line(arguments, code, words, tmp_path, capsys, monkeypatch):

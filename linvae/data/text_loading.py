@@ -16,6 +16,7 @@ from .vocabulary import Vocabulary
 
 __all__ = ["SYNTHETIC_SENTENCES", "load_text", "load_text_splits", "synthetic_generator"]
 
+LEAST = 10  # sentences of one file: 8, 1 and 1
 SYNTHETIC_SENTENCES = dict(zip(SPLITS, (4_000, 1_000, 1_000), strict=True))
 
 
@@ -211,6 +212,11 @@ def _three_parts(
     whole: TextDataset, built: dict[str, Any], seed: int
 ) -> tuple[TextDataset, TextDataset, TextDataset]:
     """80, 10 and 10 % of one file, in the vocabulary of the first part."""
+    if whole.n_samples < LEAST:
+        raise ValueError(
+            f"dataset {whole.name!r} has {whole.n_samples} sentences; at least {LEAST} are needed "
+            "to divide one file into training, validation and test"
+        )
     train, validation, test = whole.divided(0.8, 0.1, seed=seed)
     vocabulary = Vocabulary.from_counts(train.counts(), **built)
     note = f"one file only: divided into 80 % training, 10 % validation, 10 % test, seed {seed}"

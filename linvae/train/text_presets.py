@@ -6,8 +6,8 @@
 | small     | networks, batches and rate of their toy, for a CPU; two latents, fewer epochs |
 
 `python -m linvae.text train --preset` and `analysis/lagging.py` train with them. Plain gradient
-descent with a rate of 1 is theirs: with Adam the decoder is done before the encoder says anything,
-inner loops or not (`analysis/lagging.py`).
+descent with a rate of 1 is theirs; the one comparison with Adam (`analysis/lagging.py`) ended
+collapsed with inner loops and without.
 """
 
 from __future__ import annotations

@@ -241,6 +241,13 @@ def test_lines_that_repeat_are_counted_in_the_note(tmp_path):
     assert "too" not in load_text_splits(path=tmp_path / "y.txt")[2].note
 
 
+def test_a_file_too_short_to_divide(tmp_path):
+    place(tmp_path, {"x.txt": distinct(9), "y.txt": distinct(10)})
+    with pytest.raises(ValueError, match="has 9 sentences; at least 10 are needed to divide one"):
+        load_text_splits(path=tmp_path / "x.txt")
+    assert [part.n_samples for part in load_text_splits(path=tmp_path / "y.txt")] == [8, 1, 1]
+
+
 def test_missing_splits(root):
     with pytest.raises(MissingDataError, match="Folders tried"):
         load_text_splits("yahoo", data_dir=root)

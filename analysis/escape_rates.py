@@ -106,6 +106,16 @@ class Setting:
         return self.ratio * self.spectrum[0] / self.s
 
     @property
+    def _setting(self) -> dict[str, Any]:
+        """The leading mode's as `linvae.theory.dynamics` takes it, in the scaled data."""
+        return {
+            "beta": self.beta,
+            "decoder_variance": self.scaled_s,
+            "prior_variance": self.eta2,
+            "update": self.update,
+        }
+
+    @property
     def final(self) -> float:
         """KL at the optimum, nats."""
         return -math.log(self.ratio) / 2
@@ -118,15 +128,7 @@ class Setting:
     @property
     def rate(self) -> float:
         """Predicted growth, per unit of flow time."""
-        return float(
-            escape_rates(
-                [self.share],
-                beta=self.beta,
-                decoder_variance=self.scaled_s,
-                prior_variance=self.eta2,
-                update=self.update,
-            )[0]
-        )
+        return float(escape_rates([self.share], **self._setting)[0])
 
     @property
     def learning_rate(self) -> float:
@@ -160,17 +162,10 @@ class Setting:
     @property
     def time(self) -> float:
         """Predicted flow time until KL = `EPSILON`."""
-        return float(
-            escape_times(
-                [self.share],
-                beta=self.beta,
-                decoder_variance=self.scaled_s,
-                prior_variance=self.eta2,
-                update=self.update,
-                start_weights=self.start,
-                epsilon_nats=EPSILON,
-            )[0]
+        times = escape_times(
+            [self.share], **self._setting, start_weights=self.start, epsilon_nats=EPSILON
         )
+        return float(times[0])
 
     @property
     def discrete_steps(self) -> float:

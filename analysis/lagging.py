@@ -199,7 +199,7 @@ def _spec(setting: Setting, likelihood: Any) -> VAESpec:
     return VAESpec(setting.latent_dim, likelihood=likelihood)
 
 
-def _note(parts: Sequence[TextDataset]) -> str:
+def _note(parts: Sequence[TextDataset] | Sequence[Dataset]) -> str:
     notes = dict.fromkeys(part.note for part in parts if part.note)
     return "; ".join([*(part.describe() for part in parts), *notes])
 
@@ -226,9 +226,7 @@ def image_parts(name: str, setting: Setting, data_dir: Path | None, device: torc
         )  # fmt: skip
 
     sizes = f"{len(train)} to train, {held[1]} to validate, {held[0]} to test, at random"
-    notes = dict.fromkeys(dataset.note for dataset in sets if dataset.note)
-    what = "; ".join([*(dataset.describe() for dataset in sets), *notes, sizes])
-    return Parts(name, "image", train, validation, test, build, what)
+    return Parts(name, "image", train, validation, test, build, f"{_note(sets)}; {sizes}")
 
 
 def _held_out_images(n: int, setting: Setting) -> tuple[int, int]:
@@ -291,9 +289,8 @@ def rows(
 ) -> Iterator[dict[str, Any]]:
     """One row per seed: all of it on the test part."""
     model, test = result.model, parts.test
-    columns = _language_columns(model, parts) if isinstance(model, StackedLanguageModel) else None
-    if columns is None:
-        columns = _vae_columns(model, parts, setting)
+    language = isinstance(model, StackedLanguageModel)
+    columns = _language_columns(model, parts) if language else _vae_columns(model, parts, setting)
     for s, seed in enumerate(model.seeds):
         found = {key: round(float(values[s, 0]), 5) for key, values in columns.items()}
         counts = {key: int(values[s, 0]) for key, values in result.found.items()}

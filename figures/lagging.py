@@ -24,6 +24,7 @@ from figures.style import (
     legend,
     note,
     panels,
+    range_bars,
     select,
     title,
 )
@@ -132,8 +133,6 @@ def _mark(axes: Axes, rows: Rows, **style: Any) -> tuple[float, float] | None:
     if not rows:
         return None
     x, y = (Spread.of(row[key] for row in rows) for key in ("kl", "gap"))
-    ranges = [[[s.mean - s.low], [s.high - s.mean]] for s in (x, y)]
-    axes.errorbar(
-        [x.mean], [y.mean], xerr=ranges[0], yerr=ranges[1], ls="none", elinewidth=1, **style
-    )
+    bars = {"xerr": range_bars([x]), "yerr": range_bars([y])}
+    axes.errorbar([x.mean], [y.mean], ls="none", elinewidth=1, **bars, **style)
     return x.mean, y.mean

@@ -30,6 +30,7 @@ __all__ = [
     "line",
     "note",
     "panels",
+    "range_bars",
     "save_animation",
     "select",
     "spread_points",
@@ -71,7 +72,6 @@ def spread_points(axes: Axes, rows: Rows, x: str, y: str, look: int, **kwargs: A
     places = sorted({row[x] for row in rows})
     seen = [Spread.of(row[y] for row in rows if row[x] == place) for place in places]
     means = [point.mean for point in seen]
-    ends = [[max(p.mean - p.low, 0) for p in seen], [max(p.high - p.mean, 0) for p in seen]]
     style: dict[str, Any] = {
         "color": colour,
         "marker": marker,
@@ -79,7 +79,12 @@ def spread_points(axes: Axes, rows: Rows, x: str, y: str, look: int, **kwargs: A
         "capsize": 2,
         "elinewidth": 1,
     }
-    axes.errorbar(places, means, yerr=ends, **(style | kwargs))
+    axes.errorbar(places, means, yerr=range_bars(seen), **(style | kwargs))
+
+
+def range_bars(seen: Sequence[Spread]) -> list[list[float]]:
+    """How far the ranges reach below and above the means, never less than 0 by rounding."""
+    return [[max(p.mean - p.low, 0) for p in seen], [max(p.high - p.mean, 0) for p in seen]]
 
 
 def title(axes: Axes, text: str) -> None:

@@ -141,7 +141,7 @@ def _train(args: argparse.Namespace) -> None:
         max_sentences=args.max_sentences,
     )  # fmt: skip
     print(*(f"{part.describe()}\n  {part.note}" for part in parts), sep="\n")
-    _check_parts(parts)
+    _check_test(parts[2])
     data = [TrainingData.from_tokens(part.padded(), device) for part in parts]
     config, inner = preset.for_sentences(len(data[0])), preset.aggressive
     spec = VAESpec(preset.latent_dim, beta=args.beta, likelihood="multinomial")
@@ -198,14 +198,13 @@ def _floor(args: argparse.Namespace) -> float:
     return float(args.floor or FLOORS.get(args.remedy, 0.0))
 
 
-def _check_parts(parts: Sequence[TextDataset]) -> None:
-    """Refuse before any training what cannot be evaluated after it."""
-    for part, needed in zip(parts, (1, 1, 2), strict=True):
-        if part.n_samples < needed:
-            raise ValueError(
-                f"{part.describe()}: {part.n_samples} sentence(s), and at least {needed} are "
-                "needed; give more, with --max-sentences at least 2"
-            )
+def _check_test(part: TextDataset) -> None:
+    """Refuse before any training what cannot be evaluated after it: information needs two."""
+    if part.n_samples < 2:
+        raise ValueError(
+            f"{part.describe()}: {part.n_samples} sentence(s), and at least 2 are needed; give "
+            "more, with --max-sentences at least 2"
+        )
 
 
 def _report(model: Any, test: Any, remedy: str, beta: float) -> list[str]:
@@ -237,12 +236,12 @@ def _collapsed(rate: float, remedy: str, beta: float) -> str:
     """What to try where the latent says nothing, though it may have a rate."""
     held = rate >= COLLAPSED and remedy in FLOORS
     why = ", its rate is what free bits do not charge for" if held else ""
-    tried = {"aggressive"} if "aggressive" in remedy else {"total-free-bits"} & {remedy}
-    advice = [f"--remedy {name}" for name in ("aggressive", "total-free-bits") if name not in tried]
+    others = (name for name in ("aggressive", "total-free-bits") if name not in remedy)
+    advice = ", ".join(f"--remedy {name}" for name in others)
     return (
         f"collapsed: the latent says nothing about the sentences{why}. At beta = {beta:g} a "
         "decoder that predicts the next word well gains little from it; try "
-        f"{', '.join(advice)}, a smaller --beta or more sentences"
+        f"{advice}, a smaller --beta or more sentences"
     )
 
 

@@ -538,21 +538,27 @@ def _remedy_verdict(comparison: Comparison, name: str) -> Iterator[Verdict]:
         f"the sweep, {number(units[1], 3)} without; {number(nats[0], 3)} nats, "
         f"{number(nats[1], 3)} without."
     )
-    why = REMEDY_THEORY.get(remedy, "")
+    why = _above_the_optimum(comparison, name, nats[0]) or REMEDY_THEORY.get(remedy, "")
+    yield Verdict("note", f"{remedy}, {architecture}", text, why)
+
+
+def _above_the_optimum(comparison: Comparison, name: str, nats: float) -> str:
+    """Why a linear sweep holds more than its optimum, which the remedy leaves as it is; or ""."""
+    architecture, remedy = without_remedy(name)
     optimal = _mean_over_sweep(comparison, "rate_nats", name, "predicted")
     most = optimal + max(RATE_TOLERANCE[0], RATE_TOLERANCE[1] * optimal)
-    if architecture == "linear" and why == _SAME and nats[0] > most:
-        reason = (
-            _rate_lean(nats[0] - optimal)
-            if remedy == "aggressive"
-            else "what is above was held by smaller betas on the way and is not undone yet; try "
-            "more steps"
-        )
-        why = (
-            f"the optimum has {number(optimal, 3)} nats on average, with the remedy or without: "
-            f"{reason}"
-        )
-    yield Verdict("note", f"{remedy}, {architecture}", text, why)
+    if architecture != "linear" or REMEDY_THEORY.get(remedy) != _SAME or not nats > most:
+        return ""
+    reason = (
+        _rate_lean(nats - optimal)
+        if remedy == "aggressive"
+        else "what is above was held by smaller betas on the way and is not undone yet; try more "
+        "steps"
+    )
+    return (
+        f"the optimum has {number(optimal, 3)} nats on average, with the remedy or without: "
+        f"{reason}"
+    )
 
 
 def _mean_over_sweep(

@@ -29,17 +29,65 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["LIKELIHOODS", "ARVAESpec", "CVAESpec", "HVAESpec", "LinearSpec", "VAESpec"]
+__all__ = [
+    "LATENT_SOURCES",
+    "LIKELIHOODS",
+    "ARVAESpec",
+    "CVAESpec",
+    "HVAESpec",
+    "LatentReconstruction",
+    "LinearSpec",
+    "VAESpec",
+]
 
 LIKELIHOODS = ("gaussian", "bernoulli", "poisson", "multinomial")
 Likelihood = Literal["gaussian", "bernoulli", "poisson", "multinomial"]
+LATENT_SOURCES = ("prior", "posterior", "mean", "posterior-to-mean")
+LatentSource = Literal["prior", "posterior", "mean", "posterior-to-mean"]
+Detached = Literal["none", "input", "target", "both"]
 DecoderVariance = float | Literal["learned"]
 EncoderVariance = float | tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class LatentReconstruction:
+    """The latent reconstruction loss, weight/2 E|mu(dec(z)) - t|^2, and what its gradient reaches.
+
+    mu the encoder's mean, dec the decoder's mean; z is decoded, t is what should come back:
+
+    | source              | z            | t            | in the authors' code |
+    |---------------------|--------------|--------------|----------------------|
+    | "prior"             | N(0, eta^2 I)| z            | pz, of variance e    |
+    | "posterior"         | drawn from q | z            | Ex, the default      |
+    | "mean"              | mean of q    | z            | -                    |
+    | "posterior-to-mean" | drawn from q | mean of q    | qzx                  |
+
+    `weight`: gamma, nats per latent units^2, twice the alpha of the paper. `detach`: through which
+    of z (the decoder's "input") and t (the "target") no gradient goes. `encoder_share`: factor on
+    the gradient with respect to the encoder's parameters, on all its ways; published 1 and 1e-4.
+    Source: Song, Kim, Lee 2025. Raises ValueError for anything else.
+    """
+
+    weight: float
+    source: LatentSource = "posterior"
+    detach: Detached = "none"
+    encoder_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Validate every field."""
+        where = type(self).__name__
+        for name in ("weight", "encoder_share"):
+            _set(self, **{name: _not_negative(name, getattr(self, name), where)})
+        for name, known in (("source", LATENT_SOURCES), ("detach", get_args(Detached))):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} must be one of {', '.join(known)} in {where}"
+                )
 
 
 class LinearSpec(Protocol):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from linvae.moments import Moments
-from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, VAESpec
+from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LatentReconstruction, VAESpec
 from linvae.theory import objective, solve
 
 NOT_POSITIVE = {
@@ -352,3 +352,17 @@ def test_widths_from_a_generator_are_read_once():
 def test_one_number_is_no_hierarchy(build):
     with pytest.raises(ValueError, match="latent_dims=3 must be a sequence with one width per"):
         build(3)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "bound"),
+    [
+        ("weight", -1, "a finite number >= 0"),
+        ("encoder_share", float("nan"), "a finite number >= 0"),
+        ("source", "encoder", "one of prior, posterior, mean, posterior-to-mean"),
+        ("detach", True, "one of none, input, target, both"),
+    ],
+)
+def test_latent_reconstruction_names_what_it_refuses(field, value, bound):
+    with pytest.raises(ValueError, match=f"{field}={value!r} must be {bound} in LatentRec"):
+        LatentReconstruction(**{"weight": 1.0, field: value})

@@ -1,7 +1,8 @@
 """The objective on the torch side: the one place of sign, unit and beta.
 
-objective = distortion + sum_l beta_l rate_l, minimised, in nats per sample; sums over dimensions,
-means over the batch. One entry per member of a stack: tensors (n_seeds, n_points, ...).
+objective = distortion + sum_l beta_l rate_l (+ gamma/2 latent error), minimised, in nats per
+sample; sums over dimensions, means over the batch. One entry per member of a stack: tensors
+(n_seeds, n_points, ...).
 """
 
 from __future__ import annotations
@@ -61,25 +62,32 @@ class Floors:
 class Terms:
     """What one forward pass gives, means over the batch.
 
-    distortion (n_seeds, n_points), the rate of every unit [(n_seeds, n_points, k_l)], and q of
-    every level.
+    distortion (n_seeds, n_points), the rate of every unit [(n_seeds, n_points, k_l)], q of every
+    level, and the error of the latent reconstruction, latent units^2, where there is one.
     """
 
     distortion: Tensor
     unit_rates: tuple[Tensor, ...]
     levels: tuple[GaussianLevel, ...]
+    latent_error: Tensor | None = None
 
     @property
     def rates(self) -> Tensor:
         """Of every level, (n_seeds, n_points, levels)."""
         return torch.stack([rates.sum(-1) for rates in self.unit_rates], dim=-1)
 
-    def objective(self, betas: Tensor, floors: Floors | None = None) -> Tensor:
-        """distortion + sum_l beta_l price_l, (n_seeds, n_points); betas (..., levels).
+    def objective(
+        self, betas: Tensor, floors: Floors | None = None, gammas: Tensor | None = None
+    ) -> Tensor:
+        """distortion + sum_l beta_l price_l + gamma/2 latent error, (n_seeds, n_points).
 
         The price is the rate, or with floors max(sum_j max(rate_j, unit floor), total floor).
+        betas (..., levels); gammas (n_seeds or 1, n_points), None: 0.
         """
-        return self.distortion + (betas * self._prices(floors)).sum(-1)
+        total = self.distortion + (betas * self._prices(floors)).sum(-1)
+        if gammas is None or self.latent_error is None:
+            return total
+        return total + gammas / 2 * self.latent_error
 
     def _prices(self, floors: Floors | None) -> Tensor:
         if floors is None:

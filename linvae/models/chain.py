@@ -32,6 +32,7 @@ from linvae.models.blocks import Doubling
 from linvae.models.layers import StackedLinear, StackedMLP, StackShape, by_point
 from linvae.models.members import Collection, StackedMembers
 from linvae.models.networks import Networks
+from linvae.models.reconstruction import Routing, aside, with_latent_error
 from linvae.objectives import (
     GaussianLevel,
     Terms,
@@ -132,6 +133,11 @@ class StackedVAE(nn.Module):
         """True where p(y|z) is Bernoulli: decoders give logits, data are in [0, 1]."""
         return _likelihood(self.spec) == "bernoulli"
 
+    @property
+    def is_autoregressive(self) -> bool:
+        """True where the decoder reads the past of the target."""
+        return self.architecture.decoder == "pixelcnn"
+
     def _reads_data(self, level: int) -> bool:
         """True where the encoder of a level sees the data, not the level below."""
         return level == 0 or self.architecture.skip
@@ -166,9 +172,22 @@ class StackedVAE(nn.Module):
         mean, log_variance = out.chunk(2, dim=-1)
         return GaussianLevel(mean, log_variance)
 
-    def forward(self, target: Tensor, condition: Tensor | None, noise: Sequence[Tensor]) -> Terms:
-        """Objective terms on one batch; arguments as in `forward_with_latents`."""
-        return self.forward_with_latents(target, condition, noise)[0]
+    def forward(
+        self,
+        target: Tensor,
+        condition: Tensor | None,
+        noise: Sequence[Tensor],
+        routing: Routing | None = None,
+        prior: Tensor | None = None,
+    ) -> Terms:
+        """Objective terms on one batch; arguments as in `forward_with_latents`.
+
+        With a `routing`, of models of one level, the latent error too; `prior` as there.
+        """
+        terms, latents = self.forward_with_latents(target, condition, noise)
+        if routing is None:
+            return terms
+        return with_latent_error(self, routing, terms, latents[0], prior, (target, condition))
 
     def forward_with_latents(
         self, target: Tensor, condition: Tensor | None, noise: Sequence[Tensor]
@@ -195,6 +214,28 @@ class StackedVAE(nn.Module):
     def posterior(self, target: Tensor, condition: Tensor | None) -> GaussianLevel:
         """q(z_1|v) of one batch; arguments as in `forward_with_latents`."""
         return self.encode(0, self._joined(*self._inputs(target, condition)))
+
+    def re_encode(
+        self, z: Tensor, target: Tensor, condition: Tensor | None, encoder_share: Tensor
+    ) -> Tensor:
+        """Mean of q(z_1|v) where v holds the decoder's mean of z in place of the target.
+
+        `z` (n_seeds, n_points, batch, k); target and condition as in `forward_with_latents`; an
+        autoregressive decoder reads the target's past. `encoder_share`: of the gradient of the
+        encoder's parameters, (1, n_points, 1, 1).
+        """
+        x, y = self._inputs(target, condition)
+        shared = x if self.decoder_sees_condition else None
+        past = (y,) if self.is_autoregressive else ()
+        decoded = aside(self.decoders[0], z, shared, *past)
+        if self.is_bernoulli:
+            assert self.offset is not None and self.centre is not None
+            decoded = torch.sigmoid(decoded + self.offset[:, :, None]) - self.centre
+            decoded = decoded / self.scale
+        if x is not None:
+            x = x.expand(*decoded.shape[:3], -1)
+        out: Tensor = aside(self.encoders[0], self._joined(x, decoded), share=encoder_share)
+        return out[..., : self.spec.latent_dims[0]].to(z.dtype)
 
     def log_likelihood_per_sample(
         self, latent: Tensor, target: Tensor, condition: Tensor | None
@@ -277,6 +318,16 @@ class StackedVAE(nn.Module):
         if self.log_s is not None:  # starts at the mean variance of a scaled coordinate
             return torch.exp(self.log_s) * (self.scale**2 / self.target_dim)
         return torch.tensor(float(self.spec.decoder_variance))
+
+    def collapse_cost_nats(self) -> Tensor:
+        """What a collapsed model pays beyond a perfect one, nats per sample, of each member.
+
+        scale^2/(2 s), s that of each where it is learned; with a Bernoulli likelihood at most
+        log 2 per coordinate.
+        """
+        if self.is_bernoulli:
+            return torch.tensor(self.target_dim * math.log(2))
+        return self.scale**2 / (2 * self.decoder_variance())
 
     @property
     def curvature(self) -> float:

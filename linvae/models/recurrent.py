@@ -27,7 +27,8 @@ from torch.utils.checkpoint import checkpoint
 
 from linvae.data import PADDING
 from linvae.models.chain import alone
-from linvae.models.layers import StackedLinear, StackShape, by_point
+from linvae.models.layers import StackedLinear, StackShape, by_point, evaluating
+from linvae.models.reconstruction import Routing, aside, with_latent_error
 from linvae.objectives import GaussianLevel, Terms, gaussian_rate_per_unit
 from linvae.spec import VAESpec
 
@@ -56,6 +57,7 @@ __all__ = [
 ]
 
 WEIGHT_BOUND, EMBEDDING_BOUND = 0.01, 0.1  # initial values are uniform between -bound and bound
+LONGEST = 200  # tokens of a published sequence
 LOGITS_AT_ONCE = 2**22  # entries of all members, 16 MiB: larger tensors are slower on a CPU
 LOGITS_KEPT = 2**28  # entries, 1 GiB: above, they are computed again for the gradient
 
@@ -114,6 +116,11 @@ class StackedEmbedding(nn.Module):
         seeds, _, vocabulary, _ = self.weight.shape
         _check_tokens(tokens, seeds, vocabulary)
         return self.of_members(by_point(tokens).mT)
+
+    def expected(self, probabilities: Tensor) -> Tensor:
+        """Mean vector under probabilities of tokens, (n_seeds, n_points, T, batch, vocabulary)."""
+        mean = probabilities.flatten(2, 3) @ self.weight
+        return mean.view(*probabilities.shape[:4], -1)
 
     def of_members(self, tokens: Tensor) -> Tensor:
         """The same of (n_seeds, n_points or 1, T, batch), where members may differ; unchecked."""
@@ -280,9 +287,16 @@ class SequenceEncoder(nn.Module):
         self.lstm = StackedLSTM(stack, sizes.embedding, sizes.hidden)
         self.outer = UniformLinear(stack, sizes.hidden, 2 * latent_dim)
 
-    def forward(self, tokens: Tensor) -> GaussianLevel:
-        """q(z|y) of `tokens` (n_seeds, batch, T); the last state is the one before any padding."""
-        states, _ = self.lstm(self.embedding(tokens))
+    def forward(self, tokens: Tensor, expected: Tensor | None = None) -> GaussianLevel:
+        """q(z|y) of `tokens` (n_seeds, batch, T); the last state is the one before any padding.
+
+        `expected`: probabilities of all tokens but the first, (n_seeds, n_points, T - 1, batch,
+        vocabulary), whose mean embeddings are read in place of theirs.
+        """
+        embedded = self.embedding(tokens if expected is None else tokens[..., :1])
+        if expected is not None:
+            embedded = torch.cat([embedded, self.embedding.expected(expected)], dim=2)
+        states, _ = self.lstm(embedded)
         last = (by_point(tokens) != PADDING).sum(-1) - 1
         index = last[:, :, None, :, None].expand(*states.shape[:2], 1, *states.shape[3:])
         mean, log_variance = self.outer(states.gather(2, index)[:, :, 0]).chunk(2, dim=-1)
@@ -414,6 +428,12 @@ class _StackOfTexts(nn.Module):
         """Of the encoder; the others are the decoder's."""
         return []
 
+    is_autoregressive = True
+
+    def collapse_cost_nats(self) -> Tensor:
+        """More than a collapsed model pays: `LONGEST` tokens, each as likely as any other."""
+        return torch.tensor(LONGEST * math.log(self.vocabulary))
+
     def _build(self, stack: StackShape) -> None:
         raise NotImplementedError
 
@@ -452,9 +472,40 @@ class StackedTextVAE(_StackOfTexts):
         """Of the encoder; the others are the decoder's."""
         return list(self.encoder.parameters())
 
-    def forward(self, target: Tensor, condition: Tensor | None, noise: Sequence[Tensor]) -> Terms:
-        """Objective terms on one batch; arguments as in `forward_with_latents`."""
-        return self.forward_with_latents(target, condition, noise)[0]
+    def forward(
+        self,
+        target: Tensor,
+        condition: Tensor | None,
+        noise: Sequence[Tensor],
+        routing: Routing | None = None,
+        prior: Tensor | None = None,
+    ) -> Terms:
+        """Objective terms on one batch; arguments as in `forward_with_latents`.
+
+        With a `routing` the latent error too; `prior` as there.
+        """
+        terms, latents = self.forward_with_latents(target, condition, noise)
+        if routing is None:
+            return terms
+        return with_latent_error(self, routing, terms, latents[0], prior, (target, condition))
+
+    def re_encode(
+        self, z: Tensor, target: Tensor, condition: Tensor | None, encoder_share: Tensor
+    ) -> Tensor:
+        """Mean of q(z|.) at what the decoder expects of every token, given z and those before it.
+
+        A sentence that is drawn has no gradient; the decoder's probabilities of each next token,
+        teacher forced, have one, and the encoder reads their mean embedding. So it sees what the
+        true past says as well as what z says. Without dropout. Arguments as in
+        `StackedVAE.re_encode`; all logits are kept.
+        """
+        _refuse_condition(condition)
+        with evaluating(self.decoder):
+            logits = self.decoder.logits(z, target[..., :-1])
+        level: GaussianLevel = aside(
+            self.encoder, target, torch.softmax(logits, dim=-1), share=encoder_share
+        )
+        return level.mean
 
     def forward_with_latents(
         self, target: Tensor, condition: Tensor | None, noise: Sequence[Tensor]

@@ -10,28 +10,36 @@ from linvae.train.memory import MemoryPrediction, predict_memory
 from linvae.train.parts import copies
 from linvae.train.remedies import (
     REMEDIES,
+    WARMUPS,
+    Adaptive,
     Aggressive,
     Annealing,
     Cyclical,
+    Exponential,
     Remedy,
     RemedyBetas,
     named_remedy,
 )
-from linvae.train.run import Diverged, Stopped
+from linvae.train.run import BlownUp, BlowUpWarning, Diverged, Stopped
 from linvae.train.text_presets import TEXT_PRESETS, TextPreset
 from linvae.train.validation import Plateau
 
 __all__ = [
     "REMEDIES",
     "TEXT_PRESETS",
+    "WARMUPS",
+    "Adaptive",
     "Aggressive",
     "Annealing",
+    "BlowUpWarning",
+    "BlownUp",
     "CellStore",
     "Checkpoint",
     "ConstantBetas",
     "Cyclical",
     "Diverged",
     "DivergedError",
+    "Exponential",
     "InformationControl",
     "MemoryPrediction",
     "Plateau",

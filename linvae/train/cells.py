@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ from linvae.train.data import TrainingData
 from linvae.train.kl_weight import KLWeight
 from linvae.train.loop import DivergedError, TrainResult, train
 from linvae.train.parts import Size, out_of_memory, quick_size, size_that_fits, smaller
-from linvae.train.run import Diverged, Stopped
+from linvae.train.run import BlownUp, Diverged, Stopped
 
 __all__ = ["Cell", "CellStore", "Trained", "train_cells"]
 
@@ -74,7 +74,8 @@ class Cell:
 
     `parameters` without the axes of seeds and points; `found`: what its KL weight found; `history`:
     its rows, without their point; `seconds`: its share of those of its stack; `diverged` and
-    `stopped`: the step at which it was found lost, or stopped early, or None.
+    `stopped`: the step at which it was found lost, or stopped early, or None; `blown_up`: the
+    `BlownUp` of a member whose latent scale did.
     """
 
     parameters: dict[str, Tensor]
@@ -84,6 +85,7 @@ class Cell:
     steps: int
     diverged: int | None
     stopped: int | None = None
+    blown_up: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -397,6 +399,7 @@ def _cell(
     member = (model.seeds[s], point)
     lost = [d.step for d in result.diverged if (d.seed, d.point) == member]
     stopped = [d.step for d in result.stopped if (d.seed, d.point) == member]
+    blown_up = [asdict(b) for b in result.blown_up if (b.seed, b.point) == member]
     return Cell(
         parameters={k: v[s, point].cpu().clone() for k, v in _own_state(model).items()},
         found={name: float(values[s, point]) for name, values in found.items()},
@@ -409,6 +412,7 @@ def _cell(
         steps=int(result.counts["decoder_steps"][s, point]) if result.counts else result.steps,
         diverged=lost[0] if lost else None,
         stopped=stopped[0] if stopped else None,
+        blown_up=blown_up[0] if blown_up else None,
     )
 
 
@@ -437,6 +441,11 @@ def _result(members: Sequence[tuple[int, int]], cells: Sequence[Cell], stacks: i
     rows = [row | {"point": point} for (_, point), cell in both for row in cell.history]
     lost = [Diverged(*member, cell.diverged) for member, cell in both if cell.diverged is not None]
     stopped = [Stopped(*member, cell.stopped) for member, cell in both if cell.stopped is not None]
+    blown_up = [
+        BlownUp(**(cell.blown_up | {"point": point}))
+        for (_, point), cell in both
+        if cell.blown_up is not None
+    ]
     return TrainResult(
         sorted(rows, key=lambda row: row["step"]),
         sum(cell.seconds for cell in cells),
@@ -444,6 +453,7 @@ def _result(members: Sequence[tuple[int, int]], cells: Sequence[Cell], stacks: i
         tuple(sorted(lost, key=lambda d: d.step)),
         tuple(stopped),
         stacks,
+        blown_up=tuple(blown_up),
     )
 
 

@@ -228,7 +228,8 @@ class Noise:
     sphere, with fourth moment 3 b/(b + 2) in a batch of b instead of 3 (2.8 for 32, 2.95 for 128).
 
     One draw is the first of the two. Both signs are equally likely, so its gradient has the same
-    expectation and more variance: the first moment is 0 on average only.
+    expectation and more variance: the first moment is 0 on average only. `scale`: the standard
+    deviation.
     """
 
     def __init__(
@@ -238,8 +239,10 @@ class Noise:
         device: torch.device,
         draws: Literal[1, 2] = 2,
         purpose: str = "noise",
+        scale: float = 1.0,
     ) -> None:
         self.widths, self.device, self.draws = tuple(widths), device, draws
+        self._scale = scale
         self._generators = [stream(purpose, seed) for seed in seeds]
 
     def next(self, batch: int) -> list[Tensor]:
@@ -247,6 +250,8 @@ class Noise:
         total = sum(self.widths)
         draw = torch.stack([torch.randn(batch, total, generator=g) for g in self._generators])
         draw = draw / draw.square().mean(dim=1, keepdim=True).sqrt()
+        if self._scale != 1:
+            draw = draw * self._scale
         if self.draws == 2:
             draw = torch.cat([draw, -draw], dim=1)
         return list(torch.split(draw.to(self.device), list(self.widths), dim=-1))

@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from linvae.models.reconstruction import Routing
 from linvae.objectives import Floors, Terms
 from linvae.train.remedies import Aggressive
 
@@ -43,6 +44,13 @@ class KLWeight(Protocol):
     def aggressive(self) -> tuple[Aggressive | None, ...]:
         """The inner loops of the points, () where there are none."""
 
+    @property
+    def routing(self) -> Routing | None:
+        """Of the latent reconstruction, None where no point has that loss."""
+
+    def gammas(self) -> Tensor | None:
+        """Its weights at this step, (n_seeds or 1, n_points), None without it."""
+
     def betas(self) -> Tensor:
         """The KL weights of this step."""
 
@@ -65,11 +73,19 @@ class KLWeight(Protocol):
         """Go on from `state`."""
 
 
-class ConstantBetas:
-    """The same betas from beginning to end: `factors` (n_points,) times `betas` (levels,)."""
+class NoRemedy:
+    """What a `KLWeight` without remedies has."""
 
     floors = None
+    routing = None
     aggressive: tuple[Aggressive | None, ...] = ()
+
+    def gammas(self) -> None:
+        """None."""
+
+
+class ConstantBetas(NoRemedy):
+    """The same betas from beginning to end: `factors` (n_points,) times `betas` (levels,)."""
 
     def __init__(
         self, factors: Sequence[float], betas: Sequence[float], device: torch.device
@@ -100,7 +116,7 @@ class ConstantBetas:
         """Nothing to go on from."""
 
 
-class InformationControl:
+class InformationControl(NoRemedy):
     """Proportional-integral control of the log factor on all betas, per member.
 
     The error is that of the previous batch: with the error of the current one, beta and the
@@ -114,8 +130,6 @@ class InformationControl:
     below, once awake, would come to hold them.
     """
 
-    floors = None
-    aggressive: tuple[Aggressive | None, ...] = ()
     GAIN, OFFSET, PROPORTIONAL = 0.01, 0.1, 5.0  # per step; nats; per nat
     AWAKE = 0.05  # nats, well above what noise alone holds
     AVERAGE_FROM = 0.85  # share of the run after which the results are averaged

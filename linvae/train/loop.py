@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 
 from linvae.models.chain import StackedVAE
+from linvae.models.reconstruction import Routing
 from linvae.objectives import Floors, Terms
 from linvae.train.checkpoint import Checkpoint, stack_identity, study_identity
 from linvae.train.config import Precision, TrainConfig
@@ -21,12 +24,13 @@ from linvae.train.data import BatchOrder, Binarisation, Noise, TrainingData
 from linvae.train.early_stop import EarlyStop
 from linvae.train.kl_weight import InformationControl, KLWeight
 from linvae.train.optimizer import MemberOptimizer, clip_gradients, make_optimizer
-from linvae.train.run import Diverged, Run, Saver, Stopped
+from linvae.train.run import BLOW_UP, BlownUp, BlowUpWarning, Diverged, Run, Saver, Stopped
 from linvae.train.validation import PlateauRates, validate
 from linvae.train.walk import JointWalk, MemberWalk
 
 __all__ = [
     "DivergedError",
+    "Prices",
     "TrainResult",
     "new_optimizer",
     "train",
@@ -49,12 +53,30 @@ class DivergedError(ArithmeticError):
         super().__init__(
             f"training diverged: the objective of all {len(result.diverged)} members is not finite "
             f"(first seed {first.seed} point {first.point}, at step {first.step}); lower the "
-            "learning rate"
+            "learning rate" + "".join(f"; before that {b.text}" for b in result.blown_up[:1])
         )
 
     def __reduce__(self) -> tuple[type[DivergedError], tuple[TrainResult]]:
         """Made again from its result when it comes from another process."""
         return DivergedError, (self.result,)
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What a step makes of its terms: betas, free bits, and the latent reconstruction's weights."""
+
+    betas: Tensor
+    floors: Floors | None = None
+    gammas: Tensor | None = None
+    routing: Routing | None = None
+
+    @property
+    def all(self) -> Tensor:
+        """Betas and weights in one tensor, (n_seeds, n_points, levels + 1): steady or not."""
+        if self.gammas is None:
+            return self.betas
+        shape = (*self.gammas.shape, self.betas.shape[-1])
+        return torch.cat([self.betas.expand(shape), self.gammas[..., None]], dim=-1)
 
 
 @dataclass(frozen=True)
@@ -65,6 +87,7 @@ class TrainResult:
     best parameters before; the others are not touched by them. `stopped`: members that stopped
     early, with the parameters they had then; they have no rows after that. `stacks`: in how many,
     one after another, they were trained now (0: all came from a store). `steps`: of decoders.
+    `blown_up`: members whose rate once cost more than collapse could (`linvae.train.run.BlownUp`).
     `counts`, (n_seeds, n_points) each: where members go their own way, the steps of their encoders
     and decoders, and the step that ended their phase of inner loops
     (`linvae.train.walk.MemberWalk`).
@@ -77,6 +100,7 @@ class TrainResult:
     stopped: tuple[Stopped, ...] = ()
     stacks: int = 1
     counts: dict[str, Tensor] = field(default_factory=dict)
+    blown_up: tuple[BlownUp, ...] = ()
 
 
 def train(
@@ -113,22 +137,23 @@ def train(
         target, condition = data.take(index)
         if run.binarisation:
             target = run.binarisation.next(target)
-        betas = kl_weight.betas()
+        prices = Prices(kl_weight.betas(), kl_weight.floors, kl_weight.gammas(), kl_weight.routing)
         batch = (target, condition, run.noise.next(target.shape[-2]))
-        terms, members = update(
-            model, run.optimizer, batch, betas, config, forward, kl_weight.floors
-        )
+        prior = None if run.prior is None else run.prior.next(target.shape[-2])[0]
+        terms, members = update(model, run.optimizer, batch, prices, config, forward, prior)
+        betas = prices.betas
         run.step += 1
         stepped = run.walk.observe(members, index)
         moved = None if stepped is None else torch.as_tensor(stepped)
         kl_weight.observe(terms, (run.step - 1) / config.steps, moved)
         _end_epochs(run, stepped, data if validation is None else validation, config)
-        some_stop = run.stop is not None and run.stop.observe(run.step, model, members, betas)
+        some_stop = run.stop is not None and run.stop.observe(run.step, model, members, prices.all)
         last = run.ended(config.steps)
         due = last or some_stop or run.step % config.log_every == 0
         logged = _logged(run, stepped, due)
         if logged is not None:
             _note_diverged(run.diverged, members, logged, model, run.step)
+            _note_blown_up(run.blown_up, terms, betas, logged, model, run.step)
             run.walk.stop(_members_at(run.diverged, model))
             run.history += _history_rows(run, terms, betas, logged)
             if progress:
@@ -159,7 +184,16 @@ def _new_run(
         EarlyStop(model, config.stop_tolerance or 0.0, config.stop_window) if stops else None,
         PlateauRates(config.plateau, shape) if config.plateau else None,
         Binarisation(model.seeds) if config.binarise else None,
+        _prior_noise(model, kl_weight, data.target.device),
     )
+
+
+def _prior_noise(model: StackedVAE, kl_weight: KLWeight, device: torch.device) -> Noise | None:
+    """Draws of z from the prior, where a latent reconstruction takes them."""
+    if kl_weight.routing is None or not kl_weight.routing.needs_prior:
+        return None
+    scale = math.sqrt(model.spec.prior_variances[0])
+    return Noise(model.spec.latent_dims[:1], model.seeds, device, 1, purpose="prior", scale=scale)
 
 
 def _joint_walk(
@@ -249,7 +283,8 @@ def _result(run: Run) -> TrainResult:
         order = {seed: i for i, seed in enumerate(run.model.seeds)}
         history = sorted(history, key=lambda r: (r["step"], order[int(r["seed"])], r["point"]))
         steps = int(counts["decoder_steps"].max())
-    return TrainResult(history, run.seconds, steps, lost, stopped, counts=counts)
+    blown_up = tuple(run.blown_up.values())
+    return TrainResult(history, run.seconds, steps, lost, stopped, counts=counts, blown_up=blown_up)
 
 
 def _saver(
@@ -274,24 +309,27 @@ def update(
     model: StackedVAE,
     optimizer: torch.optim.Optimizer,
     batch: tuple[Tensor, Tensor | None, Sequence[Tensor]],
-    betas: Tensor,
+    prices: Prices,
     config: TrainConfig,
     forward: Callable[..., Any] | None = None,
-    floors: Floors | None = None,
+    prior: Tensor | None = None,
 ) -> tuple[Terms, Tensor]:
     """One step of all members on `batch` (target, condition, noise): terms and objectives.
 
-    `forward`: the compiled forward pass of the model; None, its own. The gradients are dropped
-    before it, so that they and its activations are not there together.
+    `forward`: the compiled forward pass of the model; None, its own. `prior`: draws of z for the
+    latent reconstruction. The gradients are dropped before it, so that they and its activations are
+    not there together.
     """
     device = batch[0].device
     optimizer.zero_grad(set_to_none=True)
     with _tensor_cores(config.precision, device):
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            terms: Terms = (model if forward is None else forward)(*batch)
-        members = terms.objective(betas, floors)
+            run = model if forward is None else forward
+            lost = () if prices.routing is None else (prices.routing, prior)
+            terms: Terms = run(*batch, *lost)
+        members = terms.objective(prices.betas, prices.floors, prices.gammas)
         torch.autograd.backward(members.sum())
-    _balance(model, betas)
+    _balance(model, prices.betas)
     if config.clip_norm is not None:
         clip_gradients(model, config.clip_norm)
     optimizer.step()
@@ -344,6 +382,8 @@ def _check_run(
             "binarise=True draws black and white pixels, which need likelihood='bernoulli': leave "
             "it out of TrainConfig, or change the spec"
         )
+    if kl_weight.routing is not None:
+        _check_reconstruction(model, kl_weight.routing)
     if config.precision == "tf32" and device.type != "cuda":
         raise ValueError(
             f"precision='tf32' needs a CUDA device, the data are on {str(device)!r}: use 'float32'"
@@ -357,6 +397,23 @@ def _check_run(
         raise ValueError(
             f"stop_tolerance={config.stop_tolerance} must be None with inner loops or a plateau: "
             "the plateau is what stops their members"
+        )
+
+
+def _check_reconstruction(model: StackedVAE, routing: Routing) -> None:
+    """Refuse what cannot be decoded, or whose encoder cannot read it."""
+    what = f"a latent reconstruction loss in {type(model).__name__}"
+    if not hasattr(model, "re_encode") or len(model.spec.latent_dims) > 1:
+        raise ValueError(f"{what} needs one level of latents and an encoder: leave the loss out")
+    if not getattr(model, "encoder_sees_target", True):
+        raise ValueError(
+            f"{what} needs an encoder that sees the target, and this one sees the condition only: "
+            "use CVAESpec"
+        )
+    if routing.needs_prior and model.is_autoregressive:
+        raise ValueError(
+            f"{what} with source='prior' needs a decoder that sees z alone, and this one reads the "
+            "past of the target, which a z of the prior has not: use source='posterior'"
         )
 
 
@@ -403,6 +460,29 @@ def _note_diverged(
     lost = ~torch.isfinite(members).cpu().numpy() & running
     for s, point in np.argwhere(lost).tolist():
         found.setdefault((s, point), Diverged(model.seeds[s], point, step))
+
+
+def _note_blown_up(
+    found: dict[tuple[int, int], BlownUp],
+    terms: Terms,
+    betas: Tensor,
+    running: npt.NDArray[np.bool_],
+    model: StackedVAE,
+    step: int,
+) -> None:
+    """Add running members whose rates cost `BLOW_UP` times what collapse does; warn once of each.
+
+    Those that are not finite have diverged.
+    """
+    rates = terms.rates.detach()
+    ratios = (betas * rates).sum(-1) / model.collapse_cost_nats().detach()
+    beyond = (ratios > BLOW_UP) & torch.isfinite(ratios)
+    for s, point in np.argwhere(beyond.cpu().numpy() & running).tolist():
+        if (s, point) not in found:
+            rate, ratio = float(rates[s, point].sum()), float(ratios[s, point])
+            new = BlownUp(model.seeds[s], point, step, rate, ratio)
+            warnings.warn(new.text, BlowUpWarning, stacklevel=3)
+            found[s, point] = new
 
 
 def _history_rows(

@@ -31,7 +31,7 @@ from torch.utils._pytree import tree_leaves
 from linvae.models.chain import StackedVAE
 from linvae.train.config import TrainConfig
 from linvae.train.data import BatchOrder, Noise, TrainingData
-from linvae.train.loop import new_optimizer, update
+from linvae.train.loop import Prices, new_optimizer, update
 
 __all__ = ["MemoryPrediction", "predict_memory"]
 
@@ -127,7 +127,7 @@ def _two_steps(
         target, condition = data.take(index)
         draw = noise.next(batch)
         terms, _members = update(
-            model, optimizer, (target, condition, draw), betas, config, forward
+            model, optimizer, (target, condition, draw), Prices(betas), config, forward
         )
     state = sum(
         value.untyped_storage().nbytes()

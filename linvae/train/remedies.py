@@ -8,9 +8,11 @@
 | `Aggressive`   | many steps of the encoder for one of the decoder          | He et al. 2019      |
 | floor per unit | max(rate_j, floor) is paid for unit j (free bits)         | Kingma et al. 2016  |
 | floor in total | max(sum_j rate_j, floor)                                  | the same, one group |
+| latent reconstruction | gamma/2 E|mu(dec(z)) - z|^2 is added               | Song et al. 2025    |
 
 A step is one of the decoder: a whole inner loop of `Aggressive` counts as one, as published.
-`linvae.theory.dynamics` and `free_bits` say what each does to a linear model.
+`linvae.theory.dynamics`, `free_bits` and `latent_reconstruction` say what each does to a linear
+model.
 """
 
 from __future__ import annotations
@@ -24,13 +26,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from linvae.models.reconstruction import Routing
 from linvae.objectives import Floors, Terms
+from linvae.spec import LatentReconstruction
 
 __all__ = [
     "REMEDIES",
+    "WARMUPS",
+    "Adaptive",
     "Aggressive",
     "Annealing",
     "Cyclical",
+    "Exponential",
     "Remedy",
     "RemedyBetas",
     "named_remedy",
@@ -80,6 +87,42 @@ class Cyclical:
 
 
 @dataclass(frozen=True)
+class Exponential:
+    """2^min(1, step/warmup_steps) - 1: from 0 to 1, half as fast in the beginning as in the end."""
+
+    warmup_steps: int
+
+    def __post_init__(self) -> None:
+        """Refuse what is no schedule."""
+        _check_count("warmup_steps", self.warmup_steps, "Exponential")
+
+    def share(self, step: Tensor) -> Tensor:
+        """Of the final weight."""
+        return torch.exp2((step / self.warmup_steps).clamp(max=1.0)) - 1
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """1/(1 + exp(rate - centre)): all of the weight at collapse, half of it at `centre_nats`."""
+
+    centre_nats: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no number."""
+        if not math.isfinite(self.centre_nats):
+            raise ValueError(
+                f"centre_nats={self.centre_nats!r} must be a finite number of nats in Adaptive"
+            )
+
+    def share(self, rate_nats: Tensor) -> Tensor:
+        """Of the final weight, at the rate of the last batch."""
+        return torch.sigmoid(self.centre_nats - rate_nats)
+
+
+Warmup = Annealing | Exponential | Adaptive
+
+
+@dataclass(frozen=True)
 class Aggressive:
     """Encoder steps alone, on one batch after another, before each step of the decoder.
 
@@ -106,7 +149,8 @@ class Aggressive:
 class Remedy:
     """How one member is trained, beside what is the same for all.
 
-    `beta` multiplies the betas of the spec; `floor_nats` is free bits `floor_per` unit or level.
+    `beta` multiplies the betas of the spec; `floor_nats` is free bits `floor_per` unit or level;
+    `warmup` is that of the weight of `latent_reconstruction`, None: all of it from the first step.
     """
 
     beta: float = 1.0
@@ -114,9 +158,16 @@ class Remedy:
     aggressive: Aggressive | None = None
     floor_nats: float = 0.0
     floor_per: Literal["unit", "total"] = "unit"
+    latent_reconstruction: LatentReconstruction | None = None
+    warmup: Warmup | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is no remedy."""
+        if self.warmup is not None and self.latent_reconstruction is None:
+            raise ValueError(
+                f"warmup={self.warmup} needs a latent_reconstruction in Remedy: KL weights have a "
+                "schedule"
+            )
         if not 0 <= self.beta < math.inf:
             raise ValueError(f"beta={self.beta!r} must be a finite number >= 0 in Remedy")
         if not 0 <= self.floor_nats < math.inf:
@@ -134,8 +185,10 @@ class Remedy:
 
 REMEDIES = (
     "none", "aggressive", "annealing", "aggressive-annealing", "cyclical", "free-bits",
-    "total-free-bits",
+    "total-free-bits", "latent-reconstruction",
 )  # fmt: skip
+PUBLISHED_WEIGHT = 0.2  # alpha = 0.1 in units of the squared error without 1/2
+WARMUPS = ("none", "linear", "exponential", "kl-adaptive")
 
 
 def named_remedy(
@@ -147,24 +200,44 @@ def named_remedy(
     warmup_share: float = 0.1,
     start: float = 0.1,
     floor_nats: float = 0.1,
+    reconstruction: LatentReconstruction | None = None,
+    warmup: str = "linear",
 ) -> Remedy:
     """The remedy of that name (`REMEDIES`) for a run of `steps` steps; errors name all names.
 
     Annealing takes `warmup_share` of the steps from `start` on; cyclical annealing four cycles in
     the first half of them, so that what the last rise holds too much is undone by the end.
+    `reconstruction` (default: weight 0.2, the rest as published) comes with a `warmup` (`WARMUPS`)
+    over half of the steps, so that the rest is trained with all of it.
     """
     if name not in REMEDIES:
         raise ValueError(f"remedy={name!r} must be one of {', '.join(REMEDIES)}")
     aggressive = Aggressive(window, falls=falls) if "aggressive" in name else None
     if "annealing" in name:
-        warmup = max(1, round(warmup_share * steps))
-        return Remedy(schedule=Annealing(warmup, start), aggressive=aggressive)
+        rise = max(1, round(warmup_share * steps))
+        return Remedy(schedule=Annealing(rise, start), aggressive=aggressive)
     if name == "cyclical":
         return Remedy(schedule=Cyclical(max(1, steps // 2)))
+    if name == "latent-reconstruction":
+        return _reconstructed(reconstruction, warmup, max(1, steps // 2))
     if "free-bits" in name:
         per: Literal["unit", "total"] = "total" if name.startswith("total") else "unit"
         return Remedy(floor_nats=floor_nats, floor_per=per)
     return Remedy(aggressive=aggressive)
+
+
+def _reconstructed(loss: LatentReconstruction | None, warmup: str, steps: int) -> Remedy:
+    known: dict[str, Warmup | None] = {
+        "none": None,
+        "linear": Annealing(steps),
+        "exponential": Exponential(steps),
+        "kl-adaptive": Adaptive(),
+    }
+    if warmup not in known:
+        raise ValueError(f"warmup={warmup!r} must be one of {', '.join(WARMUPS)}")
+    return Remedy(
+        latent_reconstruction=loss or LatentReconstruction(PUBLISHED_WEIGHT), warmup=known[warmup]
+    )
 
 
 class RemedyBetas:
@@ -185,13 +258,32 @@ class RemedyBetas:
         grid = torch.tensor([remedy.beta for remedy in remedies], device=device)[:, None]
         self._betas = (grid * torch.tensor(betas, device=device))[None]
         self._steps = torch.zeros(n_seeds, len(remedies), dtype=torch.long, device=device)
+        self._rates = torch.zeros(self._steps.shape, device=device)  # of the last batch, nats
         self.floors = _floors(remedies, device)
         self._scheduled = any(remedy.schedule for remedy in remedies)
+        losses = [remedy.latent_reconstruction for remedy in remedies]
+        self.routing = Routing.of(losses, device) if any(losses) else None
+        self._gammas = torch.tensor(
+            [loss.weight if loss else 0.0 for loss in losses], device=device
+        )
 
     @property
     def aggressive(self) -> tuple[Aggressive | None, ...]:
         """The inner loop of every point."""
         return tuple(remedy.aggressive for remedy in self.remedies)
+
+    def gammas(self) -> Tensor:
+        """Weights of the latent reconstruction at this step, (n_seeds, n_points)."""
+        ones = torch.ones_like(self._rates)
+        shares = [
+            ones[:, point]
+            if remedy.warmup is None
+            else remedy.warmup.share(
+                (self._rates if isinstance(remedy.warmup, Adaptive) else self._steps)[:, point]
+            )
+            for point, remedy in enumerate(self.remedies)
+        ]
+        return torch.stack(shares, dim=1) * self._gammas
 
     def betas(self) -> Tensor:
         """The share of this step times the final betas."""
@@ -208,11 +300,17 @@ class RemedyBetas:
     def observe(self, terms: Terms, progress: float, stepped: Tensor | None = None) -> None:
         """Count the steps of decoders; `stepped`: whose, None: all."""
         self._steps = self._steps + (1 if stepped is None else stepped.to(self._steps.device))
+        if self.routing is not None:
+            self._rates = terms.rates.detach().sum(-1)
 
     def setting(self, point: int) -> dict[str, object]:
         """The remedy and the betas that it multiplies."""
         remedy = self.remedies[point]
-        kinds = {"schedule": type(remedy.schedule).__name__} if remedy.schedule else {}
+        kinds = {
+            name: type(value).__name__
+            for name, value in (("schedule", remedy.schedule), ("warmup", remedy.warmup))
+            if value is not None
+        }
         return {
             "kind": "remedy",
             "remedy": dataclasses.asdict(remedy) | {"kinds": kinds},
@@ -224,12 +322,14 @@ class RemedyBetas:
         return {}
 
     def state(self) -> dict[str, Tensor]:
-        """Steps of the decoders."""
-        return {"steps": self._steps}
+        """Steps of the decoders, and the last rates where a loss reads them."""
+        return {"steps": self._steps} | ({"rates": self._rates} if self.routing else {})
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from `state`."""
         self._steps = state["steps"].to(self._steps.device)
+        if self.routing is not None:
+            self._rates = state["rates"].to(self._rates.device)
 
 
 def _floors(remedies: Sequence[Remedy], device: torch.device) -> Floors | None:

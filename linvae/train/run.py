@@ -19,7 +19,9 @@ from linvae.train.kl_weight import KLWeight
 from linvae.train.validation import PlateauRates
 from linvae.train.walk import JointWalk, MemberWalk
 
-__all__ = ["Diverged", "Run", "Saver", "Stopped"]
+__all__ = ["BLOW_UP", "BlowUpWarning", "BlownUp", "Diverged", "Run", "Saver", "Stopped"]
+
+BLOW_UP = 10.0  # times what collapse costs; a step's batch and a young network stay below it
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,38 @@ class Diverged:
     seed: int
     point: int
     step: int
+
+
+class BlowUpWarning(RuntimeWarning):
+    """A member's latent scale blew up."""
+
+
+@dataclass(frozen=True)
+class BlownUp:
+    """A member whose rates, times their betas, once cost `ratio` times what collapse costs.
+
+    Whatever it reconstructs, the collapsed network is better: no optimum looks like this, but a
+    latent reconstruction loss without a bound on its gradient leads there, to rates of 1e14 nats
+    and more. `step`: when it was first found; `rate_nats`: there.
+    """
+
+    seed: int
+    point: int
+    step: int
+    rate_nats: float
+    ratio: float
+
+    @property
+    def text(self) -> str:
+        """What was found, and the way out."""
+        return (
+            f"the latent scale of seed {self.seed} point {self.point} blew up: a rate of "
+            f"{self.rate_nats:.3g} nats at step {self.step}, which with its beta costs "
+            f"{self.ratio:.3g} times what collapse does; clip the gradient (clip_norm=1), lower "
+            "the learning rate, or where there is a latent reconstruction loss detach its z "
+            "(detach='both'), give the encoder a small share of it (encoder_share=1e-4), or lower "
+            "its weight"
+        )
 
 
 @dataclass(frozen=True)
@@ -52,11 +86,13 @@ class Run:
     stop: EarlyStop | None = None
     plateau: PlateauRates | None = None
     binarisation: Binarisation | None = None
+    prior: Noise | None = None  # of the latent reconstruction
     finished: Kept = field(default_factory=Kept)  # members that ended before others
     step: int = 0  # forward passes: more than the steps of decoders where there are inner loops
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     diverged: dict[tuple[int, int], Diverged] = field(default_factory=dict)
+    blown_up: dict[tuple[int, int], BlownUp] = field(default_factory=dict)
 
     def ended(self, steps: int) -> bool:
         """After `steps` steps, or where early stop has ended every member."""
@@ -74,17 +110,20 @@ class Run:
             "plateau": {} if self.plateau is None else self.plateau.state(),
             "finished": self.finished.state(),
             "pixels": {} if self.binarisation is None else self.binarisation.state(),
+            "prior": {} if self.prior is None else self.prior.state(),
         }
         return {f"{part}/{name}": t for part, state in parts.items() for name, t in state.items()}
 
     def notes(self) -> dict[str, Any]:
         """All that is no tensor, in JSON's types."""
         diverged = [[*member, asdict(lost)] for member, lost in self.diverged.items()]
+        blown_up = [[*member, asdict(found)] for member, found in self.blown_up.items()]
         return {
             "step": self.step,
             "seconds": self.seconds,
             "history": self.history,
             "diverged": diverged,
+            "blown_up": blown_up,
         }
 
     def restore(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
@@ -107,9 +146,12 @@ class Run:
         self.finished.restore(part("finished"), next(self.model.parameters()).device)
         if self.binarisation is not None:
             self.binarisation.restore(part("pixels"))
+        if self.prior is not None:
+            self.prior.restore(part("prior"))
         self.step, self.seconds = notes["step"], notes["seconds"]
         self.history = notes["history"]
         self.diverged = {(s, point): Diverged(**lost) for s, point, lost in notes["diverged"]}
+        self.blown_up = {(s, point): BlownUp(**found) for s, point, found in notes["blown_up"]}
 
 
 class Saver:

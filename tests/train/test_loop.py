@@ -25,7 +25,7 @@ from linvae.train import (
     train,
 )
 from linvae.train.data import Noise
-from linvae.train.loop import new_optimizer, update
+from linvae.train.loop import Prices, new_optimizer, update
 
 CPU = torch.device("cpu")
 SPECTRUM = (4.0, 2.0, 1.0, 0.5, 0.2, 0.1)
@@ -303,7 +303,7 @@ def one_step(optimizer: str, spec, factors):
     batch = (data.take(torch.arange(64)[None])[0], None, Noise((2, 1), (0,), CPU).next(64))
     before = [p.detach().clone() for p in level_two(model)]
     betas = torch.tensor(factors)[None, :, None] * torch.tensor(spec.betas)
-    update(model, new_optimizer(model, config), batch, betas, config)
+    update(model, new_optimizer(model, config), batch, Prices(betas), config)
     return [new.detach() - p for new, p in zip(level_two(model), before, strict=True)], batch
 
 

@@ -13,6 +13,7 @@ from torch.func import functional_call
 from linvae.data import gaussian
 from linvae.models import Architecture, build_model
 from linvae.models.reconstruction import Routing, with_latent_error
+from linvae.models.recurrent import SequenceSizes, StackedTextVAE
 from linvae.moments import Moments
 from linvae.spec import CVAESpec, HVAESpec, LatentReconstruction, VAESpec
 from linvae.theory.elbo import objective
@@ -239,6 +240,71 @@ def test_goes_on_as_if_never_stopped(tmp_path):
     again, _, _ = trained(REMEDIES, config, checkpoint=path)
     for key, value in whole.state_dict().items():
         assert torch.equal(again.state_dict()[key], value), key
+
+
+# --- text ---------------------------------------------------------------------------------------
+
+TEXT = VAESpec(2, likelihood="multinomial")
+TOKENS = torch.tensor([[0, 3, 5, 1, -1], [0, 4, 4, 2, 1], [0, 2, 1, -1, -1], [0, 5, 3, 3, 1]])
+
+
+def text_stack(n_points, seeds=(3, 5)):
+    sizes = SequenceSizes(4, 5)
+    return StackedTextVAE(TEXT, vocabulary=6, sizes=sizes, seeds=seeds, n_points=n_points)
+
+
+def test_expected_tokens_that_are_certain_are_the_tokens():
+    model = text_stack(2)
+    following = TOKENS[:, 1:].clamp(min=0).T
+    certain = torch.nn.functional.one_hot(following, 6).float().expand(2, 2, -1, -1, -1)
+    read, seen = model.encoder(TOKENS[None]), model.encoder(TOKENS[None], certain)
+    torch.testing.assert_close(seen.mean, read.mean)
+
+
+def test_sentence_is_read_back_as_what_is_expected_of_each_word():
+    """One sentence of one member at a time, its probabilities by steps of the decoder."""
+    model, z = text_stack(1, seeds=(3,)), torch.tensor([[0.7, -1.2]])
+    for sentence in TOKENS:
+        words = sentence[sentence >= 0][None, None]
+        state, vectors = None, [model.encoder.embedding(words[..., :1])]
+        for t in range(words.shape[-1] - 1):
+            logits, state = model.decoder.step(z[None, None], words[..., t][None], state)
+            probabilities = logits.softmax(-1)
+            vectors.append((probabilities @ model.encoder.embedding.weight)[:, :, None])
+        states, _ = model.encoder.lstm(torch.cat(vectors, dim=2))
+        expected = model.encoder.outer(states[:, :, -1])[..., :2]
+        padded = torch.full((1, 1, 5), -1)
+        padded[..., : words.shape[-1]] = words
+        seen = model.re_encode(z[None, None], padded, None, torch.ones(1, 1, 1, 1))
+        torch.testing.assert_close(seen, expected)
+
+
+def test_text_trains_with_the_loss_alone_as_in_a_stack():
+    data = TrainingData(TOKENS, None)
+    remedies = [Remedy(), Remedy(latent_reconstruction=LatentReconstruction(2.0))]
+    config = TrainConfig(steps=20, batch_size=2, learning_rate=0.05)
+
+    def trained_texts(remedies):
+        model = text_stack(len(remedies))
+        train(model, data, RemedyBetas(remedies, TEXT.betas, 2, CPU), config)
+        return model.state_dict()
+
+    both = trained_texts(remedies)
+    for point, remedy in enumerate(remedies):
+        for key, value in trained_texts([remedy]).items():
+            if value.ndim:  # not the number of dropout's calls
+                part = both[key][:, [point]]
+                torch.testing.assert_close(part, value, rtol=1e-4, atol=1e-5)
+    moved = both["encoder.outer.weight"]
+    assert not torch.allclose(moved[:, 0], moved[:, 1], atol=1e-3)
+
+
+def test_drawing_from_the_prior_needs_a_decoder_of_z_alone():
+    loss = LatentReconstruction(2.0, "prior")
+    weight = RemedyBetas([Remedy(latent_reconstruction=loss)], TEXT.betas, 1, CPU)
+    message = "source='prior' needs a decoder that sees z alone.*use source='posterior'"
+    with pytest.raises(ValueError, match=message):
+        train(text_stack(1, (3,)), TrainingData(TOKENS, None), weight, TrainConfig(steps=1))
 
 
 # --- blow-up ------------------------------------------------------------------------------------

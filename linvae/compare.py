@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from linvae.cli import (
     add_data_arguments,
@@ -27,6 +27,7 @@ from linvae.cli import (
     positive_ints,
 )
 from linvae.data import Dataset, load_dataset, resolve_name
+from linvae.spec import LATENT_SOURCES, Detached, LatentReconstruction
 
 if TYPE_CHECKING:
     from linvae.jobs import Runner
@@ -38,7 +39,12 @@ if TYPE_CHECKING:
 ARCHITECTURES = ("linear", "mlp", "conv", "resnet", "pixelcnn")
 REMEDIES = (
     "aggressive", "annealing", "aggressive-annealing", "cyclical", "free-bits", "total-free-bits",
+    "latent-reconstruction",
 )  # fmt: skip
+RECONSTRUCTION = {  # what --lr-... say of it: field of the record, and its default
+    "weight": 0.2, "source": "posterior", "detach": "none", "encoder_share": 1.0,
+    "warmup": "linear",
+}  # fmt: skip
 ACTIVATIONS = ("relu", "gelu", "tanh", "elu", "leaky_relu")
 PRESET_NAMES = (
     "dang-vae", "dang-vae-fixed", "dang-vae-mlp", "dang-cvae", "dang-cvae-mlp", "dang-cvae-conv",
@@ -53,6 +59,7 @@ examples:
   python -m linvae.compare --dataset mnist --model cvae       bottom-left quarter -> the rest
   python -m linvae.compare --dataset digits --model hvae --architecture linear --json
   python -m linvae.compare --architecture mlp --activation tanh --depth 2
+  python -m linvae.compare --dataset fashion-mnist --remedy latent-reconstruction --lr-weight 1
   python -m linvae.compare --preset dang-hvae-mlp --dataset digits
   python -m linvae.compare --dataset mnist --scheduler tcp://127.0.0.1:8786
 """
@@ -96,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
         help="train the sweep once more with this remedy, beside the plain one; repeat for "
         "several; inner loops of aggressive take up to thirty times the sweep's time",
     )
+    _add_reconstruction(p.add_argument_group("--remedy latent-reconstruction"))
     p.add_argument("--latent-dim", type=positive_int, default=8, help="units per level, default 8")
     p.add_argument(
         "--decoder-variance",
@@ -132,6 +140,35 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def _add_reconstruction(group: argparse._ArgumentGroup) -> None:
+    """Weight and routing of the loss; None where not given, so that idle ones are seen."""
+    group.add_argument(
+        "--lr-weight",
+        type=positive_float,
+        help="gamma of gamma/2 |mu(dec(z)) - z|^2, nats per latent unit squared, twice the alpha "
+        "of the paper (default 0.2)",
+    )
+    group.add_argument(
+        "--lr-source",
+        choices=LATENT_SOURCES,
+        help="where z comes from (default posterior); to-mean: the mean should come back",
+    )
+    group.add_argument(
+        "--lr-detach", choices=get_args(Detached), help="z without gradient (default none)"
+    )
+    group.add_argument(
+        "--lr-encoder-share",
+        type=float,
+        metavar="SHARE",
+        help="factor on the encoder's gradient of it (default 1; published too: 1e-4)",
+    )
+    group.add_argument(
+        "--lr-warmup",
+        choices=("none", "linear", "exponential", "kl-adaptive"),
+        help="of the weight, over half of the steps (default linear)",
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -150,6 +187,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The arguments; a preset stands for those that were not given."""
     p = parser()
     args = p.parse_args(arguments)
+    if "latent-reconstruction" not in (args.remedy or ()):
+        for field in RECONSTRUCTION:
+            if getattr(args, f"lr_{field}") is not None:
+                option = field.replace("_", "-")
+                p.error(f"--lr-{option} has no effect: add --remedy latent-reconstruction")
     if args.preset is None:
         _refuse_idle(p, args)
         return args
@@ -203,6 +245,7 @@ def _run(args: argparse.Namespace, dataset: Dataset, folder: Path, command: str)
         command=command,
         options=_network_options(args),
         remedies=tuple(dict.fromkeys(args.remedy or ())),
+        **_reconstruction(args),
     )
     if not silent:
         print(f"data: {dataset.describe()}", *([dataset.note] if dataset.note else []), sep="\n  ")
@@ -269,6 +312,14 @@ def _network_options(args: argparse.Namespace) -> dict[str, Any]:
     given = {name: getattr(args, name) for name in ("hidden", "depth", "activation", "channels")}
     given = {name: value for name, value in given.items() if value is not None}
     return sizes | given | ({"skip": True} if args.skip else {})
+
+
+def _reconstruction(args: argparse.Namespace) -> dict[str, Any]:
+    """The loss and its warm-up, from the options that were given."""
+    given = {name: getattr(args, f"lr_{name}") for name in RECONSTRUCTION}
+    values: dict[str, Any] = RECONSTRUCTION | {k: v for k, v in given.items() if v is not None}
+    warmup = values.pop("warmup")
+    return {"reconstruction": LatentReconstruction(**values), "warmup": warmup}
 
 
 @contextmanager

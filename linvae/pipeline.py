@@ -9,7 +9,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -33,12 +33,12 @@ from linvae.rows import (
     theory_rows,
     threshold_rows,
 )
-from linvae.spec import CVAESpec, HVAESpec, LinearSpec, VAESpec
+from linvae.spec import CVAESpec, HVAESpec, LatentReconstruction, LinearSpec, VAESpec
 from linvae.theory import Solution, solve
 from linvae.theory.modes import mode_decomposition
 from linvae.theory.network_bounds import network_bounds
 from linvae.theory.skewness_shift import SkewnessShift, skewness_shift
-from linvae.train import CellStore, TrainConfig, TrainingData, named_remedy, pick_device
+from linvae.train import CellStore, Remedy, TrainConfig, TrainingData, named_remedy, pick_device
 
 __all__ = ["Plan", "default_spec", "make_plan", "run_comparison", "training_data"]
 
@@ -64,11 +64,17 @@ class Plan:
     sweep: bool = True  # rates and units over beta; without: thresholds alone
     control_batch_size: int = CONTROL_BATCH_SIZE
     remedies: tuple[str, ...] = ()  # a sweep more of every architecture for each, by name
+    reconstruction: LatentReconstruction | None = None  # of the remedy of that name
+    warmup: str = "linear"  # of its weight
 
     def network(self, architecture: str) -> Architecture:
         """The named architecture with the sizes of the plan."""
         options = {} if architecture == "linear" else self.options
         return Architecture(architecture, **options)
+
+    def remedy(self, name: str, steps: int) -> Remedy:
+        """The named remedy, with what the plan says of it, for a run of `steps` steps."""
+        return named_remedy(name, steps, reconstruction=self.reconstruction, warmup=self.warmup)
 
     def config_for(self, architecture: str, level: int = 0) -> TrainConfig:
         """Config of the sweep (level 0) or of the control runs of a level.
@@ -98,13 +104,16 @@ def make_plan(
     options: Mapping[str, Any] | None = None,
     store: CellStore | None = None,
     remedies: tuple[str, ...] = (),
+    reconstruction: LatentReconstruction | None = None,
+    warmup: str = "linear",
 ) -> Plan:
     """A plan with seeds 0, 1, ... and `effort` times the default number of steps."""
     config = TrainConfig()
     config = replace(config, steps=max(config.log_every, round(config.steps * effort)))
     return Plan(
         architectures, tuple(range(n_seeds)), device, config, bracket, check_convergence,
-        command, options or {}, store, remedies=remedies,
+        command, options or {}, store, remedies=remedies, reconstruction=reconstruction,
+        warmup=warmup,
     )  # fmt: skip
 
 
@@ -235,7 +244,7 @@ def _sweep_jobs(
     if not plan.sweep:
         return {}
     remedied = {
-        with_remedy(architecture, name): replace(plain, remedy=named_remedy(name, config.steps))
+        with_remedy(architecture, name): replace(plain, remedy=plan.remedy(name, config.steps))
         for name in plan.remedies
     }
     return {architecture: plain} | remedied
@@ -300,6 +309,7 @@ def _settings(
         "architectures": list(plan.architectures),
         "network_options": dict(plan.options),
         "remedies": list(plan.remedies),
+        **_reconstruction_setting(plan),
         "seeds": list(plan.seeds),
         "device": device,
         "training": {
@@ -331,6 +341,13 @@ def _settings(
         "seconds": seconds,
         "citations": _citations(model),
     }
+
+
+def _reconstruction_setting(plan: Plan) -> dict[str, object]:
+    """Weight, routing and warm-up of the latent reconstruction, where it is among the remedies."""
+    if "latent-reconstruction" not in plan.remedies or plan.reconstruction is None:
+        return {}
+    return {"latent_reconstruction": asdict(plan.reconstruction) | {"warmup": plan.warmup}}
 
 
 def _citations(model: str) -> list[str]:

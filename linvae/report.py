@@ -69,7 +69,8 @@ class FigureRecord(Protocol):
 
 def tables(comparison: Comparison, *, wide: bool = True) -> tuple[Table, list[Table]]:
     """The table of thresholds, and those of the sweep: one per level if wide, else two."""
-    together = wide and len(comparison.architectures) <= 2
+    remedied = bool(comparison.settings.get("remedies"))  # whose names are long
+    together = wide and len(comparison.architectures) <= 2 and not remedied
     groups = [tuple(SWEEP_COLUMNS)] if together else [(name,) for name in SWEEP_COLUMNS]
     sweeps = [
         table
@@ -307,6 +308,7 @@ SETTING_LABELS = {
     "spec": "model",
     "architectures": "trained networks",
     "network_options": "sizes of networks that are not linear",
+    "latent_reconstruction": "latent reconstruction loss",
     "seeds": "seeds",
     "optimizer": "optimiser",
     "training": "training",

@@ -18,6 +18,7 @@ from .faces import CELEBA, FFHQ
 from .files import CorruptFileError, MissingDataError, data_roots
 from .images import FASHION_MNIST, MNIST, OMNIGLOT
 from .layout import ImageLayout
+from .mixture import gaussian_mixture
 from .sources import ImageSource, locate, resolve
 from .synthetic import gaussian
 from .text import PADDING, TextDataset
@@ -43,6 +44,7 @@ __all__ = [
     "data_roots",
     "dataset_names",
     "gaussian",
+    "gaussian_mixture",
     "load_dataset",
     "load_text",
     "load_text_splits",

@@ -5,8 +5,8 @@
 VAEs of two latents with and without the latent reconstruction loss, plain and with its z detached:
 rate, information, locally collapsed cells of the latent and of the plane, the decoder's two-sided
 Lipschitz constants, and members whose latent scale blew up. Networks and training as in the
-authors' study (MLP 64, 128, 64; Adam 1e-3; 1000 epochs of batches of 256); where the clusters lie is
-ours, and so is the activation, ReLU. Finished members are kept (`--members`).
+authors' study (MLP 64, 128, 64; Adam 1e-3; 1000 epochs of batches of 256); where the clusters lie
+is ours, and so is the activation, ReLU. Finished members are kept (`--members`).
 """
 
 from __future__ import annotations

@@ -12,18 +12,30 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_args
 
 from linvae.data import MissingDataError
+from linvae.spec import LATENT_SOURCES, Detached, LatentReconstruction
 
 __all__ = [
     "add_data_arguments",
+    "add_reconstruction_arguments",
     "all_or_nothing",
     "check_writable",
     "exit_codes",
     "positive_float",
     "positive_int",
     "positive_ints",
+    "reconstruction_of",
+    "refuse_idle_reconstruction",
 ]
+
+# what --lr-... say of the latent reconstruction, by field of the record, and of its warm-up
+RECONSTRUCTION = {
+    "weight": 0.2, "source": "posterior", "detach": "none", "encoder_share": 1.0,
+    "warmup": "linear",
+}  # fmt: skip
+WARMUPS = ("none", "linear", "exponential", "kl-adaptive")  # as in linvae.train
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +54,54 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         default=False,
         help="fetch missing files of mnist, fashion-mnist, omniglot (default: no)",
     )
+
+
+def add_reconstruction_arguments(parser: argparse.ArgumentParser) -> None:
+    """Weight, routing and warm-up of the loss; None where not given, so that idle ones are seen."""
+    group = parser.add_argument_group("--remedy latent-reconstruction")
+    group.add_argument(
+        "--lr-weight",
+        type=positive_float,
+        help="gamma of gamma/2 |mu(dec(z)) - z|^2, nats per latent unit squared, twice the alpha "
+        f"of the paper (default {RECONSTRUCTION['weight']})",
+    )
+    group.add_argument(
+        "--lr-source",
+        choices=LATENT_SOURCES,
+        help="where z comes from (default posterior); to-mean: the mean should come back",
+    )
+    group.add_argument(
+        "--lr-detach", choices=get_args(Detached), help="z without gradient (default none)"
+    )
+    group.add_argument(
+        "--lr-encoder-share",
+        type=float,
+        metavar="SHARE",
+        help="factor on the encoder's gradient of it (default 1; published too: 1e-4)",
+    )
+    group.add_argument(
+        "--lr-warmup",
+        choices=WARMUPS,
+        help="of the weight, over half of the steps (default linear)",
+    )
+
+
+def refuse_idle_reconstruction(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Exit with a usage error where an option of the loss is given without its remedy."""
+    if "latent-reconstruction" in (args.remedy or ()):
+        return
+    for field in RECONSTRUCTION:
+        if getattr(args, f"lr_{field}") is not None:
+            option = field.replace("_", "-")
+            parser.error(f"--lr-{option} has no effect: add --remedy latent-reconstruction")
+
+
+def reconstruction_of(args: argparse.Namespace) -> dict[str, Any]:
+    """`reconstruction` and `warmup`, from the options that were given."""
+    given = {name: getattr(args, f"lr_{name}") for name in RECONSTRUCTION}
+    values: dict[str, Any] = RECONSTRUCTION | {k: v for k, v in given.items() if v is not None}
+    warmup = values.pop("warmup")
+    return {"reconstruction": LatentReconstruction(**values), "warmup": warmup}
 
 
 def positive_int(text: str) -> int:

@@ -15,19 +15,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from linvae.cli import (
     add_data_arguments,
+    add_reconstruction_arguments,
     all_or_nothing,
     check_writable,
     exit_codes,
     positive_float,
     positive_int,
     positive_ints,
+    reconstruction_of,
+    refuse_idle_reconstruction,
 )
 from linvae.data import Dataset, load_dataset, resolve_name
-from linvae.spec import LATENT_SOURCES, Detached, LatentReconstruction
 
 if TYPE_CHECKING:
     from linvae.jobs import Runner
@@ -41,10 +43,6 @@ REMEDIES = (
     "aggressive", "annealing", "aggressive-annealing", "cyclical", "free-bits", "total-free-bits",
     "latent-reconstruction",
 )  # fmt: skip
-RECONSTRUCTION = {  # what --lr-... say of it: field of the record, and its default
-    "weight": 0.2, "source": "posterior", "detach": "none", "encoder_share": 1.0,
-    "warmup": "linear",
-}  # fmt: skip
 ACTIVATIONS = ("relu", "gelu", "tanh", "elu", "leaky_relu")
 PRESET_NAMES = (
     "dang-vae", "dang-vae-fixed", "dang-vae-mlp", "dang-cvae", "dang-cvae-mlp", "dang-cvae-conv",
@@ -103,7 +101,7 @@ def parser() -> argparse.ArgumentParser:
         help="train the sweep once more with this remedy, beside the plain one; repeat for "
         "several; inner loops of aggressive take up to thirty times the sweep's time",
     )
-    _add_reconstruction(p.add_argument_group("--remedy latent-reconstruction"))
+    add_reconstruction_arguments(p)
     p.add_argument("--latent-dim", type=positive_int, default=8, help="units per level, default 8")
     p.add_argument(
         "--decoder-variance",
@@ -140,35 +138,6 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def _add_reconstruction(group: argparse._ArgumentGroup) -> None:
-    """Weight and routing of the loss; None where not given, so that idle ones are seen."""
-    group.add_argument(
-        "--lr-weight",
-        type=positive_float,
-        help="gamma of gamma/2 |mu(dec(z)) - z|^2, nats per latent unit squared, twice the alpha "
-        "of the paper (default 0.2)",
-    )
-    group.add_argument(
-        "--lr-source",
-        choices=LATENT_SOURCES,
-        help="where z comes from (default posterior); to-mean: the mean should come back",
-    )
-    group.add_argument(
-        "--lr-detach", choices=get_args(Detached), help="z without gradient (default none)"
-    )
-    group.add_argument(
-        "--lr-encoder-share",
-        type=float,
-        metavar="SHARE",
-        help="factor on the encoder's gradient of it (default 1; published too: 1e-4)",
-    )
-    group.add_argument(
-        "--lr-warmup",
-        choices=("none", "linear", "exponential", "kl-adaptive"),
-        help="of the weight, over half of the steps (default linear)",
-    )
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -187,11 +156,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The arguments; a preset stands for those that were not given."""
     p = parser()
     args = p.parse_args(arguments)
-    if "latent-reconstruction" not in (args.remedy or ()):
-        for field in RECONSTRUCTION:
-            if getattr(args, f"lr_{field}") is not None:
-                option = field.replace("_", "-")
-                p.error(f"--lr-{option} has no effect: add --remedy latent-reconstruction")
+    refuse_idle_reconstruction(p, args)
     if args.preset is None:
         _refuse_idle(p, args)
         return args
@@ -245,7 +210,7 @@ def _run(args: argparse.Namespace, dataset: Dataset, folder: Path, command: str)
         command=command,
         options=_network_options(args),
         remedies=tuple(dict.fromkeys(args.remedy or ())),
-        **_reconstruction(args),
+        **reconstruction_of(args),
     )
     if not silent:
         print(f"data: {dataset.describe()}", *([dataset.note] if dataset.note else []), sep="\n  ")
@@ -312,14 +277,6 @@ def _network_options(args: argparse.Namespace) -> dict[str, Any]:
     given = {name: getattr(args, name) for name in ("hidden", "depth", "activation", "channels")}
     given = {name: value for name, value in given.items() if value is not None}
     return sizes | given | ({"skip": True} if args.skip else {})
-
-
-def _reconstruction(args: argparse.Namespace) -> dict[str, Any]:
-    """The loss and its warm-up, from the options that were given."""
-    given = {name: getattr(args, f"lr_{name}") for name in RECONSTRUCTION}
-    values: dict[str, Any] = RECONSTRUCTION | {k: v for k, v in given.items() if v is not None}
-    warmup = values.pop("warmup")
-    return {"reconstruction": LatentReconstruction(**values), "warmup": warmup}
 
 
 @contextmanager

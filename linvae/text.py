@@ -18,7 +18,16 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from linvae.cli import check_writable, count, exit_codes, positive_float, positive_int
+from linvae.cli import (
+    add_reconstruction_arguments,
+    check_writable,
+    count,
+    exit_codes,
+    positive_float,
+    positive_int,
+    reconstruction_of,
+    refuse_idle_reconstruction,
+)
 from linvae.compare import REMEDIES
 from linvae.data import Vocabulary, load_text_splits
 
@@ -78,6 +87,7 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
         "of free bits: under the rate of each unit (default {free-bits}), or of all of them "
         "(total-free-bits, default {total-free-bits})".format_map(FLOORS)
     ))  # fmt: skip
+    add_reconstruction_arguments(p)
     preset = p.add_argument_group("networks and training")
     preset.add_argument("--preset", choices=PRESETS, default="small", help=(
         "small: for a CPU (default); published: of He et al. 2019, for a GPU. What follows "
@@ -113,7 +123,10 @@ def _model_arguments(p: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    args = parser().parse_args(argv)
+    p = parser()
+    args = p.parse_args(argv)
+    if args.command == "train":
+        refuse_idle_reconstruction(p, args)
     with exit_codes() as status:
         (_train if args.command == "train" else _say)(args)
     return status.code
@@ -147,8 +160,9 @@ def _train(args: argparse.Namespace) -> None:
     spec = VAESpec(preset.latent_dim, beta=args.beta, likelihood="multinomial")
     words = len(parts[0].vocabulary)
     remedy = named_remedy(
-        args.remedy, config.steps, window=inner.window, falls=inner.falls, floor_nats=floor
-    )
+        args.remedy, config.steps, window=inner.window, falls=inner.falls, floor_nats=floor,
+        **reconstruction_of(args),
+    )  # fmt: skip
 
     def build(**stack: Any) -> StackedTextVAE:
         return StackedTextVAE(spec, vocabulary=words, sizes=preset.sizes, **stack).to(device)

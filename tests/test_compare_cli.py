@@ -14,7 +14,9 @@ import pytest
 
 import linvae
 import linvae.__main__
+import linvae.cli
 import linvae.compare
+import linvae.text
 from linvae.cli import all_or_nothing
 from linvae.models import PRESETS
 from linvae.moments import Moments
@@ -197,11 +199,12 @@ def test_choices_are_those_of_the_networks():
     """Written out in compare, so that --help does not wait for torch."""
     from linvae.models import ARCHITECTURES
     from linvae.models.activations import ACTIVATIONS
-    from linvae.train import REMEDIES
+    from linvae.train import REMEDIES, WARMUPS
 
     assert tuple(ARCHITECTURES) == linvae.compare.ARCHITECTURES
     assert ("none", *linvae.compare.REMEDIES) == REMEDIES
     assert tuple(ACTIVATIONS) == linvae.compare.ACTIVATIONS
+    assert linvae.cli.WARMUPS == WARMUPS
 
 
 def test_stopped_run_goes_on(tmp_path, monkeypatch, short_runs, no_drawing, capsys):
@@ -423,3 +426,15 @@ def test_number_of_seeds(options, seeds, tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "run_comparison", stop)
     linvae.compare.main([*options, "--quiet", "--out", str(tmp_path / "out")])
     assert plans[0].seeds == tuple(range(seeds))
+
+
+@pytest.mark.parametrize(
+    "program", [linvae.compare.main, linvae.text.main], ids=["compare", "text"]
+)
+def test_options_of_the_latent_reconstruction_need_their_remedy(program, capsys):
+    start = ["train"] if program is linvae.text.main else []
+    with pytest.raises(SystemExit) as stop:
+        program([*start, "--remedy", "free-bits", "--lr-encoder-share", "0.1"])
+    assert stop.value.code == 2
+    message = "--lr-encoder-share has no effect: add --remedy latent-reconstruction"
+    assert message in capsys.readouterr().err

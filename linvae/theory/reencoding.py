@@ -1,27 +1,29 @@
 """What comes back of a latent that is decoded and encoded again: linear models of one level.
 
-z of mean 0 and covariance Z is decoded to its mean y = U z + B x and encoded to the mean
+z of mean 0 and covariance Z is decoded to its mean y = U z + B x and encoded, z' ~ N(mu, Sigma),
 
     mu = W_y y + W_x x = T z + N x,      T = W_y U,   N = W_x + W_y B
 
 With J the covariance of (z, x), P = (I, 0), Q = (T, N) and S = Q J Q',
 
-    identifiability        = 1 - E|mu - z|^2/E|z|^2 = 1 - tr (Q - P) J (Q - P)'/tr Z
-    linear_identifiability = 1 - min_A E|A mu - z|^2/E|z|^2 = tr (P J Q' S^+ Q J P')/tr Z
-    KL(q(.|y, x)||p)       = floor + sum_i a_i chi^2_1,   a_i eigenvalues of S/(2 eta^2)
+    score            = 1 - E|mu - z|^2/E|z|^2          = 1 - tr (Q - P) J (Q - P)'/tr Z
+    linear_score     = 1 - min_A E|A z' - z|^2/E|z|^2  = tr P J Q' (S + Sigma)^-1 Q J P'/tr Z
+    KL(q(.|y, x)||p) = floor + sum_i a_i chi^2_1,       a_i eigenvalues of S/(2 eta^2)
 
 for z of the prior, Z = eta^2 I independent of x, or of the aggregate posterior, Z = W C W' + Sigma.
-At the optimum of a VAE both are the same law with T = diag(1 - r_i) and N = 0, r_i = beta s/theta_i^2
-of k_a active units of k: 1 - (k - k_a + sum r_i^2)/k and k_a/k. So the first sees shrinkage, which no
-decoder that pays for its rate can avoid, and the second only what is lost.
+At the optimum of a VAE or CVAE with learned variances both laws are one, N = 0 and T = diag(1 - r),
+r_i = beta s/theta_i^2 of active units and 1 of the others:
 
-| symbol            | argument or field  | shape        | unit           |
-|-------------------|--------------------|--------------|----------------|
-| W, U, B, Sigma    | weights            | as in `elbo` | as in `elbo`   |
-| C                 | moments.covariance | (dx + d)^2   | data units^2   |
-| eta^2             | spec.prior_variance| scalar       | latent units^2 |
-| identifiability   | score              | at most 1    | -              |
-| linear_identifiability | linear_score  | 0 to 1       | -              |
+    score = mean_i (1 - r_i^2)         linear_score = mean_i (1 - r_i)^2/((1 - r_i)^2 + r_i)
+
+| symbol         | argument or field    | shape        | unit                            |
+|----------------|----------------------|--------------|---------------------------------|
+| W, U, B, Sigma | weights              | as in `elbo` | as in `elbo`                    |
+| C              | moments.covariance   | (dx + d)^2   | data units^2                    |
+| eta^2          | spec.prior_variance  | scalar       | latent units^2                  |
+| score          | score                | scalar       | -, at most 1                    |
+| linear_score   | linear_score         | scalar       | -, 0 to 1                       |
+| floor, a_i     | RateDistribution     | scalar, (k,) | nats                            |
 
 Source: ours; decoding and encoding again is the idea of the latent reconstruction loss of Song et
 al. 2025. Equality that a test checks: the penalty of `objective` is gamma/2 E|mu - z|^2.
@@ -51,7 +53,7 @@ Latents = Literal["prior", "posterior"]
 
 @dataclass(frozen=True)
 class Identifiability:
-    """Shares of E|z|^2 that come back, and that a linear map of what comes back predicts."""
+    """Share of E|z|^2 that comes back in mu, and that the best linear map of z' predicts."""
 
     score: float
     linear_score: float
@@ -69,13 +71,12 @@ def identifiability(
     Raises ValueError for several levels, an encoder that does not see the target, other `latents`,
     and as `objective`. Equality that a test checks: the same of drawn z, within standard errors.
     """
-    J, Q, _ = _system(spec, moments, weights, latents, "identifiability")
+    J, Q, chain = _system(spec, moments, weights, latents, "identifiability")
     k = len(Q)
     P, cross = np.eye(*Q.shape), (J @ Q.T)[:k]
     total = float(np.trace(J[:k, :k]))
     missed = float(np.sum(((Q - P) @ J) * (Q - P)))
-    # directions of mu below rounding carry nothing, and would be divided by it
-    told = float(np.sum((cross @ np.linalg.pinv(Q @ J @ Q.T, rcond=1e-12, hermitian=True)) * cross))
+    told = float(np.sum(np.linalg.solve(Q @ J @ Q.T + chain.Sigma[0], cross.T) * cross.T))
     return Identifiability(1 - missed / total, told / total)
 
 

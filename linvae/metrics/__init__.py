@@ -25,6 +25,8 @@ from linvae.metrics.likelihood import (
     importance_weighted_likelihood,
     perplexity,
 )
+from linvae.metrics.lipschitz import LipschitzConstants, decoder_lipschitz
+from linvae.metrics.local_collapse import LocalCollapse, local_collapse, sample_rates
 from linvae.metrics.local_threshold import (
     CollapsedPoint,
     collapsed_point,
@@ -33,6 +35,7 @@ from linvae.metrics.local_threshold import (
 )
 from linvae.metrics.naive import naive_crossing, naive_threshold
 from linvae.metrics.observe import Observation, observe
+from linvae.metrics.reencoding import Identifiability, identifiability, latent_cell_rates
 from linvae.metrics.threshold import ThresholdEstimate, estimate_threshold
 
 __all__ = [
@@ -44,20 +47,27 @@ __all__ = [
     "Branch",
     "CollapsedPoint",
     "ExchangeRatios",
+    "Identifiability",
     "ImportanceWeighted",
     "InferenceLag",
+    "LipschitzConstants",
+    "LocalCollapse",
     "MutualInformation",
     "Observation",
     "ThresholdEstimate",
     "bracket_threshold",
     "collapsed_point",
+    "decoder_lipschitz",
     "estimate_threshold",
     "exchange_ratios",
     "fit_threshold",
     "has_certificate",
     "has_local",
+    "identifiability",
     "importance_weighted_likelihood",
     "inference_lag",
+    "latent_cell_rates",
+    "local_collapse",
     "local_thresholds",
     "mutual_information",
     "naive_crossing",
@@ -66,4 +76,5 @@ __all__ = [
     "perplexity",
     "published_mutual_information",
     "rates_at_collapse",
+    "sample_rates",
 ]

@@ -247,6 +247,22 @@ class StackedVAE(nn.Module):
         x, y = self._inputs(target, condition)
         return -self._nats(latent, x, y, by_point(target))
 
+    def decode(self, latent: Tensor, condition: Tensor | None) -> Tensor:
+        """Mean of p(y|z_1, x), data units, (n_seeds, n_points, draws * batch, d), for given z_1.
+
+        Arguments as in `log_likelihood_per_sample`. ValueError for an autoregressive decoder.
+        """
+        if self.architecture.decoder == "pixelcnn":
+            raise ValueError(
+                f"architecture={self.architecture.name!r} has no mean of the target given z: its "
+                "decoder sees the target too; use 'linear', 'mlp', 'conv' or 'resnet' in decode"
+            )
+        x = None if condition is None else self._scaled_condition(by_point(condition))
+        output: Tensor = self.decoders[0](latent, x if self.decoder_sees_condition else None)
+        if self.offset is None:
+            return output * self.scale
+        return torch.sigmoid(output + self.offset[:, :, None])
+
     def _sampled(
         self, data: Tensor, noise: Sequence[Tensor]
     ) -> tuple[list[GaussianLevel], list[Tensor]]:
@@ -269,11 +285,12 @@ class StackedVAE(nn.Module):
         """Condition and target as the networks see them: centred, of norm about 1."""
         if self.centre is not None:
             target = target - self.centre
-        if condition is None:
-            return None, target / self.scale
-        if self.condition_centre is not None:
+        return self._scaled_condition(condition), target / self.scale
+
+    def _scaled_condition(self, condition: Tensor | None) -> Tensor | None:
+        if condition is not None and self.condition_centre is not None:
             condition = condition - self.condition_centre
-        return condition / self.condition_scale, target / self.scale
+        return None if condition is None else condition / self.condition_scale
 
     def _joined(self, x: Tensor | None, y: Tensor) -> Tensor:
         """What an encoder that reads the data is given."""

@@ -64,6 +64,7 @@ __all__ = [
     "chain_terms",
     "objective",
     "penalty_terms",
+    "reencoding_maps",
     "refuse_blind_loss",
     "refuse_other_likelihoods",
 ]
@@ -235,14 +236,22 @@ def penalty_terms(spec: VAESpec, moments: Moments, chain: Chain) -> float:
     refuse_blind_loss(spec, moments)
     W, U, penalty = chain.encoder, chain.U[0], 0.0
     if spec.latent_reconstruction > 0:
-        d, dx = moments.target_dim, moments.condition_dim
-        decode = np.linalg.solve(np.eye(d) - chain.skip[:, dx:], np.eye(d))
-        through_z = W[:, dx:] @ decode @ U - np.eye(len(W))
-        through_x = W[:, :dx] + W[:, dx:] @ decode @ chain.skip[:, :dx]
+        dx = moments.condition_dim
+        through_z, through_x = reencoding_maps(chain, dx)
+        through_z = through_z - np.eye(len(W))
         from_x = np.sum((through_x @ moments.covariance[:dx, :dx]) * through_x)
         error = spec.prior_variance * np.sum(through_z**2) + from_x
         penalty += spec.latent_reconstruction / 2 * float(error)
     return penalty + spec.weight_decay / 2 * float(np.sum(W**2) + np.sum(U**2))
+
+
+def reencoding_maps(chain: Chain, condition_dim: int) -> tuple[Array, Array]:
+    """T (k, k) and N (k, dx): the encoder's mean at the decoder's mean of (z, x) is T z + N x."""
+    dx, (d, _) = condition_dim, chain.skip.shape
+    on_x, on_y = chain.encoder[:, :dx], chain.encoder[:, dx:]
+    # an autoregressive decoder reads the means that it gave before
+    through = np.linalg.solve((np.eye(d) - chain.skip[:, dx:]).T, on_y.T).T
+    return through @ chain.U[0], on_x + through @ chain.skip[:, :dx]
 
 
 class _Reader:

@@ -45,6 +45,8 @@ __all__ = [
     "active_unit_counts",
     "collapsed_unit_counts",
     "rate_distribution",
+    "rate_floor",
+    "require_one_level",
     "sample_rates",
     "units_above",
 ]
@@ -108,6 +110,11 @@ class RateDistribution:
         """The rate. Equality that a test checks: `solution.rates[0]`."""
         return self.floor_nats + float(np.sum(self.scales_nats))
 
+    def sample(self, n: int, seed: int) -> Array:
+        """KL of `n` random samples, (n,) nats."""
+        drawn = np.random.default_rng(seed).chisquare(1, size=(n, len(self.scales_nats)))
+        return np.asarray(self.floor_nats + drawn @ self.scales_nats)
+
     @property
     def variance_nats2(self) -> float:
         """Variance over samples, 2 sum a_i^2."""
@@ -159,7 +166,7 @@ def rate_distribution(spec: LinearSpec, solution: Solution) -> RateDistribution:
 
     Equality that a test checks: its mean is `solution.rates[0]`.
     """
-    _require_one_level(spec, "rate_distribution")
+    require_one_level(spec, "rate_distribution")
     eta2 = spec.prior_variances[0]
     ratio = solution.encoder_variances[0] / eta2
     ratio = ratio[np.isfinite(ratio)]
@@ -180,8 +187,8 @@ def sample_rates(
     those of `moments`, and as `objective`. Equality that a test checks: the mean over the samples
     behind `moments` is `objective(spec, moments, weights).rates[0]`.
     """
-    _require_one_level(spec, "sample_rates")
-    chain, eta2 = Chain.from_weights(spec, moments, weights), spec.prior_variances[0]
+    require_one_level(spec, "sample_rates")
+    chain = Chain.from_weights(spec, moments, weights)
     y = np.asarray(target, dtype=np.float64)
     v = y if condition is None else np.concatenate([np.asarray(condition), y], axis=1)
     if v.shape[1] != len(moments.mean):
@@ -189,13 +196,20 @@ def sample_rates(
             f"target and condition have {v.shape[1]} columns but moments have {len(moments.mean)}"
         )
     mu = (v - moments.mean if moments.centered else v) @ chain.encoder.T
-    Sigma, k = chain.Sigma[0], len(chain.Sigma[0])
-    floor = (np.trace(Sigma) / eta2 - k - np.linalg.slogdet(Sigma)[1] + k * np.log(eta2)) / 2
+    floor = rate_floor(chain, eta2 := spec.prior_variances[0])
     rates: Array = floor + np.sum(mu**2, axis=1) / (2 * eta2)
     return rates
 
 
-def _require_one_level(spec: LinearSpec, what: str) -> None:
+def rate_floor(chain: Chain, prior_variance: float) -> float:
+    """KL of a sample whose posterior mean is 0, nats: what every sample pays."""
+    Sigma, k = chain.Sigma[0], len(chain.Sigma[0])
+    log_det = np.linalg.slogdet(Sigma)[1] - k * np.log(prior_variance)
+    return float(np.trace(Sigma) / prior_variance - k - log_det) / 2
+
+
+def require_one_level(spec: LinearSpec, what: str) -> None:
+    """ValueError for a hierarchy."""
     if isinstance(spec, HVAESpec) and len(spec.latent_dims) > 1:
         raise ValueError(
             f"spec has {len(spec.latent_dims)} levels but {what} needs one: the KL of a lower "

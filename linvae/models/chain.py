@@ -206,6 +206,38 @@ class StackedVAE(nn.Module):
         x, y = self._inputs(target, condition)
         return -self._nats(latent, x, y, by_point(target))
 
+    def prior_latents(self, noise: Sequence[Tensor]) -> Tensor:
+        """z_1 of the prior's chain, from the top level down, (n_seeds, n_points, rows, k_1).
+
+        `noise`: standard normal, one (n_seeds or 1, rows, k_l) per level, shared by all points, or
+        (n_seeds, n_points, rows, k_l) where each member has its own.
+        """
+        latent: Tensor | None = None
+        for level in reversed(range(len(self.spec.latent_dims))):
+            drawn = by_point(noise[level]).expand(len(self.seeds), self.n_points, -1, -1)
+            drawn = drawn * math.sqrt(self.spec.prior_variances[level])
+            latent = drawn if latent is None else self.decoders[level + 1](latent) + drawn
+        assert latent is not None  # a spec has at least one level
+        return latent
+
+    def decode(self, latent: Tensor, condition: Tensor | None) -> Tensor:
+        """Mean of p(y|z_1, x), in units of the target given, (n_seeds, n_points, rows, d).
+
+        Arguments as in `log_likelihood_per_sample`. ValueError where the decoder is autoregressive.
+        """
+        if self.architecture.decoder == "pixelcnn":
+            raise ValueError(
+                "decoder='pixelcnn' has no mean of p(y|z): each of its pixels depends on those "
+                "before; use decoder='conv' or 'mlp'"
+            )
+        shared = None
+        if self.decoder_sees_condition and condition is not None:
+            shared = self._scaled_condition(by_point(condition))
+        output: Tensor = self.decoders[0](latent, shared)
+        if self.offset is not None:
+            return torch.sigmoid(output + self.offset[:, :, None])
+        return output * self.scale
+
     def _sampled(
         self, data: Tensor, noise: Sequence[Tensor]
     ) -> tuple[list[GaussianLevel], list[Tensor]]:
@@ -228,11 +260,14 @@ class StackedVAE(nn.Module):
         """Condition and target as the networks see them: centred, of norm about 1."""
         if self.centre is not None:
             target = target - self.centre
+        return self._scaled_condition(condition), target / self.scale
+
+    def _scaled_condition(self, condition: Tensor | None) -> Tensor | None:
         if condition is None:
-            return None, target / self.scale
+            return None
         if self.condition_centre is not None:
             condition = condition - self.condition_centre
-        return condition / self.condition_scale, target / self.scale
+        return condition / self.condition_scale
 
     def _joined(self, x: Tensor | None, y: Tensor) -> Tensor:
         """What an encoder that reads the data is given."""

@@ -15,7 +15,7 @@ __all__ = ["draw_sheet", "mosaic", "save_sheets"]
 
 GAP = 1  # pixels of white between pictures
 CELL = 0.62  # inches, the longer side of a picture
-LETTER = 0.075  # inches that a letter of a label takes
+LETTER = 0.085  # inches that a letter of a label takes
 
 
 def draw_sheet(sheet: Sheet) -> Drawing:
@@ -23,7 +23,7 @@ def draw_sheet(sheet: Sheet) -> Drawing:
     rows, columns, height, width, channels = sheet.images.shape
     cell = CELL / max(height, width)
     label = LETTER * max(len(text) for text in sheet.row_labels)
-    size = (label + cell * width * columns + 0.3, cell * height * rows + 0.7)
+    size = (label + cell * width * columns + 0.4, cell * height * rows + 0.7)
     with new_figure(1, size=(max(size[0], LETTER * len(sheet.title) + 0.3), size[1])) as (
         figure,
         (a,),

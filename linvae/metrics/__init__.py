@@ -14,6 +14,12 @@ from linvae.metrics.evidence import (
     has_certificate,
     rates_at_collapse,
 )
+from linvae.metrics.features import (
+    FeatureSpace,
+    inception_space,
+    pixel_space,
+    trained_space,
+)
 from linvae.metrics.information import (
     MutualInformation,
     mutual_information,
@@ -33,6 +39,22 @@ from linvae.metrics.local_threshold import (
 )
 from linvae.metrics.naive import naive_crossing, naive_threshold
 from linvae.metrics.observe import Observation, observe
+from linvae.metrics.sample_quality import (
+    FeatureDistances,
+    SampleQuality,
+    compare_features,
+    sample_quality,
+)
+from linvae.metrics.samples import (
+    Pictures,
+    prior_samples,
+    reconstruction_sheet,
+    reconstructions,
+    sample_sheet,
+    traversal_sheet,
+    traversals,
+    unit_rates,
+)
 from linvae.metrics.threshold import ThresholdEstimate, estimate_threshold
 
 __all__ = [
@@ -44,19 +66,25 @@ __all__ = [
     "Branch",
     "CollapsedPoint",
     "ExchangeRatios",
+    "FeatureDistances",
+    "FeatureSpace",
     "ImportanceWeighted",
     "InferenceLag",
     "MutualInformation",
     "Observation",
+    "Pictures",
+    "SampleQuality",
     "ThresholdEstimate",
     "bracket_threshold",
     "collapsed_point",
+    "compare_features",
     "estimate_threshold",
     "exchange_ratios",
     "fit_threshold",
     "has_certificate",
     "has_local",
     "importance_weighted_likelihood",
+    "inception_space",
     "inference_lag",
     "local_thresholds",
     "mutual_information",
@@ -64,6 +92,16 @@ __all__ = [
     "naive_threshold",
     "observe",
     "perplexity",
+    "pixel_space",
+    "prior_samples",
     "published_mutual_information",
     "rates_at_collapse",
+    "reconstruction_sheet",
+    "reconstructions",
+    "sample_quality",
+    "sample_sheet",
+    "trained_space",
+    "traversal_sheet",
+    "traversals",
+    "unit_rates",
 ]

@@ -42,6 +42,7 @@ __all__ = [
     "reconstructions",
     "sample_sheet",
     "traversal_sheet",
+    "traversals",
     "unit_rates",
 ]
 
@@ -161,6 +162,27 @@ def unit_rates(pictures: Pictures, *, seed: int = 0) -> Array:
     return np.asarray(torch.as_tensor(total).cpu(), dtype=np.float64)
 
 
+@torch.no_grad()
+def traversals(
+    pictures: Pictures,
+    row: int,
+    units: Sequence[int] | npt.NDArray[np.intp],
+    steps: Sequence[float] | Array,
+) -> Images:
+    """Every unit at every step, (n_seeds, n_points, len(units), len(steps), H, W, C)."""
+    model, device = pictures.model, pictures.data.target.device
+    count = len(units) * len(steps)
+    latent = np.repeat(_top_mean(pictures, row)[:, :, None], count, axis=2)
+    for i, unit in enumerate(units):
+        latent[:, :, i * len(steps) : (i + 1) * len(steps), unit] = steps
+    noise = [torch.zeros((1, count, k), device=device) for k in model.spec.latent_dims]
+    noise[-1] = torch.as_tensor(latent, dtype=torch.float32, device=device)
+    with evaluating(model):
+        below = model.prior_latents(noise)
+    made = pictures.decoded(below, [row] * count)
+    return made.reshape(*made.shape[:2], len(units), len(steps), *made.shape[3:])
+
+
 # --- sheets -------------------------------------------------------------------------------------
 
 
@@ -169,6 +191,7 @@ def sample_sheet(
 ) -> Sheet:
     """A row of prior samples for every member: a column is the same z in all of them.
 
+    Labels: total variance of the pictures shown, as a share of the data's; 0 where z is ignored.
     `members`: {label: (seed index, point)}, all of the stack where it is left out.
     """
     members = _all(pictures.model) if members is None else members
@@ -182,7 +205,7 @@ def sample_sheet(
         "samples",
         "Prior samples: means of the decoder, one z per column",
         shown,
-        [f"{name}, {share:.0%} of the variance".replace("%", " %")
+        [f"{name}, {100 * share:.0f} % of the data's variance"
          for name, share in zip(members, spread, strict=True)],
     )  # fmt: skip
 
@@ -206,39 +229,27 @@ def reconstruction_sheet(
     return _sheet(pictures, "reconstructions", title, every, ["original", *labels])
 
 
-@torch.no_grad()
 def traversal_sheet(
     pictures: Pictures,
     row: int = 0,
     *,
     units: int = 8,
-    columns: int = 9,
+    columns: int = 7,
     seed_index: int = 0,
     point: int = 0,
     seed: int = 0,
 ) -> Sheet:
-    """The `units` of largest KL of the top level, each from -3 to 3 prior standard deviations."""
-    model, steps = pictures.model, np.linspace(-FARTHEST, FARTHEST, columns)
+    """A row of `traversals` for each of the `units` with the largest KL of one member."""
     rates = unit_rates(pictures, seed=seed)[seed_index, point]
     order = np.argsort(-rates, kind="stable")[:units]
-    latent = np.repeat(_top_mean(pictures, row)[:, :, None], len(order) * columns, axis=2)
-    for i, unit in enumerate(order):
-        latent[:, :, i * columns : (i + 1) * columns, unit] = steps
-    device = pictures.data.target.device
-    noise = [
-        torch.zeros((1, len(order) * columns, k), device=device) for k in model.spec.latent_dims
-    ]
-    noise[-1] = torch.as_tensor(latent, dtype=torch.float32, device=device)
-    with evaluating(model):
-        below = model.prior_latents(noise)
-    made = pictures.decoded(below, [row] * (len(order) * columns))[seed_index, point]
+    steps = np.linspace(-FARTHEST, FARTHEST, columns)
     return _sheet(
         pictures,
         "traversals",
         f"Traversals from image {row}, prior standard deviations",
-        made.reshape(len(order), columns, *made.shape[1:]),
+        traversals(pictures, row, order, steps)[seed_index, point],
         [f"unit {unit}, KL {rates[unit]:.2f} nats" for unit in order],
-        [f"{step:.2g}" for step in steps],
+        [f"{step:.3g}" for step in steps],
     )
 
 

@@ -11,8 +11,12 @@ last trace is the sum of the singular values of X Y', which needs no root of a s
                        h_ij = k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(x_j, y_i)
 
 the squared maximum mean discrepancy, unbiased: about 0, also below, for sets of one distribution.
-The square of U less the mean of h_ij h_kl over four different i, j, k, l is an unbiased estimate of
-the variance of U; its root is the standard error.
+
+    variance of U = [4 (n-2) zeta_1 + 2 zeta_2]/(n (n-1))
+    zeta_1 = E h_ij h_il - square,   zeta_2 = E h_ij^2 - square,   square = E h_ij h_lm = (E U)^2
+
+with means over different indices for expectations; a zeta below 0 counts as 0. The standard error
+then is, near U = 0, up to about sqrt(2) times too large, and never smaller than at U = 0.
 
 With r_k(x_i) the distance from x_i to its k-th neighbour among the other real features, r_k(y_j)
 among the generated, and closed balls B(x_i, r_k(x_i)), B(y_j, r_k(y_j)):
@@ -24,27 +28,29 @@ among the generated, and closed balls B(x_i, r_k(x_i)), B(y_j, r_k(y_j)):
 
 All but the kernel distance and density depend on n, whatever the model: the Fréchet distance is
 biased upwards by about a constant over n, and coverage is 1 - [(n-1)...(n-k)]/[(2n-1)...(2n-k)] on
-average between two sets of one distribution. `sample_quality` therefore divides the real images into two halves, compares
-n = half as many generated images with the first, and reports the second half on the same terms:
-what no model does better but by memory. Images the model was trained on flatter it; give others.
+average between two sets of one distribution. `sample_quality` therefore divides the real images
+into two halves, compares as many generated images as one half has with the first, and reports the
+second half on the same terms: what a perfect model has. Images that the model was trained on
+flatter it; give others. Precision and density alone praise what is near the middle: a collapsed
+model's one image, the mean, lies in the balls of many. Its recall is 0.
 
 Samples and reconstructions are means of p(y|z), without decoder noise (`linvae.metrics.samples`).
 The words FID and KID are for the published Inception features alone, at the n of a publication.
 
-| symbol         | here                          | shape             | unit               |
-|----------------|-------------------------------|-------------------|--------------------|
-| W_2^2          | SampleQuality.frechet_distance | (seeds, points)   | feature units^2    |
-| U              | SampleQuality.kernel_distance  | (seeds, points)   | -                  |
-| others         | precision, ..., coverage      | (seeds, points)   | shares; density: - |
-| n, k           | n_images, neighbours          | scalars           | -                  |
+| symbol | here                                    | shape           | unit                 |
+|--------|-----------------------------------------|-----------------|----------------------|
+| W_2^2  | SampleQuality.frechet_distance          | (seeds, points) | features squared     |
+| U      | SampleQuality.kernel_distance           | (seeds, points) | -                    |
+|        | SampleQuality.precision, ..., .coverage | (seeds, points) | shares; density: -   |
+| n, k   | SampleQuality.n_images, .neighbours     | scalars         | -                    |
 
 No library: torchmetrics has neither recall nor coverage, torch-fidelity and piq need a torchvision
 that is of the same build as torch, prdc counts open balls, so that equal sets with ties get 0.
 
 Sources: Heusel et al. 2017 (Fréchet); Gretton et al. 2012, lemma 6, and Bińkowski et al. 2018
-(kernel); Kynkäänniemi et al. 2019, eqs. 1 and 2 (precision, recall); Naeem et al. 2020, eqs. 3 and
-4, lemma 2 (density, coverage). Equalities that tests check: Gaussians shifted and stretched; brute
-force over four indices; sets on a line by hand; expected coverage of two sets of one distribution.
+(kernel); Hoeffding 1948 (its variance); Kynkäänniemi et al. 2019 (precision, recall); Naeem et al.
+2020 (density, coverage). Equalities that tests check: Gaussians shifted and stretched; brute force
+over four indices; sets on a line by hand; expected coverage of two sets of one distribution.
 """
 
 from __future__ import annotations
@@ -184,11 +190,13 @@ def _kernel_distance(real: Array, generated: Array) -> tuple[float, float]:
     across = k(real, generated)
     h = k(real, real) + k(generated, generated) - across - across.T
     np.fill_diagonal(h, 0)
-    rows, total, squares = h.sum(axis=1), h.sum(), np.square(h).sum()
-    value = total / (n * (n - 1))
-    disjoint = total**2 - 4 * np.square(rows).sum() + 2 * squares
-    square = disjoint / (n * (n - 1) * (n - 2) * (n - 3))
-    return float(value), math.sqrt(max(value**2 - square, 0))
+    pairs, rows = n * (n - 1), h.sum(axis=1)
+    total, from_rows, squares = h.sum(), np.square(rows).sum(), np.square(h).sum()
+    square = (total**2 - 4 * from_rows + 2 * squares) / (pairs * (n - 2) * (n - 3))
+    zeta_1 = (from_rows - squares) / (pairs * (n - 2)) - square
+    zeta_2 = squares / pairs - square
+    variance = (4 * (n - 2) * max(zeta_1, 0) + 2 * max(zeta_2, 0)) / pairs
+    return float(total / pairs), math.sqrt(variance)
 
 
 def _neighbourhoods(real: Array, generated: Array, k: int) -> tuple[float, float, float, float]:

@@ -30,8 +30,10 @@ __all__ = [
     "Figure",
     "active_units",
     "control_fit",
+    "new_figure",
     "observed",
     "rate",
+    "save_drawing",
     "save_figure",
     "save_figures",
     "spectrum",
@@ -105,7 +107,7 @@ def thresholds(comparison: Comparison) -> Drawing:
     beyond it no network can be worth its rate.
     """
     rows = sorted(comparison.thresholds(), key=lambda t: t.level)
-    with _panels(1, size=(6.4, 1.6 + 0.42 * len(rows))) as (figure, (axes,)):
+    with new_figure(1, size=(6.4, 1.6 + 0.42 * len(rows))) as (figure, (axes,)):
         axes.axvline(1, color=THEORY, label="theory")
         band = (1 - LINEAR_TOLERANCE, 1 + LINEAR_TOLERANCE)
         name = f"theory ± {LINEAR_TOLERANCE:.0%}".replace("%", " %")
@@ -143,7 +145,7 @@ def control_fit(comparison: Comparison) -> Drawing:
     shown = _control_levels(comparison)
     if not shown:
         raise ValueError("no control run held its information: there is nothing to draw")
-    with _panels(len(shown)) as (figure, panels):
+    with new_figure(len(shown)) as (figure, panels):
         for axes, level in zip(panels, shown, strict=True):
             _control_panel(axes, comparison, level)
         panels[0].set_ylabel(f"{_beta_label(comparison)} that holds the information (log scale)")
@@ -157,7 +159,7 @@ def spectrum(comparison: Comparison) -> Drawing:
 
     rows = comparison.select("mode_variance", architecture="theory")
     modes = [row.index for row in rows]
-    with _panels(1) as (figure, (axes,)):
+    with new_figure(1) as (figure, (axes,)):
         variances = [row.predicted for row in rows]
         axes.plot(modes, variances, color=THEORY, marker="o", ms=3.5, label="mode, theory")
         axes.set_yscale("log", nonpositive="mask")
@@ -269,7 +271,7 @@ def _no_ratio(predicted: float) -> str:
 def _sweep(comparison: Comparison, quantity: str, label: str, *, step: bool) -> Canvas:
     """One panel per level of a quantity against beta."""
     shown = comparison.levels
-    with _panels(len(shown)) as (figure, panels):
+    with new_figure(len(shown)) as (figure, panels):
         for axes, level in zip(panels, shown, strict=True):
             _sweep_panel(axes, comparison, quantity, level, step=step)
         panels[0].set_ylabel(label)
@@ -524,7 +526,7 @@ def _beta_label(comparison: Comparison) -> str:
 
 
 @contextmanager
-def _panels(
+def new_figure(
     count: int, size: tuple[float, float] | None = None
 ) -> Iterator[tuple[Canvas, list[Axes]]]:
     """A figure with `count` panels side by side, drawn in the style of this file."""
@@ -551,12 +553,16 @@ def save_figures(comparison: Comparison, folder: Path) -> list[Figure]:
     for name, title, ready, draw in _FIGURES:
         if not ready(comparison):
             continue
-        drawing = draw(comparison)
-        path = folder / f"{name}.png"
-        for suffix in (".png", ".pdf"):
-            save_figure(drawing.figure, path.with_suffix(suffix))
-        records.append(Figure(name, title, drawing.alt, path))
+        records.append(save_drawing(draw(comparison), name, title, folder))
     return records
+
+
+def save_drawing(drawing: Drawing, name: str, title: str, folder: Path) -> Figure:
+    """Write one drawing as PNG and PDF into a folder that exists."""
+    path = folder / f"{name}.png"
+    for suffix in (".png", ".pdf"):
+        save_figure(drawing.figure, path.with_suffix(suffix))
+    return Figure(name, title, drawing.alt, path)
 
 
 _Ready = Callable[[Comparison], Sequence[object]]

@@ -14,6 +14,12 @@ from linvae.metrics.evidence import (
     has_certificate,
     rates_at_collapse,
 )
+from linvae.metrics.features import (
+    FeatureSpace,
+    inception_space,
+    pixel_space,
+    trained_space,
+)
 from linvae.metrics.information import (
     MutualInformation,
     mutual_information,
@@ -36,6 +42,22 @@ from linvae.metrics.local_threshold import (
 from linvae.metrics.naive import naive_crossing, naive_threshold
 from linvae.metrics.observe import Observation, observe
 from linvae.metrics.reencoding import Identifiability, identifiability, latent_cell_rates
+from linvae.metrics.sample_quality import (
+    FeatureDistances,
+    SampleQuality,
+    compare_features,
+    sample_quality,
+)
+from linvae.metrics.samples import (
+    Pictures,
+    prior_samples,
+    reconstruction_sheet,
+    reconstructions,
+    sample_sheet,
+    traversal_sheet,
+    traversals,
+    unit_rates,
+)
 from linvae.metrics.threshold import ThresholdEstimate, estimate_threshold
 
 __all__ = [
@@ -47,6 +69,8 @@ __all__ = [
     "Branch",
     "CollapsedPoint",
     "ExchangeRatios",
+    "FeatureDistances",
+    "FeatureSpace",
     "Identifiability",
     "ImportanceWeighted",
     "InferenceLag",
@@ -54,9 +78,12 @@ __all__ = [
     "LocalCollapse",
     "MutualInformation",
     "Observation",
+    "Pictures",
+    "SampleQuality",
     "ThresholdEstimate",
     "bracket_threshold",
     "collapsed_point",
+    "compare_features",
     "decoder_lipschitz",
     "estimate_threshold",
     "exchange_ratios",
@@ -65,6 +92,7 @@ __all__ = [
     "has_local",
     "identifiability",
     "importance_weighted_likelihood",
+    "inception_space",
     "inference_lag",
     "latent_cell_rates",
     "local_collapse",
@@ -74,7 +102,17 @@ __all__ = [
     "naive_threshold",
     "observe",
     "perplexity",
+    "pixel_space",
+    "prior_samples",
     "published_mutual_information",
     "rates_at_collapse",
+    "reconstruction_sheet",
+    "reconstructions",
+    "sample_quality",
     "sample_rates",
+    "sample_sheet",
+    "trained_space",
+    "traversal_sheet",
+    "traversals",
+    "unit_rates",
 ]

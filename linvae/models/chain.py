@@ -247,15 +247,29 @@ class StackedVAE(nn.Module):
         x, y = self._inputs(target, condition)
         return -self._nats(latent, x, y, by_point(target))
 
-    def decode(self, latent: Tensor, condition: Tensor | None) -> Tensor:
-        """Mean of p(y|z_1, x), data units, (n_seeds, n_points, draws * batch, d), for given z_1.
+    def prior_latents(self, noise: Sequence[Tensor]) -> Tensor:
+        """z_1 of the prior's chain, from the top level down, (n_seeds, n_points, rows, k_1).
 
-        Arguments as in `log_likelihood_per_sample`. ValueError for an autoregressive decoder.
+        `noise`: standard normal, one (n_seeds or 1, rows, k_l) per level, shared by all points, or
+        (n_seeds, n_points, rows, k_l) where each member has its own.
         """
-        if self.architecture.decoder == "pixelcnn":
+        latent: Tensor | None = None
+        for level in reversed(range(len(self.spec.latent_dims))):
+            drawn = by_point(noise[level]).expand(len(self.seeds), self.n_points, -1, -1)
+            drawn = drawn * math.sqrt(self.spec.prior_variances[level])
+            latent = drawn if latent is None else self.decoders[level + 1](latent) + drawn
+        assert latent is not None  # a spec has at least one level
+        return latent
+
+    def decode(self, latent: Tensor, condition: Tensor | None) -> Tensor:
+        """Mean of p(y|z_1, x), in units of the target given, (n_seeds, n_points, rows, d).
+
+        Arguments as in `log_likelihood_per_sample`. ValueError where the decoder is autoregressive.
+        """
+        if self.is_autoregressive:
             raise ValueError(
-                f"architecture={self.architecture.name!r} has no mean of the target given z: its "
-                "decoder sees the target too; use 'linear', 'mlp', 'conv' or 'resnet' in decode"
+                f"decoder={self.architecture.decoder!r} has no mean of the target given z: each of "
+                "its pixels depends on those before; use decoder='conv' or 'mlp'"
             )
         x = None if condition is None else self._scaled_condition(by_point(condition))
         output: Tensor = self.decoders[0](latent, x if self.decoder_sees_condition else None)

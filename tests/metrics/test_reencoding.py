@@ -178,7 +178,7 @@ def test_refusals():
     ordered = build_model(VAESpec(2), pixels.target, architecture="pixelcnn", image=pixels.image)
     with pytest.raises(ValueError, match=r"identifiability needs .* a decoder that does not"):
         identifiability(ordered, pixels)
-    with pytest.raises(ValueError, match="architecture='pixelcnn' has no mean of the target"):
+    with pytest.raises(ValueError, match="decoder='pixelcnn' has no mean of the target given z"):
         ordered.decode(torch.zeros(1, 1, 3, 2), None)
     model = build_model(VAESpec(2), data.target)
     with pytest.raises(ValueError, match="n_latents=1 must be at least 2"):

@@ -194,9 +194,11 @@ def _refuse_idle(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace, dataset: Dataset, folder: Path, command: str) -> None:
+    from linvae.pictures import SHEETS, draw_pictures
     from linvae.pipeline import make_plan, run_comparison
     from linvae.plots import FIGURES, save_figures
     from linvae.report import render_text, write_report
+    from linvae.sheets import save_sheets
 
     spec = _spec(args)
     silent = args.quiet or args.json
@@ -221,9 +223,12 @@ def _run(args: argparse.Namespace, dataset: Dataset, folder: Path, command: str)
     ):
         plan = replace(plan, store=store)
         comparison = run_comparison(dataset, spec, plan, progress, make_runner)
-    with all_or_nothing(folder, outputs=("comparison", "summary", "report", *FIGURES)) as staged:
+        sheets = draw_pictures(dataset, spec, plan, comparison, make_runner)
+    written = ("comparison", "summary", "report", *FIGURES, *SHEETS)
+    with all_or_nothing(folder, outputs=written) as staged:
         comparison.write(staged)
-        write_report(comparison, staged, save_figures(comparison, staged))
+        figures = save_figures(comparison, staged) + save_sheets(sheets, staged)
+        write_report(comparison, staged, figures)
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     if args.json:
         print(json.dumps(comparison.to_json(), indent=2))

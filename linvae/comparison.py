@@ -60,6 +60,8 @@ QUANTITIES = {
     "active_units": "units whose posterior mean varies by more than 0.01",
     "units_above_cutoff": "units with KL > `cutoff_nats`: modes above beta s exp(2 cutoff)",
     "collapsed_units": "units with KL < eps for a share 1 - delta of the samples",
+    "collapsed_share": "share of samples whose KL of the level is below 0.1 nats: local collapse",
+    "blown_up": "1 where the latent scale blew up on the way (`linvae.train.BlownUp`)",
     "distortion_nats": "E[-log p(y|z)], nats per sample",
     "mode_variance": "theta_i^2, what mode i has to explain, data units^2",
 }

@@ -25,7 +25,7 @@ from linvae.metrics import (
     estimate_threshold,
     observe,
 )
-from linvae.models import Architecture
+from linvae.models import Architecture, StackedVAE
 from linvae.spec import LinearSpec
 from linvae.train import (
     CellStore,
@@ -33,6 +33,7 @@ from linvae.train import (
     Remedy,
     RemedyBetas,
     TrainConfig,
+    Trained,
     TrainingData,
     train_cells,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "Done",
     "Job",
     "LocalRunner",
+    "ModelJob",
     "Progress",
     "Runner",
     "SweepJob",
@@ -126,6 +128,7 @@ class SweepJob(Job[Observation]):
     threshold: float = 0.01
     epsilon: float = 0.01
     delta: float = 0.01
+    local_nats: float = 0.1
     store: CellStore | None = None
 
     @property
@@ -136,7 +139,19 @@ class SweepJob(Job[Observation]):
 
     def run(self, data: TrainingData, progress: Callable[[int], None] | None = None) -> Observation:
         """Train all factors and seeds at once and observe every member."""
-        trained = train_cells(
+        trained = self.train(data, progress)
+        seen = observe(
+            trained.model, data, threshold=self.threshold, epsilon=self.epsilon, delta=self.delta,
+            local_nats=self.local_nats,
+        )  # fmt: skip
+        blown_up = np.zeros((len(self.seeds), len(self.factors)), bool)
+        for found in trained.result.blown_up:
+            blown_up[self.seeds.index(found.seed), found.point] = True
+        return replace(seen, blown_up=blown_up)
+
+    def train(self, data: TrainingData, progress: Callable[[int], None] | None = None) -> Trained:
+        """All factors and seeds at once, but for members that the store has."""
+        return train_cells(
             self.spec,
             data,
             points=self.factors,
@@ -147,15 +162,39 @@ class SweepJob(Job[Observation]):
             store=self.store,
             progress=progress,
         )
-        return observe(
-            trained.model, data, threshold=self.threshold, epsilon=self.epsilon, delta=self.delta
-        )
 
     def _kl_weight(self, factors: Sequence[float], n_seeds: int, device: torch.device) -> KLWeight:
         if self.remedy == Remedy():
             return ConstantBetas(factors, self.spec.betas, device)
         remedies = [replace(self.remedy, beta=self.remedy.beta * factor) for factor in factors]
         return RemedyBetas(remedies, self.spec.betas, n_seeds, device)
+
+
+@dataclass(frozen=True)
+class ModelJob(Job[StackedVAE]):
+    """Some members of a sweep themselves: from its store, or trained again where it has none."""
+
+    sweep: SweepJob | None = None
+
+    @classmethod
+    def of(cls, sweep: SweepJob, factor: float) -> ModelJob:
+        """The first seed at one factor."""
+        one = replace(sweep, seeds=sweep.seeds[:1], factors=(factor,))
+        return cls(one.spec, one.architecture, one.seeds, one.config, one)
+
+    @property
+    def name(self) -> str:
+        """Of what."""
+        return f"{self.architecture.name}: pictures"
+
+    def run(self, data: TrainingData, progress: Callable[[int], None] | None = None) -> StackedVAE:
+        """A stack of these members."""
+        assert self.sweep is not None
+        return self.sweep.train(data, progress).model
+
+    def per_seed(self) -> list[Job[StackedVAE]]:
+        """Itself: there is one seed."""
+        return [self]
 
 
 @dataclass(frozen=True)

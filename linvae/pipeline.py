@@ -27,6 +27,7 @@ from linvae.rows import (
     CUTOFF,
     DELTA,
     EPSILON,
+    LOCAL,
     SWEEP,
     estimate_records,
     sweep_rows,
@@ -40,7 +41,14 @@ from linvae.theory.network_bounds import network_bounds
 from linvae.theory.skewness_shift import SkewnessShift, skewness_shift
 from linvae.train import CellStore, Remedy, TrainConfig, TrainingData, named_remedy, pick_device
 
-__all__ = ["Plan", "default_spec", "make_plan", "run_comparison", "training_data"]
+__all__ = [
+    "Plan",
+    "default_spec",
+    "make_plan",
+    "run_comparison",
+    "sweep_jobs",
+    "training_data",
+]
 
 NETWORK_RATE = {"sweep": 1 / 3, "control": 2 / 3}  # of the learning rate of linear models
 # networks of images under control: at 2/3 the local threshold of one seed of digits (conv) was 0.42
@@ -169,7 +177,7 @@ def run_comparison(
         runner = make_runner(data)
         thresholds = _threshold_jobs(spec, moments, architecture, plan)
         jobs: list[Job[Any]] = [job for _, job in thresholds if job is not None]
-        sweeps = _sweep_jobs(spec, factors, architecture, plan)
+        sweeps = sweep_jobs(spec, factors, architecture, plan)
         jobs += sweeps.values()
         results = iter([done.result for done in runner.run(jobs, progress)])
         for level, (predicted, job) in enumerate(thresholds, start=1):
@@ -232,14 +240,14 @@ def _threshold_jobs(
     return found
 
 
-def _sweep_jobs(
+def sweep_jobs(
     spec: LinearSpec, factors: tuple[float, ...], architecture: str, plan: Plan
 ) -> dict[str, SweepJob]:
     """All betas and seeds of one architecture, by its name in the rows; plain, then remedies."""
     config = plan.config_for(architecture)
     plain = SweepJob(
         spec, plan.network(architecture), plan.seeds, config, factors,
-        threshold=ACTIVE, epsilon=EPSILON, delta=DELTA, store=plan.store,
+        threshold=ACTIVE, epsilon=EPSILON, delta=DELTA, local_nats=LOCAL, store=plan.store,
     )  # fmt: skip
     if not plan.sweep:
         return {}

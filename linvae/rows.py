@@ -16,13 +16,19 @@ from linvae.spec import CVAESpec, LinearSpec, VAESpec
 from linvae.theory import Solution, solve
 from linvae.theory.control import factor_at_information
 from linvae.theory.free_bits import free_bits_optimum
-from linvae.theory.observables import active_unit_counts, collapsed_unit_counts, units_above
+from linvae.theory.observables import (
+    active_unit_counts,
+    collapsed_unit_counts,
+    rate_distribution,
+    units_above,
+)
 
 __all__ = [
     "ACTIVE",
     "CUTOFF",
     "DELTA",
     "EPSILON",
+    "LOCAL",
     "SWEEP",
     "estimate_records",
     "sweep_rows",
@@ -34,6 +40,7 @@ SWEEP = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0, 1.15)  # x the predicted thre
 CURVE_POINTS = 120
 SPECTRUM_ROWS = 50
 EPSILON, DELTA, ACTIVE = 0.01, 0.01, 0.01
+LOCAL = 0.1  # nats, of samples that count as collapsed: the published cut-off
 CUTOFF = 0.05  # nats, of units that count as alive by their KL
 
 
@@ -59,7 +66,15 @@ def _predictions(spec: LinearSpec, solution: Solution) -> dict[str, npt.NDArray[
         "information_nats": solution.information.sum(axis=1),
         "active_units": active_unit_counts(solution, ACTIVE).astype(float),
         "collapsed_units": collapsed_unit_counts(spec, solution, EPSILON, DELTA).astype(float),
+        "collapsed_share": _collapsed_share(spec, solution),
     }
+
+
+def _collapsed_share(spec: LinearSpec, solution: Solution) -> npt.NDArray[np.float64]:
+    """Of Gaussian samples; NaN of hierarchies, whose KL has no known law."""
+    if len(spec.latent_dims) > 1:
+        return np.full(len(spec.latent_dims), math.nan)
+    return np.array([rate_distribution(spec, solution).share_below(LOCAL)])
 
 
 def estimate_records(
@@ -177,6 +192,7 @@ def _member_rows(
         "information_nats": observation.information,
         "active_units": observation.active_units,
         "collapsed_units": observation.collapsed_units,
+        "collapsed_share": observation.collapsed_share,
     }
     for quantity, predicted in _predictions(spec, solution).items():
         for i, value in enumerate(predicted):
@@ -189,6 +205,8 @@ def _member_rows(
         best = np.sort(solution.mode_rates[i])[::-1]
         for unit, value in enumerate(units[member]):
             yield row("unit_rate_nats", i + 1, unit + 1, best[unit], value)
+    if observation.blown_up is not None:
+        yield row("blown_up", 0, 0, 0.0, observation.blown_up[member])
     yield row("distortion_nats", 0, 0, solution.distortion, observation.distortion[member])
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Sheet", "as_bytes"]
+__all__ = ["Sheet", "as_bytes", "joined"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,3 +56,29 @@ def as_bytes(images: NDArray[np.floating], low: float, high: float) -> NDArray[n
     """`low` -> 0 and `high` -> 255, linear and rounded; what lies beyond them is cut off."""
     share = np.clip((np.asarray(images, dtype=np.float64) - low) / (high - low), 0, 1)
     return np.rint(255 * np.nan_to_num(share)).astype(np.uint8)
+
+
+def joined(name: str, sheets: Sequence[Sheet]) -> Sheet:
+    """The rows of all sheets under one title, that of the first; one label, one row.
+
+    Raises ValueError where their pictures or columns differ. Equality that a test checks: the
+    images are those of the sheets, in order.
+    """
+    shapes = {(sheet.images.shape[1:], sheet.column_labels) for sheet in sheets}
+    if len(shapes) != 1:
+        raise ValueError(
+            f"sheets of {name!r} have {sorted(shapes)} for shapes and columns of a row and must "
+            "agree: join sheets of one size"
+        )
+    rows = {
+        label: image
+        for sheet in sheets
+        for label, image in zip(sheet.row_labels, sheet.images, strict=True)
+    }
+    return replace(
+        sheets[0],
+        name=name,
+        images=np.stack(list(rows.values())),
+        row_labels=tuple(rows),
+        alt=" ".join(sheet.alt for sheet in sheets),
+    )

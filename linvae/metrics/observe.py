@@ -37,10 +37,12 @@ class Observation:
     | unit_rates      | per level: rate of each unit, (..., k_l), descending           | nats |
     | active_units    | units whose posterior mean has variance > `threshold`          | -    |
     | collapsed_units | units with KL < `epsilon` for a share >= 1 - `delta` of samples | -    |
+    | collapsed_share | of samples, those whose KL of the level is below `local_nats`  | -    |
+    | blown_up        | True where the training says so; None where it was not asked   | -    |
 
     Where the variance of a level is fixed and isotropic, its axes are free: there `active_units`
     and `collapsed_units` count principal axes of the posterior mean instead of units.
-    A member that diverged has NaN in the first three and 0 in the counts.
+    A member that diverged has NaN in the first three and the shares, and 0 in the counts.
     The KL of `collapsed_units` is to the prior N(0, eta^2) in a model of one level with a learned
     variance, and to the best Gaussian prior elsewhere: a fixed variance keeps the first from 0.
     """
@@ -51,6 +53,8 @@ class Observation:
     unit_rates: tuple[Array, ...]
     active_units: npt.NDArray[np.intp]
     collapsed_units: npt.NDArray[np.intp]
+    collapsed_share: Array
+    blown_up: npt.NDArray[np.bool_] | None = None
 
     def units_above(self, cutoff_nats: float) -> npt.NDArray[np.intp]:
         """Units with a rate above `cutoff_nats`, (n_seeds, n_points, levels)."""
@@ -66,6 +70,7 @@ def observe(
     threshold: float = 0.01,
     epsilon: float = 0.01,
     delta: float = 0.01,
+    local_nats: float = 0.1,
     seed: int = 0,
 ) -> Observation:
     """Evaluate every member on all samples of `data`, in order, none dropped.
@@ -76,6 +81,7 @@ def observe(
     noise = Noise(model.spec.latent_dims, [seed], data.target.device)
     distortion: Tensor | float = 0.0
     unit_rates: list[Tensor] | None = None
+    local: Tensor | float = 0.0
     means, log_variances = [], []
     for batch, draw in pieces(model, data, lambda index: noise.next(len(index))):
         with evaluating(model):
@@ -85,6 +91,7 @@ def observe(
         share = n / len(data)
         distortion = distortion + share * terms.distortion
         rates = [share * r.mean(-2) for r in per_unit]
+        local = local + share * torch.stack([_below(r, n, local_nats) for r in per_unit], -1)
         unit_rates = (
             rates if unit_rates is None else [a + b for a, b in zip(unit_rates, rates, strict=True)]
         )
@@ -112,6 +119,7 @@ def observe(
         unit_rates=tuple(_numpy(r.sort(-1, descending=True).values) for r in unit_rates),
         active_units=np.asarray(torch.stack(active, -1).cpu(), dtype=np.intp),
         collapsed_units=np.asarray(torch.stack(collapsed, -1).cpu(), dtype=np.intp),
+        collapsed_share=_numpy(torch.as_tensor(local)),
     )
 
 
@@ -163,6 +171,12 @@ def _collapsed_units(
     square = (mean - centre[:, :, None]).square() + torch.exp(log_variance)
     kl = gaussian_rate_per_unit(GaussianLevel(mean, log_variance), square, prior[:, :, None])
     return ((kl < eps).float().mean(-2) >= 1 - delta).sum(-1)
+
+
+def _below(unit_rates: Tensor, n: int, nats: float) -> Tensor:
+    """Share of the n samples, several draws of each, whose rate is below; NaN stays NaN."""
+    rate = torch.unflatten(unit_rates.sum(-1), -1, (-1, n)).mean(-2)
+    return (rate < nats).to(rate.dtype).mean(-1) + 0 * rate.mean(-1)
 
 
 def _principal_axes(mean: Tensor) -> Tensor:

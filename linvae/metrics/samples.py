@@ -238,8 +238,12 @@ def traversal_sheet(
     seed_index: int = 0,
     point: int = 0,
     seed: int = 0,
+    of: str = "",
 ) -> Sheet:
-    """A row of `traversals` for each of the `units` with the largest KL of one member."""
+    """A row of `traversals` for each of the `units` with the largest KL of one member.
+
+    `of`: the member's name, in front of the labels.
+    """
     rates = unit_rates(pictures, seed=seed)[seed_index, point]
     order = np.argsort(-rates, kind="stable")[:units]
     steps = np.linspace(-FARTHEST, FARTHEST, columns)
@@ -248,7 +252,7 @@ def traversal_sheet(
         "traversals",
         f"Traversals from image {row}, prior standard deviations",
         traversals(pictures, row, order, steps)[seed_index, point],
-        [f"unit {unit}, KL {rates[unit]:.2f} nats" for unit in order],
+        [f"{of} unit {unit}, KL {rates[unit]:.2f} nats".lstrip() for unit in order],
         [f"{step:.3g}" for step in steps],
     )
 

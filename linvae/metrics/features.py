@@ -70,7 +70,7 @@ def pixel_space(images: Images, *, units: int = 32, seed: int = 0) -> FeatureSpa
     name = f"first {units} principal components of the pixels, {share:.2f} of their variance"
 
     def along_axes(some: Images) -> Array:  # PCA.transform would refuse what a diverged model makes
-        return np.asarray((some.reshape(len(some), -1) - fitted.mean_) @ fitted.components_.T)
+        return np.asarray(some.reshape(len(some), -1) @ fitted.components_.T)
 
     return _standard(name, along_axes, images)
 

@@ -169,15 +169,16 @@ def compare_features(real: Array, generated: Array, *, neighbours: int = 5) -> F
 
 
 def _frechet_distance(real: Array, generated: Array) -> float:
-    means = [features.mean(axis=0) for features in (real, generated)]
-    X, Y = (
-        (features - mean) / math.sqrt(len(features) - 1)
-        for features, mean in zip((real, generated), means, strict=True)
-    )
-    R_x, R_y = (qr(features, mode="r")[0][: features.shape[1]] for features in (X, Y))
-    shift = np.square(means[0] - means[1]).sum()
+    (m_x, X), (m_y, Y) = (_centred(features) for features in (real, generated))
+    R_x, R_y = (qr(features, mode="economic")[1] for features in (X, Y))  # X'X = R_x'R_x
     spread = np.square(X).sum() + np.square(Y).sum() - 2 * svdvals(R_x @ R_y.T).sum()
-    return float(shift + max(spread, 0))  # rounding
+    return float(np.square(m_x - m_y).sum() + max(spread, 0))  # rounding
+
+
+def _centred(features: Array) -> tuple[Array, Array]:
+    """Mean, and what is left over sqrt(n - 1)."""
+    mean: Array = features.mean(axis=0)
+    return mean, (features - mean) / math.sqrt(len(features) - 1)
 
 
 def _kernel_distance(real: Array, generated: Array) -> tuple[float, float]:

@@ -187,23 +187,29 @@ def traversals(
 
 
 def sample_sheet(
-    pictures: Pictures, *, columns: int = 12, members: Members | None = None, seed: int = 0
+    pictures: Pictures,
+    row: int = 0,
+    *,
+    columns: int = 12,
+    members: Members | None = None,
+    seed: int = 0,
 ) -> Sheet:
     """A row of prior samples for every member: a column is the same z in all of them.
 
     Labels: total variance of the pictures shown, as a share of the data's; 0 where z is ignored.
-    `members`: {label: (seed index, point)}, all of the stack where it is left out.
+    `members`: {label: (seed index, point)}, all of the stack where it is left out. A conditional
+    decoder is given the condition of image `row`, the same in every column.
     """
     members = _all(pictures.model) if members is None else members
-    rows = np.arange(columns) % len(pictures.data)
-    made = np.concatenate(list(prior_samples(pictures, rows, seed=seed)), axis=2)
+    made = np.concatenate(list(prior_samples(pictures, [row] * columns, seed=seed)), axis=2)
     shown = np.stack([made[member] for member in members.values()])
+    given = f" given the condition of image {row}" if pictures.dataset.condition_dim else ""
     total = float(pictures.dataset.target.var(axis=0, dtype=np.float64).sum())
     spread = shown.var(axis=1, ddof=1, dtype=np.float64).sum(axis=(1, 2, 3)) / total
     return _sheet(
         pictures,
         "samples",
-        "Prior samples: means of the decoder, one z per column",
+        f"Prior samples{given}: means of the decoder, one z per column",
         shown,
         [f"{name}, {100 * share:.0f} % of the data's variance"
          for name, share in zip(members, spread, strict=True)],

@@ -289,6 +289,14 @@ def test_a_classifier_says_how_well_it_does_and_does_it_again():
     assert not np.array_equal(features, other.features(images))
 
 
+def test_held_out_images_are_not_learned_from():
+    """Labels that say nothing: chance on 60 of 300 images, whatever the network remembers."""
+    images, labels = digit_images(300)
+    nothing = np.random.default_rng(0).permutation(labels)
+    space = trained_space(images, nothing, dataset="digits", steps=300)
+    assert space.held_out < 0.1 + SIGMAS * math.sqrt(0.1 * 0.9 / 60)
+
+
 def test_a_space_that_was_trained_to_tell_digits_sees_the_missing_ones():
     """Fives to nines left out: farther off than the same number of images of all digits."""
     images, labels = digit_images()

@@ -216,6 +216,19 @@ def test_a_sheet_of_samples_has_a_row_per_member_and_says_how_much_it_varies():
     assert not np.array_equal(other.images[0], sheet.images[0])
 
 
+def test_samples_given_one_condition_vary_by_z_alone():
+    data = dataset((6, 4)).quarter_task()
+    pictures = pictures_of(CVAESpec(2), data, gain=5, n_points=2)
+    with torch.no_grad():
+        pictures.model.decoders[0].weight[0, 1, :, :2] = 0  # reads the condition, not z
+    sheet = sample_sheet(pictures, 7, columns=4)
+    assert sheet.title.startswith("Prior samples given the condition of image 7: means")
+    assert sheet.row_labels[1] == "seed 0, point 1, 0 % of the data's variance"
+    assert not sheet.row_labels[0].endswith(", 0 % of the data's variance")
+    corner = np.rint(255 * pictures.originals([7])[0, 3:, :2])
+    assert (sheet.images[:, :, 3:, :2] == corner).all()
+
+
 def test_reconstructions_stand_below_their_originals_with_their_error():
     data = dataset((5, 7))
     pictures = pictures_of(VAESpec(3), data, gain=0)

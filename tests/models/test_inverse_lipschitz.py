@@ -1,4 +1,4 @@
-"""The decoder that keeps latents apart: its bound, its gradient, stacks, memory, what it refuses."""
+"""The decoder that keeps latents apart: its bound, its gradient, stacks, memory, refusals."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def stack(spec, kind: str, **options):
 
 def stretch(decoder, z, *arguments) -> torch.Tensor:
     """|g(z) - g(z')|/|z - z'| of neighbouring rows, every member."""
-    output = decoder(z, *arguments)
+    output = decoder(z, *arguments).detach()
     norms = [v.diff(dim=2)[:, :, ::2].norm(dim=-1) for v in (output, z)]
     return norms[0] / norms[1]
 
@@ -79,13 +79,13 @@ def test_latents_stay_apart(kind):
     for std in (None, 0.1, 1.0, 3.0):
         if std is not None:
             shuffled(model, std)
-        least.append(float(model.scale * stretch(model.decoders[0], z).min().detach()))
+        least.append(float(model.scale * stretch(model.decoders[0], z).min()))
     data = TrainingData(target.float(), None)
     model = build_model(
         VAESpec(3), data.target, architecture=model.architecture, image=model.image, seeds=(0, 1)
     )
     train(model, data, ConstantBetas((1.0,), (5.0,), data.target.device), TrainConfig(steps=60))
-    least.append(float(model.scale * stretch(model.double().decoders[0], z).min().detach()))
+    least.append(float(model.scale * stretch(model.double().decoders[0], z).min()))
     assert min(least) > BOUND * (1 - 1e-9)
     assert least[0] < 2 * BOUND  # the bound is nearly reached: the test could fail
 
@@ -237,8 +237,8 @@ def test_every_parameter_learns_and_memory_is_predicted(kind):
         (terms.distortion.sum() + terms.rates.sum()).backward()
         learns = {k: bool((p.grad != 0).any()) for k, p in model.decoders.named_parameters()}
         assert all(learns.values()), learns
-        found = predict_memory(lambda m=model: like(m, 2, 1), TrainConfig(), n_samples=N)
-        assert found.in_use > found.parameters > 0
+    found = predict_memory(lambda: like(model, 2, 1), TrainConfig(), n_samples=N)
+    assert found.in_use > found.parameters > 0
 
 
 # --- what is refused ----------------------------------------------------------------------------

@@ -6,8 +6,9 @@ With c = beta s/eta^2 and t = 1 + omega^2/c, omega a singular value of U, the be
     twice the objective = sum_i theta_i^2/s - sum_j q_j^T C q_j (1 - 1/t_j)/s + beta sum_j log t_j
 
 with q_j the left singular vectors. The sum is largest with units and modes in the same order, so
-**unit i carries mode i for the k largest modes, bound or not**, and each is a scalar problem with
-one minimum, theta^2/(beta s), cut off by the bound:
+**unit i carries mode i for the k largest modes, bound or not** (units at the bound, whose t is one,
+may as well share theirs in any rotation), and each is a scalar problem with one minimum,
+theta^2/(beta s), cut off by the bound:
 
     t_i = max(theta_i^2/(beta s), 1 + L^2 eta^2/(beta s))
     omega_i^2 = max((theta_i^2 - beta s)/eta^2, L^2)

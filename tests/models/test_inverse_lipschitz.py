@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from linvae.data import ImageLayout
+from linvae.data import ImageLayout, gaussian
+from linvae.metrics import observe
 from linvae.models import Architecture, build_model
 from linvae.models.inverse_lipschitz import (
     ConvexGradient,
@@ -18,6 +20,7 @@ from linvae.models.inverse_lipschitz import (
     orthonormal,
 )
 from linvae.spec import CVAESpec, HVAESpec, VAESpec
+from linvae.theory.inverse_lipschitz import idle_beta, inverse_lipschitz_optimum
 from linvae.train import ConstantBetas, TrainConfig, TrainingData, predict_memory, train
 from linvae.train.parts import like
 
@@ -239,6 +242,37 @@ def test_every_parameter_learns_and_memory_is_predicted(kind):
         assert all(learns.values()), learns
     found = predict_memory(lambda: like(model, 2, 1), TrainConfig(), n_samples=N)
     assert found.in_use > found.parameters > 0
+
+
+def test_trained_network_ends_at_the_linear_optimum():
+    """Gaussian data, every unit at its bound: objective, rate, variance of the posterior means.
+
+    Noise of 400 steps is left: 1e-3 nats, some per cent of a rate. Units at the bound mix modes as
+    they like, which leaves the sum of variances; beyond `idle_beta` of all modes none is active.
+    """
+    data = TrainingData.from_arrays(gaussian((2.0, 1.0, 0.5), 2000, seed=2).target)
+    variances = torch.linalg.eigvalsh(torch.cov(data.target.T, correction=0)).numpy()
+    betas, s = (8.0, 40.0), 0.5
+    given = {"inverse_lipschitz": 0.5, "decoder_variance": s}
+    record = Architecture("mlp", hidden=8, decoder="inverse-lipschitz", inverse_lipschitz=0.5)
+    model = build_model(
+        VAESpec(3, decoder_variance=s), data.target, architecture=record, n_points=2
+    )
+    config = TrainConfig(steps=400, batch_size=128, learning_rate=5e-3)
+    train(model, data, ConstantBetas(betas, (1.0,), data.target.device), config)
+    found = observe(model, data)
+    means = model.posterior(data.target[None], None).mean.detach()
+    spread = means.var(dim=2, correction=0).sum(-1)[0]
+    for i, beta in enumerate(betas):
+        expected = inverse_lipschitz_optimum(variances, latent_dim=3, beta=beta, **given)
+        constant = 1.5 * math.log(2 * math.pi * s)
+        objective = found.distortion[0, i] + beta * found.rates[0, i, 0] - constant
+        assert objective == pytest.approx(expected.objective, abs=0.01)
+        assert found.rates[0, i, 0] == pytest.approx(expected.rates_nats.sum(), rel=0.05)
+        assert float(spread[i]) == pytest.approx(expected.mean_variances.sum(), rel=0.1)
+    assert float(idle_beta(variances, **given).max()) < betas[1]
+    active = found.active_units[0, :, 0]
+    assert active[0] > 0 == active[1]
 
 
 # --- what is refused ----------------------------------------------------------------------------

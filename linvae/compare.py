@@ -47,7 +47,8 @@ ACTIVATIONS = ("relu", "gelu", "tanh", "elu", "leaky_relu")
 PRESET_NAMES = (
     "dang-vae", "dang-vae-fixed", "dang-vae-mlp", "dang-cvae", "dang-cvae-mlp", "dang-cvae-conv",
     "dang-hvae", "dang-hvae-fixed", "dang-hvae-mlp", "dang-hvae-conv", "song-mnist",
-    "song-omniglot",
+    "song-omniglot", "song-fashion-mnist", "song-celeba", "song-ffhq", "lidvae-mnist",
+    "lidvae-fashion-mnist", "lidvae-celeba",
 )  # fmt: skip
 UNFINISHED = ".members"  # finished members of a run that has not ended, in its result folder
 EXAMPLES = """\

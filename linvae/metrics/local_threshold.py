@@ -99,14 +99,15 @@ class CollapsedPoint:
 def has_local(spec: LinearSpec, architecture: Architecture) -> bool:
     """True where f_loc is defined.
 
-    One level of one unit, Gaussian, a fixed decoder variance, no autoregressive decoder.
+    One level of one unit, Gaussian, a fixed decoder variance, a decoder that does not see the
+    target and can ignore the latent.
     """
     return (
         isinstance(spec, VAESpec)
         and spec.latent_dims == (1,)
         and spec.likelihood == "gaussian"
         and spec.decoder_variance != "learned"
-        and architecture.decoder != "pixelcnn"
+        and architecture.decoder not in ("pixelcnn", "inverse-lipschitz")
     )
 
 
@@ -119,13 +120,14 @@ def collapsed_point(model: StackedVAE, data: TrainingData, point: int) -> Collap
     """f_loc of the member `point` of every seed, which should be collapsed; NaN if it diverged.
 
     Raises ValueError where `has_local` is False: with more units the directions of z share the
-    decoder's hidden layer, and the last layer of an autoregressive decoder sees the target.
+    decoder's hidden layer, the last layer of an autoregressive decoder sees the target, and an
+    inverse-Lipschitz decoder is at no collapsed point.
     """
     if not has_local(model.spec, model.architecture):
         raise ValueError(
             f"spec={model.spec!r} with decoder={model.architecture.decoder!r} must have one level "
             "of one unit, a Gaussian likelihood, a fixed decoder variance and a decoder that does "
-            "not see the target in collapsed_point"
+            "not see the target and can ignore the latent in collapsed_point"
         )
     found = [_of_member(_Member(model, data, s, point)) for s in range(len(model.seeds))]
     return CollapsedPoint(*np.array(found).T)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ __all__ = ["ARCHITECTURES", "Architecture"]
 
 ARCHITECTURES = ("linear", "mlp", "conv", "resnet", "pixelcnn")
 ENCODERS = {"conv": "conv", "resnet": "resnet", "pixelcnn": "conv"}  # of level 1, else the name
+DECODER_KINDS = ("mlp", "conv", "pixelcnn", "inverse-lipschitz")
+INVERSE_LIPSCHITZ = 0.1  # the default of Song et al.'s baseline, for one of its two maps
 DECODERS = {"conv": "conv", "resnet": "conv", "pixelcnn": "pixelcnn"}
 
 
@@ -22,7 +25,7 @@ class Architecture:
     |----------------|--------------------------------------------------------------|-----------|
     | name           | key of `ARCHITECTURES`: the default of the next two          | all       |
     | encoder        | of level 1: "mlp", "conv" or "resnet"                        | not linear |
-    | decoder        | of level 1: "mlp", "conv" or "pixelcnn"                      | not linear |
+    | decoder        | of level 1: "mlp", "conv", "pixelcnn", "inverse-lipschitz"   | not linear |
     | hidden         | units of each hidden layer, one number or one per layer     | not linear |
     | depth          | number of hidden layers where `hidden` is one number         | not linear |
     | decoder_hidden | the same of the decoders; None: `hidden` reversed            | not linear |
@@ -35,6 +38,9 @@ class Architecture:
     | latent_maps    | feature maps that z adds to the image                        | pixelcnn  |
     | lag            | layers that a skip connection bridges; 0: none               | pixelcnn  |
     | skip           | the encoder of each level reads the data, not z_(l-1)        | not linear |
+    | latent_skip    | every hidden layer of the decoders reads z                   | mlp, conv |
+    | inverse_lipschitz | L, least |g(z) - g(z')|/|z - z'| of level 1, data units | the decoder |
+    |                | per latent unit (Bernoulli: log odds); 0: none, None: 0.1    | so called |
 
     Levels above the first are MLPs, except encoders with `skip`. A record holds what None stood
     for, so that `Architecture(**dataclasses.asdict(a)) == a`.
@@ -55,6 +61,8 @@ class Architecture:
     latent_maps: int = 2
     lag: int = 3
     skip: bool = False
+    latent_skip: bool = False
+    inverse_lipschitz: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse unknown names and impossible sizes; put in what None stands for."""
@@ -72,9 +80,48 @@ class Architecture:
                 "from the data to its upper levels"
             )
         self._choose("encoder", ENCODERS.get(self.name, self.name), ("mlp", "conv", "resnet"))
-        self._choose("decoder", DECODERS.get(self.name, self.name), ("mlp", "conv", "pixelcnn"))
+        self._choose("decoder", DECODERS.get(self.name, self.name), DECODER_KINDS)
         if self.batch_norm is None:
             object.__setattr__(self, "batch_norm", self.name in ("resnet", "pixelcnn"))
+        self._check_latent_skip()
+        self._check_inverse_lipschitz()
+
+    def _check_latent_skip(self) -> None:
+        """Refuse z in the hidden layers of decoders that have none of them, or only the first."""
+        if not self.latent_skip:
+            return
+        if self.decoder in ("linear", "pixelcnn"):
+            raise ValueError(
+                f"latent_skip=True has no hidden layers to feed with decoder={self.decoder!r}: "
+                "use decoder='mlp', 'conv' or 'inverse-lipschitz', or leave it out"
+            )
+        if self.decoder != "conv" and len(self.decoder_widths) == 1:
+            raise ValueError(
+                f"latent_skip=True changes nothing with decoder={self.decoder!r} of one hidden "
+                "layer, which reads z already: use depth >= 2 (or two sizes in decoder_hidden), "
+                "or leave it out"
+            )
+
+    def _check_inverse_lipschitz(self) -> None:
+        """A bound with its decoder only; put in what None stands for."""
+        bound, constrained = self.inverse_lipschitz, self.decoder == "inverse-lipschitz"
+        if bound is None:
+            object.__setattr__(
+                self, "inverse_lipschitz", INVERSE_LIPSCHITZ if constrained else None
+            )
+        elif not constrained:
+            raise ValueError(
+                f"inverse_lipschitz={bound!r} has no effect with decoder={self.decoder!r}: use "
+                "decoder='inverse-lipschitz', or leave it out"
+            )
+        elif (
+            isinstance(bound, bool)
+            or not isinstance(bound, int | float)
+            or not (math.isfinite(bound) and bound >= 0)
+        ):
+            raise ValueError(
+                f"inverse_lipschitz={bound!r} must be a finite number >= 0 in Architecture"
+            )
 
     def _check_sizes(self) -> None:
         """Integers within their bounds, sequences as tuples."""

@@ -23,6 +23,7 @@ __all__ = [
     "Activate",
     "BatchNorm",
     "Doubling",
+    "Layers",
     "Network",
     "conv_decoder",
     "convolution",
@@ -151,13 +152,37 @@ class Doubling(nn.Module):
         return F.pixel_shuffle(products, 2)[:, :, 1 : 1 + height, 1 : 1 + width]
 
 
+class Fed(nn.Module):
+    """layer(h) + feed(z), the same at every position of a map (Dieng et al. 2019)."""
+
+    def __init__(self, layer: nn.Module, feed: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.feed = layer, feed
+
+    def forward(self, h: Tensor, z: Tensor) -> Tensor:
+        """(rows, d_in, ...) and (rows, k) -> (rows, d_out, ...)."""
+        y: Tensor = self.layer(h)
+        fed: Tensor = self.feed(z)
+        return y + fed.view(*fed.shape, *[1] * (y.ndim - 2))
+
+
+class Layers(nn.ModuleList):
+    """One after another; those that are `Fed` read z as well."""
+
+    def forward(self, h: Tensor, z: Tensor) -> Tensor:
+        """The last one's output."""
+        for layer in self:
+            h = layer(h, z) if isinstance(layer, Fed) else layer(h)
+        return h
+
+
 class Network(MemberNetwork):
-    """head(rest(first(x) + condition(shared))); without a condition head(rest(first(x)))."""
+    """head(rest(first(x) + condition(shared), x)); without a condition head(rest(first(x), x))."""
 
     def __init__(
         self,
         first: nn.Module,
-        rest: nn.Module,
+        rest: Layers,
         head: nn.Module,
         condition: nn.Module | None = None,
     ) -> None:
@@ -177,7 +202,7 @@ class Network(MemberNetwork):
         if self.condition is not None:
             given = self.condition(shared)
             h = (torch.unflatten(h, 0, (-1, len(given))) + given).flatten(0, 1)
-        h = self.rest(h)
+        h = self.rest(h, x)
         y: Tensor = h if hidden_only else self.head(h)
         return y
 
@@ -224,8 +249,12 @@ def dense_network(
     *,
     input_norm: float,
     condition_dim: int = 0,
+    latent_skip: bool = False,
 ) -> Network:
-    """in -> widths -> out for inputs of a typical norm; `condition_dim` of shared inputs."""
+    """in -> widths -> out for inputs of a typical norm; `condition_dim` of shared inputs.
+
+    With `latent_skip` every hidden layer reads the inputs that are not shared.
+    """
     std = ACTIVATIONS[architecture.activation].gain / input_norm
     bias = not architecture.batch_norm
     first = dense(generator, d_in, widths[0], std=std, bias=bias)
@@ -234,10 +263,10 @@ def dense_network(
         condition = dense(generator, condition_dim, widths[0], std=std, bias=False)
     rest = [
         *hidden_layer(nn.Identity(), architecture, widths[0]),
-        *_dense_layers(generator, architecture, widths),
+        *_dense_layers(generator, architecture, widths, d_in * latent_skip),
     ]
     head = dense(generator, widths[-1], d_out, std=HEAD_STD / math.sqrt(widths[-1]))
-    return Network(first, nn.Sequential(*rest), head, condition)
+    return Network(first, Layers(rest), head, condition)
 
 
 def image_encoder(
@@ -258,7 +287,7 @@ def image_encoder(
     moment = ACTIVATIONS[architecture.activation].second_moment
     std = output_std / math.sqrt(widths[-1] * moment)
     head = dense(generator, widths[-1], d_out, std=std, bias=output_bias)
-    return Network(nn.Sequential(*layers), nn.Identity(), head)
+    return Network(nn.Sequential(*layers), Layers(), head)
 
 
 def conv_decoder(
@@ -277,7 +306,7 @@ def conv_decoder(
     (height, width), channels = sizes[-1], architecture.channels
     widths = (*architecture.decoder_widths, channels[-1] * height * width)
     gain = ACTIVATIONS[architecture.activation].gain / math.sqrt(1 + sees_condition)
-    bias = not architecture.batch_norm
+    bias, fed = not architecture.batch_norm, latent_dim * architecture.latent_skip
     first = dense(generator, latent_dim, widths[0], std=gain / math.sqrt(latent_dim), bias=bias)
     condition = None
     if sees_condition:
@@ -286,38 +315,51 @@ def conv_decoder(
         )
     rest = [
         *hidden_layer(nn.Identity(), architecture, widths[0]),
-        *_dense_layers(generator, architecture, widths),
+        *_dense_layers(generator, architecture, widths, fed),
         nn.Unflatten(1, (channels[-1], height, width)),
     ]
     for level in range(len(channels) - 1, 0, -1):
-        std, d_out = _std(architecture, KERNEL**2 // 4 * channels[level]), channels[level - 1]
+        d_out, fan_in = channels[level - 1], KERNEL**2 // 4 * channels[level]
+        std = _std(architecture, fan_in, fed)
         up = Doubling(generator, channels[level], d_out, sizes[level], std=std, bias=bias)
-        rest += hidden_layer(up, architecture, d_out)
+        rest += hidden_layer(_fed(generator, architecture, up, d_out, fed), architecture, d_out)
     moment = ACTIVATIONS[architecture.activation].second_moment
     std = HEAD_STD / math.sqrt(KERNEL**2 // 4 * channels[0] * moment)
     head = Doubling(generator, channels[0], shape[2], sizes[0], std=std, bias=True)
-    return Network(first, nn.Sequential(*rest), head, condition)
+    return Network(first, Layers(rest), head, condition)
 
 
 def _norm(architecture: Architecture, channels: int) -> list[nn.Module]:
     return [BatchNorm(channels)] if architecture.batch_norm else []
 
 
-def _std(architecture: Architecture, fan_in: int) -> float:
-    """Of the weights of a layer on `fan_in` hidden units."""
+def _std(architecture: Architecture, fan_in: int, latent_dim: int = 0) -> float:
+    """Of the weights of a layer on `fan_in` hidden units; where z is fed too, it has a half."""
     activation = ACTIVATIONS[architecture.activation]
-    return activation.gain / math.sqrt(fan_in * activation.second_moment)
+    share = 0.5 if latent_dim else 1.0
+    return activation.gain * math.sqrt(share / (fan_in * activation.second_moment))
+
+
+def _fed(
+    generator: Generator, architecture: Architecture, layer: nn.Module, width: int, latent_dim: int
+) -> nn.Module:
+    """The layer, reading z as well where `latent_dim` is not 0."""
+    if not latent_dim:
+        return layer
+    std = ACTIVATIONS[architecture.activation].gain / math.sqrt(2 * latent_dim)
+    return Fed(layer, dense(generator, latent_dim, width, std=std, bias=False))
 
 
 def _dense_layers(
-    generator: Generator, architecture: Architecture, widths: Sequence[int]
+    generator: Generator, architecture: Architecture, widths: Sequence[int], latent_dim: int = 0
 ) -> list[nn.Module]:
-    """Hidden layers from widths[0] hidden units to widths[-1]."""
+    """Hidden layers from widths[0] hidden units to widths[-1]; `latent_dim` as in `_fed`."""
     layers = []
     for below, width in itertools.pairwise(widths):
-        std, bias = _std(architecture, below), not architecture.batch_norm
+        std, bias = _std(architecture, below, latent_dim), not architecture.batch_norm
         layer = dense(generator, below, width, std=std, bias=bias)
-        layers += hidden_layer(layer, architecture, width)
+        fed = _fed(generator, architecture, layer, width, latent_dim)
+        layers += hidden_layer(fed, architecture, width)
     return layers
 
 

@@ -98,7 +98,8 @@ class StackedVAE(nn.Module):
         self.encoder_sees_condition = condition_dim > 0 and not target_only
         sees = self._seen(image)
         binary = self.is_bernoulli
-        networks = Networks(stack, self.architecture, image, math.sqrt(target_dim), not binary)
+        pixel_gain, unit = math.sqrt(target_dim), 1.0 if binary else scale
+        networks = Networks(stack, self.architecture, image, pixel_gain, not binary, unit)
         self.encoders = nn.ModuleList()
         self.decoders = nn.ModuleList()
         self.log_variances = nn.ParameterList()

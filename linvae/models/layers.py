@@ -139,6 +139,9 @@ class StackedMLP(nn.Module):
     `input_scale` is the norm of a typical input. Hidden units start with a second moment of 1 for
     inputs of that norm (`linvae.models.activations`), the output layer so small that the network
     starts close to its bias.
+
+    With a `latent_dim` every hidden layer reads the unshared inputs, so many (Dieng et al. 2019):
+    half of its variance comes from them.
     """
 
     def __init__(
@@ -150,14 +153,20 @@ class StackedMLP(nn.Module):
         *,
         input_scale: float,
         activation: str = "relu",
+        latent_dim: int = 0,
     ) -> None:
         super().__init__()
         self._activation = ACTIVATIONS[activation]
         gain, moment = self._activation.gain, self._activation.second_moment
         self.inner = StackedLinear(stack, d_in, widths[0], std=gain / input_scale, bias=True)
+        own = gain / math.sqrt(1 + (latent_dim > 0))
         self.middle = nn.ModuleList(
-            StackedLinear(stack, below, width, std=gain / math.sqrt(below * moment), bias=True)
+            StackedLinear(stack, below, width, std=own / math.sqrt(below * moment), bias=True)
             for below, width in itertools.pairwise(widths)
+        )
+        self.feeds = nn.ModuleList(
+            StackedLinear(stack, latent_dim, width, std=own / math.sqrt(latent_dim), bias=False)
+            for width in (widths[1:] if latent_dim else ())
         )
         self.outer = StackedLinear(
             stack, widths[-1], d_out, std=0.1 / math.sqrt(widths[-1]), bias=True
@@ -171,8 +180,8 @@ class StackedMLP(nn.Module):
     def hidden(self, x: Tensor, shared: Tensor | None = None) -> Tensor:
         """The last hidden layer, (n_seeds, n_points, rows, widths[-1])."""
         h = self._activation(self.inner(x, shared))
-        for layer in self.middle:
-            h = self._activation(layer(h))
+        for i, layer in enumerate(self.middle):
+            h = self._activation(layer(h) + self.feeds[i](x) if self.feeds else layer(h))
         return h
 
     def squared_error(self, x: Tensor, target: Tensor, shared: Tensor | None = None) -> Tensor:

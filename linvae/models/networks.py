@@ -11,6 +11,7 @@ from torch import nn
 from linvae.data import ImageLayout
 from linvae.models.architecture import Architecture
 from linvae.models.blocks import conv_decoder, dense_network, image_encoder
+from linvae.models.inverse_lipschitz import inverse_lipschitz_decoder
 from linvae.models.layers import StackedLinear, StackedMLP, StackShape
 from linvae.models.members import Collection, Placement, StackedMembers
 from linvae.models.pixelcnn import pixelcnn_decoder
@@ -25,7 +26,8 @@ class Networks:
     """Builds the maps of one stack; data come scaled to a mean squared norm of 1.
 
     `pixel_gain` brings them to pixels of unit variance, and `writes_pixels` says whether a decoder
-    of images predicts data, which are scaled back, or logits, which are not.
+    of images predicts data, which are scaled back, or logits, which are not. `output_unit`: what
+    one unit of a decoder's output is, data units (logits: 1).
     """
 
     stack: StackShape
@@ -33,6 +35,7 @@ class Networks:
     image: ImageLayout | None
     pixel_gain: float
     writes_pixels: bool
+    output_unit: float
 
     def encoder(self, seen: tuple[int, ...] | int, d_out: int, input_norm: float) -> nn.Module:
         """From `seen` values to `d_out`; where they are pixels, their indices."""
@@ -52,6 +55,8 @@ class Networks:
         kind = self.architecture.decoder
         if kind in ("linear", "mlp"):
             return self.upper_decoder(k, d_out, condition_dim)
+        if kind == "inverse-lipschitz":
+            return self._inverse_lipschitz(k, d_out, condition_dim)
         condition = tuple(self._layout.condition or ()) if condition_dim else ()
         gain = 1 / self.pixel_gain if self.writes_pixels else 1.0
         target = self._layout.target_index
@@ -73,11 +78,30 @@ class Networks:
     def upper_decoder(self, k: int, d_out: int, condition_dim: int = 0) -> nn.Module:
         """From z_l to z_(l-1): dense in every architecture."""
         norm = math.sqrt(k + (condition_dim > 0))
-        widths = self.architecture.decoder_widths
-        return self._dense(k, d_out, norm, widths, condition_dim)
+        widths, skip = self.architecture.decoder_widths, self.architecture.latent_skip
+        return self._dense(k, d_out, norm, widths, condition_dim, latent_skip=skip)
+
+    def _inverse_lipschitz(self, k: int, d_out: int, condition_dim: int) -> nn.Module:
+        assert self.architecture.inverse_lipschitz is not None  # put in by Architecture
+        build = functools.partial(
+            inverse_lipschitz_decoder,
+            architecture=self.architecture,
+            latent_dim=k,
+            d_out=d_out,
+            bound=self.architecture.inverse_lipschitz / self.output_unit,
+            condition_dim=condition_dim,
+        )
+        return StackedMembers(self.stack, build)
 
     def _dense(
-        self, d_in: int, d_out: int, norm: float, widths: tuple[int, ...], condition_dim: int = 0
+        self,
+        d_in: int,
+        d_out: int,
+        norm: float,
+        widths: tuple[int, ...],
+        condition_dim: int = 0,
+        *,
+        latent_skip: bool = False,
     ) -> nn.Module:
         """A map of inputs of a typical norm, the last `condition_dim` of them shared."""
         architecture, total = self.architecture, d_in + condition_dim
@@ -85,9 +109,14 @@ class Networks:
             std = INITIAL_STD / norm / math.sqrt(d_out)
             return StackedLinear(self.stack, total, d_out, std=std, bias=False)
         if not architecture.batch_norm:
-            activation = architecture.activation
             return StackedMLP(
-                self.stack, total, widths, d_out, input_scale=norm, activation=activation
+                self.stack,
+                total,
+                widths,
+                d_out,
+                input_scale=norm,
+                activation=architecture.activation,
+                latent_dim=d_in * latent_skip,
             )
         build = functools.partial(
             dense_network,
@@ -97,6 +126,7 @@ class Networks:
             d_out=d_out,
             input_norm=norm,
             condition_dim=condition_dim,
+            latent_skip=latent_skip,
         )
         return StackedMembers(self.stack, build)
 

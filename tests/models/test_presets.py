@@ -11,7 +11,7 @@ from linvae.data import ImageLayout
 from linvae.models import PRESETS, Architecture, build_model
 from linvae.train import TrainConfig
 
-SIDE = {"digits": 8}  # of an image; 28 elsewhere
+IMAGE = {"digits": (8, 1), "celeba": (64, 3), "ffhq": (64, 3)}  # side, channels; 28, 1 elsewhere
 
 
 def dense(*widths: int) -> int:
@@ -29,8 +29,8 @@ def residual(a: int, b: int, shortcut: bool) -> int:
     return normed(9 * a * b, b) + normed(9 * b * b, b) + shortcut * normed(a * b, b)
 
 
-def song_encoder(channels: tuple[int, ...], positions: int, k: int) -> int:
-    count, below = 0, 1
+def song_encoder(channels: tuple[int, ...], positions: int, k: int, colours: int = 1) -> int:
+    count, below = 0, colours
     for c in channels:
         count += residual(below, c, True) + residual(c, c, False)
         below = c
@@ -40,6 +40,26 @@ def song_encoder(channels: tuple[int, ...], positions: int, k: int) -> int:
 def song_decoder(k: int) -> int:
     layers = [(k, 392), (392, 392), (392, 784)]
     return sum(normed(a * b, b) for a, b in layers) + dense(784, 784)
+
+
+def song_images(channels: tuple[int, ...], positions: int, k: int) -> int:
+    """One dense layer of 2 k, one onto the maps, one transposed convolution per level."""
+    count = normed(k * 2 * k, 2 * k)
+    count += normed(2 * k * channels[-1] * positions, channels[-1] * positions)
+    for above, below in itertools.pairwise(channels[::-1]):
+        count += normed(16 * above * below, below)
+    return count + 16 * channels[0] * 3 + 3
+
+
+def convex(k: int, h: int) -> int:
+    """Two hidden layers that see all inputs, the second the first as well, and the readout."""
+    return dense(k, 2 * h) + h * h + h
+
+
+def lidvae_decoder(k: int, d: int) -> int:
+    """Two potentials, the basis with its offset, and the free network."""
+    free = normed(k * 512, 512) + normed(512 * 512, 512) + dense(512, d)
+    return 2 * convex(k, 512) + k * d + k + free
 
 
 def masked(kernel: int, a: int, b: int, centre: int) -> int:
@@ -96,6 +116,14 @@ EXPECTED = {
     + dense(16, 64, 32) + dense(16, 64, 16),
     "song-mnist": song_encoder((32, 64, 128), 16, 28) + song_decoder(28),
     "song-omniglot": song_encoder((32, 64, 128, 256), 4, 32) + song_decoder(32),
+    "song-fashion-mnist": song_encoder((32, 64, 128), 16, 28) + song_decoder(28),
+    "song-celeba": song_encoder((32, 64, 128, 256), 16, 128, 3)
+    + song_images((32, 64, 128, 256), 16, 128),
+    "song-ffhq": song_encoder((32, 64, 128, 256), 16, 128, 3)
+    + song_images((32, 64, 128, 256), 16, 128),
+    "lidvae-mnist": song_encoder((32, 64, 128), 16, 32) + lidvae_decoder(32, 784),
+    "lidvae-fashion-mnist": song_encoder((32, 64, 128), 16, 32) + lidvae_decoder(32, 784),
+    "lidvae-celeba": song_encoder((32, 64, 128, 256), 16, 64, 3) + lidvae_decoder(64, 12288),
     "he-omniglot": residual(1, 64, True) + 2 * residual(64, 64, True)
     + normed(64 * 16 * 512, 512) + dense(512, 64)
     + pixelcnn([7] * 5 + [5] * 4 + [3] * 4, 64, 4, 784, 32, skips=9),
@@ -110,9 +138,9 @@ def test_number_of_parameters(name):
     """Of the networks alone: no latent variance of its own, no offset of a Bernoulli target."""
     preset = PRESETS[name]
     data, _, task = preset.data.partition(": ")
-    side = SIDE.get(data, 28)
-    image, condition = ImageLayout((side, side, 1)), None
-    pixels = torch.rand(4, side * side, generator=torch.Generator().manual_seed(0))
+    side, channels = IMAGE.get(data, (28, 1))
+    image, condition = ImageLayout((side, side, channels)), None
+    pixels = torch.rand(4, side**2 * channels, generator=torch.Generator().manual_seed(0))
     target = pixels
     if data == "gaussian":
         target, condition = torch.randn(2, 4, 128, generator=torch.Generator().manual_seed(0))

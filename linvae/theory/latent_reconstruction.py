@@ -19,12 +19,12 @@ are all. They hold for every mode of C and every unit apart, whatever latent_dim
 off-diagonal product is positive, the trace negative: one direction grows, iff the determinant is
 negative, iff beta is below
 
-| source, detach                                      | v                  | critical beta          |
-|-----------------------------------------------------|--------------------|------------------------|
-| prior, any; posterior, target or both               | eta^2              | (P + g)(P + f g)/P     |
-| posterior, none or input                            | eta^2 b/(b + f g)  | root of (1)            |
-| mean, posterior-to-mean: none or input              | eta^2              | P - f g, 0 if negative |
-| mean, posterior-to-mean: target or both             | eta^2              | P                      |
+| source, detach                          | v                 | critical beta          |
+|-----------------------------------------|-------------------|------------------------|
+| prior, any; posterior, target or both   | eta^2             | (P + g)(P + f g)/P     |
+| posterior, none or input                | eta^2 b/(b + f g) | root of (1)            |
+| mean, posterior-to-mean: none or input  | eta^2             | P - f g, 0 if negative |
+| mean, posterior-to-mean: target or both | eta^2             | P                      |
 
     (1)  (P + g m)(P + f g m) = P b,   m = b/(b + f g)
 
@@ -143,10 +143,10 @@ def reconstruction_growth_rates(
     Time is learning rate times steps, on raw weights. Equality that a test checks: the largest
     eigenvalue of the numerical Jacobian.
     """
-    P, g = _ratios(mode_variances, loss, decoder_variance, prior_variance)
+    P, _ = _ratios(mode_variances, loss, decoder_variance, prior_variance)
     v = collapsed_encoder_variance(loss, beta=beta, prior_variance=prior_variance)
     f, gamma, s, eta2 = loss.encoder_share, loss.weight, decoder_variance, prior_variance
-    K = {"prior": eta2, "posterior": v}.get(loss.source, 0.0)
+    K = v if _sampled(loss) else 0.0
     price = (beta / eta2 + f * gamma * _reaches_target(loss)) * P * s
     drive = (P + gamma * K) * (P + f * gamma * K)
     spread = (v / s + price + np.sqrt((v / s - price) ** 2 + 4 * drive)) / 2
@@ -157,14 +157,15 @@ def reconstruction_growth_rates(
 class ReconstructionRest:
     """Where one unit per mode comes to rest; all fields have the modes' shape.
 
-    | field                    | meaning                                     | unit      |
-    |--------------------------|---------------------------------------------|-----------|
-    | decoder, encoder         | u and w; 0 and infinite without data        | data/latent, latent/data |
-    | noise_fractions          | r, exactly 1 where the unit carries nothing | -         |
-    | second_moments           | M                                           | latent^2  |
-    | lost                     | x = 1 - u w of the copy, 1 where collapsed  | -         |
-    | squared_errors           | what is left of theta^2, and decoded noise  | data^2    |
-    | rates_nats               | KL of the unit                              | nats      |
+    | field            | meaning                                     | unit        |
+    |------------------|---------------------------------------------|-------------|
+    | decoder          | u, 0 where collapsed or without data        | data/latent |
+    | encoder          | w, infinite where a copy needs no data      | latent/data |
+    | noise_fractions  | r, exactly 1 where the unit carries nothing | -           |
+    | second_moments   | M                                           | latent^2    |
+    | lost             | x = 1 - u w of the copy, 1 where collapsed  | -           |
+    | squared_errors   | what is left of theta^2, and decoded noise  | data^2      |
+    | rates_nats       | KL of the unit                              | nats        |
 
     Equality that a test checks: the numerical flow stays there.
     """

@@ -7,7 +7,7 @@ second moment of z, x = 1 - u.w what is lost of a copy, is up to constants
 
 for z from the prior or from q. Stationary in u, w and v it has, with lambda = s G x,
 
-    M u = (C + lambda) w,   (C + lambda) u = (s beta/v) C w,   so   (C + lambda)^2 w = (s beta/r) C w
+    M u = (C + lambda) w,  (C + lambda) u = (s beta/v) C w,  so (C + lambda)^2 w = (s beta/r) C w
 
 with r = v/M: (theta^2 + lambda)^2/theta^2 is s beta/r for every mode that w holds. It takes a value
 at two theta^2 at most, whose product is lambda^2. So **a unit has one mode, and is what
@@ -77,7 +77,8 @@ class ReconstructionOptimum:
     | field             | meaning                                              | shape | unit     |
     |-------------------|------------------------------------------------------|-------|----------|
     | modes             | those of the unit, -1 where it has fewer than two    | (k, 2)| -        |
-    | decoder, encoder  | weights on them; without data 0 and infinite         | (k, 2)| data/latent, latent/data |
+    | decoder           | weights on them, 0 without data                      | (k, 2)| data/latent |
+    | encoder           | weights on them, infinite without data               | (k, 2)| latent/data |
     | mean_variances    | of the posterior's mean, by mode                     | (k, 2)| latent^2 |
     | encoder_variances | v                                                    | (k,)  | latent^2 |
     | lost              | 1 - u.w of the copy                                  | (k,)  | -        |
@@ -239,11 +240,11 @@ class _Units(NamedTuple):
 
 
 def _stack(*groups: _Units) -> _Units:
-    return _Units(*(np.concatenate(columns) for columns in zip(*groups, strict=True)))
+    return _Units._make(np.concatenate(columns) for columns in zip(*groups, strict=True))
 
 
 def _take(units: _Units, index: npt.NDArray[np.intp]) -> _Units:
-    return _Units(*(column[index] for column in units))
+    return _Units._make(column[index] for column in units)
 
 
 def _idle(price: _Price) -> _Units:

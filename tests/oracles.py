@@ -62,6 +62,7 @@ class Setting:
     conditional_decoder: bool
     gamma: float = 0.0  # latent reconstruction, plain VAE only
     kappa: float = 0.0  # weight decay
+    source: str = "prior"  # of z in the latent reconstruction loss, or "posterior"
 
     @property
     def d(self) -> int:
@@ -156,6 +157,8 @@ def value_and_gradient(p: Setting, w: Weights) -> tuple[float, Weights]:
     dU = [2 * price[i] * (w.U[i] @ M[i] - K[i].T) for i in range(levels)]
     dW: list[np.ndarray] = [np.empty(0)] * (levels - 1)
     dL: list[np.ndarray] = [np.empty(0)] * levels
+    circle = w.E[:, p.dx :] @ w.U[0] - np.eye(p.dims[0])
+    of_draws = p.gamma / 2 * circle.T @ circle if p.source == "posterior" else 0.0
     G = np.empty(0)
     for level in range(levels - 1, -1, -1):  # G: derivative with respect to M[level]
         own = price[level] * w.U[level].T @ w.U[level] + price[level + 1] * np.eye(p.dims[level])
@@ -164,21 +167,21 @@ def value_and_gradient(p: Setting, w: Weights) -> tuple[float, Weights]:
             UW = w.U[level + 1] @ W
             dW[level] = 2 * G @ K[level + 1] - 2 * price[level + 1] * w.U[level + 1].T @ M[level]
             own += W.T @ G @ W - price[level + 1] * (UW + UW.T)
-        G = own
+        G = own + (of_draws if level == 0 else 0.0)
         gradient = np.tril(2 * G @ w.L[level])
         gradient.flat[:: p.dims[level] + 1] -= p.betas[level] / diagonals[level]
         dL[level] = gradient
     dE = 2 * G @ EC - 2 * price[0] * w.U[0].T @ FC
     dB = -2 * price[0] * (FC - w.U[0] @ EC)[:, : p.dx]
     dlog_s = p.d / 2 - price[0] * error_0
-    # E|W dec(z) - z|^2 = eta^2 |W U - I|^2 for z from the prior
-    circle = w.E[:, p.dx :] @ w.U[0] - np.eye(p.dims[0])
-    loss, slope = p.gamma * p.priors[0] / 2, p.gamma * p.priors[0]
+    # E|W dec(z) - z|^2 = tr (W U - I) Z (W U - I)^T, Z the second moment of z
+    Z = M[0] if p.source == "posterior" else p.priors[0] * np.eye(p.dims[0])
+    slope = p.gamma * circle @ Z
     size = np.vdot(w.E, w.E) + np.vdot(w.U[0], w.U[0])
-    value += loss * np.vdot(circle, circle) + p.kappa / 2 * size
-    dE[:, p.dx :] += slope * circle @ w.U[0].T
+    value += np.vdot(slope, circle) / 2 + p.kappa / 2 * size
+    dE[:, p.dx :] += slope @ w.U[0].T
     dE += p.kappa * w.E
-    dU[0] = dU[0] + slope * w.E[:, p.dx :].T @ circle + p.kappa * w.U[0]
+    dU[0] = dU[0] + w.E[:, p.dx :].T @ slope + p.kappa * w.U[0]
     return float(value), Weights(dE, dB, dW, dU, dL, float(dlog_s))
 
 
@@ -279,12 +282,15 @@ class Found:
     values: np.ndarray
 
 
-def brute_force(spec, moments: Moments, n_starts: int = 4, seed: int = 0) -> Found:
+def brute_force(
+    spec, moments: Moments, n_starts: int = 4, seed: int = 0, source: str = "prior"
+) -> Found:
     """Minimise the exact objective over all weights with L-BFGS from random starts.
 
-    Stops early once two starts agree to 1e-10, and never before two have run.
+    Stops early once two starts agree to 1e-10, and never before two have run. `source`: of z in the
+    latent reconstruction loss.
     """
-    p = setting_of(spec, moments)
+    p = dataclasses.replace(setting_of(spec, moments), source=source)
     packing = Packing(p)
     rng = np.random.default_rng(seed)
 

@@ -16,6 +16,7 @@ import numpy as np
 from .dataset import Dataset
 from .faces import CELEBA, FFHQ
 from .files import CorruptFileError, MissingDataError, data_roots
+from .heteroscedastic import Heteroscedastic
 from .images import FASHION_MNIST, MNIST, OMNIGLOT
 from .layout import ImageLayout
 from .sources import ImageSource, locate, resolve
@@ -34,6 +35,7 @@ __all__ = [
     "TEXT_SOURCES",
     "CorruptFileError",
     "Dataset",
+    "Heteroscedastic",
     "ImageLayout",
     "MissingDataError",
     "SyntheticCorpus",

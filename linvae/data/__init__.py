@@ -16,6 +16,7 @@ import numpy as np
 from .dataset import Dataset
 from .faces import CELEBA, FFHQ
 from .files import CorruptFileError, MissingDataError, data_roots
+from .heteroscedastic import Heteroscedastic
 from .images import FASHION_MNIST, MNIST, OMNIGLOT
 from .layout import ImageLayout
 from .mixture import gaussian_mixture
@@ -35,6 +36,7 @@ __all__ = [
     "TEXT_SOURCES",
     "CorruptFileError",
     "Dataset",
+    "Heteroscedastic",
     "ImageLayout",
     "MissingDataError",
     "SyntheticCorpus",

@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy.stats import ks_2samp
 
-from linvae.data import gaussian
+from linvae.data import Heteroscedastic, gaussian
 from linvae.metrics import latent_cell_rates, local_collapse, observe, sample_rates
-from linvae.models import build_model
+from linvae.models import Architecture, build_model
 from linvae.moments import Moments
 from linvae.spec import CVAESpec, HVAESpec, VAESpec
 from linvae.theory import solve
@@ -139,6 +139,38 @@ def test_rates_of_a_trained_model_follow_the_exact_law(trained, point):
     assert ks_2samp(found, law(BETAS[point])).pvalue > 0.01
     assert ks_2samp(found, law(BETAS[point] * 0.9)).pvalue < 0.01
     assert ks_2samp(found, law(BETAS[point] * 1.1)).pvalue < 0.01
+
+
+def test_a_conditional_network_lives_where_the_spread_is_large():
+    """Spread 0.2 to 1, beta 0.55: above 0.35, where decoders that lean one way die.
+
+    Started alive; what lives on the three eighths of the circle beyond beta is at least half of
+    1/2 log(lambda/beta) after some 1,000 steps, and what dies is less than a twentieth of it.
+    """
+    family, spec = Heteroscedastic(0.2, 1.0), CVAESpec(1)
+    made = family.dataset(4000, seed=0)
+    data = TrainingData.from_arrays(made.target, made.condition)
+    config = TrainConfig(steps=600, batch_size=64, learning_rate=1e-2)
+    network, start = Architecture("mlp", hidden=16, depth=2, activation="tanh"), None
+    for beta in (0.2, 0.55):
+        start = train_cells(
+            spec,
+            data,
+            points=(beta,),
+            kl_weight=lambda points, n: ConstantBetas(points, spec.betas, data.target.device),
+            config=config,
+            architecture=network,
+            start=start,
+        ).model
+    phi = np.arctan2(made.condition[:, 1], made.condition[:, 0])
+    eighth = (np.abs(phi) / np.pi * 8).astype(int)
+    seen = local_collapse(start, data, epsilon=0.02, cells=eighth).data_cells[0, 0]
+    top = family.top_variances(phi)
+    predicted = np.log(np.maximum(top / 0.55, 1)) / 2
+    expected = np.array([predicted[eighth == i].mean() for i in range(8)])
+    assert np.all(seen[:3] > expected[:3] / 2)
+    assert np.all(seen[:3] < expected[:3] * 1.5)
+    assert np.all(seen[6:] < expected[0] / 20)
 
 
 def test_members_that_diverged_are_nan():

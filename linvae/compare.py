@@ -39,10 +39,12 @@ if TYPE_CHECKING:
 
 # as in linvae.models, whose import takes seconds
 ARCHITECTURES = ("linear", "mlp", "conv", "resnet", "pixelcnn")
-REMEDIES = (
+TRAINING_REMEDIES = (
     "aggressive", "annealing", "aggressive-annealing", "cyclical", "free-bits", "total-free-bits",
     "latent-reconstruction",
 )  # fmt: skip
+NETWORK_REMEDIES = ("inverse-lipschitz", "latent-skip")  # another decoder, none of linear models
+REMEDIES = TRAINING_REMEDIES + NETWORK_REMEDIES
 ACTIVATIONS = ("relu", "gelu", "tanh", "elu", "leaky_relu")
 PRESET_NAMES = (
     "dang-vae", "dang-vae-fixed", "dang-vae-mlp", "dang-cvae", "dang-cvae-mlp", "dang-cvae-conv",
@@ -103,6 +105,13 @@ def parser() -> argparse.ArgumentParser:
         "several; inner loops of aggressive take up to thirty times the sweep's time",
     )
     add_reconstruction_arguments(p)
+    p.add_argument(
+        "--inverse-lipschitz",
+        type=positive_float,
+        metavar="L",
+        help="of --remedy inverse-lipschitz: least distance of decoded latents over theirs, data "
+        "units per latent unit (default 0.1)",
+    )
     p.add_argument("--latent-dim", type=positive_int, default=8, help="units per level, default 8")
     p.add_argument(
         "--decoder-variance",
@@ -158,6 +167,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     p = parser()
     args = p.parse_args(arguments)
     refuse_idle_reconstruction(p, args)
+    if args.inverse_lipschitz and "inverse-lipschitz" not in (args.remedy or ()):
+        p.error("--inverse-lipschitz has no effect: add --remedy inverse-lipschitz")
     if args.preset is None:
         _refuse_idle(p, args)
         return args
@@ -189,6 +200,12 @@ def _refuse_idle(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         p.error(f"--channels has no effect on {names}: add --architecture conv, or leave it out")
     if args.skip and args.model != "hvae":
         p.error(f"--skip has no effect on --model {args.model}: it is for hvae, or leave it out")
+    idle = set(args.remedy or ()) & set(NETWORK_REMEDIES)
+    if idle and {network.name for network in networks} == {"linear"}:
+        p.error(
+            f"--remedy {sorted(idle)[0]} is another decoder, which linear networks have not: add "
+            "--architecture mlp, or leave it out"
+        )
     for option in ("depth", "activation"):
         if getattr(args, option) and {network.name for network in networks} == {"linear"}:
             p.error(f"--{option} has no effect on linear networks: leave it out")
@@ -213,6 +230,7 @@ def _run(args: argparse.Namespace, dataset: Dataset, folder: Path, command: str)
         command=command,
         options=_network_options(args),
         remedies=tuple(dict.fromkeys(args.remedy or ())),
+        inverse_lipschitz=args.inverse_lipschitz,
         **reconstruction_of(args),
     )
     if not silent:

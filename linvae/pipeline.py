@@ -22,6 +22,7 @@ from linvae.jobs import Job, LocalRunner, Progress, Runner, SweepJob, ThresholdJ
 from linvae.metrics import CONTROL_BATCH_SIZE, SET_POINTS
 from linvae.models import Architecture
 from linvae.moments import Moments
+from linvae.remedy_rows import predictor
 from linvae.rows import (
     ACTIVE,
     CUTOFF,
@@ -55,6 +56,13 @@ NETWORK_RATE = {"sweep": 1 / 3, "control": 2 / 3}  # of the learning rate of lin
 # of the prediction instead of 0.75, and its runs of little information left the line
 IMAGE_RATE = 1 / 4
 
+# remedies that are another decoder; linear models have none: z fed to every layer is U z again, and
+# a bound on U is theory's alone
+NETWORK_REMEDIES: Mapping[str, Mapping[str, Any]] = {
+    "inverse-lipschitz": {"decoder": "inverse-lipschitz"},
+    "latent-skip": {"latent_skip": True},
+}
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -74,6 +82,7 @@ class Plan:
     remedies: tuple[str, ...] = ()  # a sweep more of every architecture for each, by name
     reconstruction: LatentReconstruction | None = None  # of the remedy of that name
     warmup: str = "linear"  # of its weight
+    inverse_lipschitz: float | None = None  # of the remedy of that name; None: its default
 
     def network(self, architecture: str) -> Architecture:
         """The named architecture with the sizes of the plan."""
@@ -82,7 +91,17 @@ class Plan:
 
     def remedy(self, name: str, steps: int) -> Remedy:
         """The named remedy, with what the plan says of it, for a run of `steps` steps."""
+        if name in NETWORK_REMEDIES:
+            return Remedy()
         return named_remedy(name, steps, reconstruction=self.reconstruction, warmup=self.warmup)
+
+    def remedied_network(self, architecture: str, remedy: str) -> Architecture:
+        """The network that a remedy trains: another decoder, or the same."""
+        network = self.network(architecture)
+        changes = dict(NETWORK_REMEDIES.get(remedy, {}))
+        if remedy == "inverse-lipschitz" and self.inverse_lipschitz is not None:
+            changes["inverse_lipschitz"] = self.inverse_lipschitz
+        return replace(network, **changes)
 
     def config_for(self, architecture: str, level: int = 0) -> TrainConfig:
         """Config of the sweep (level 0) or of the control runs of a level.
@@ -114,6 +133,7 @@ def make_plan(
     remedies: tuple[str, ...] = (),
     reconstruction: LatentReconstruction | None = None,
     warmup: str = "linear",
+    inverse_lipschitz: float | None = None,
 ) -> Plan:
     """A plan with seeds 0, 1, ... and `effort` times the default number of steps."""
     config = TrainConfig()
@@ -121,7 +141,7 @@ def make_plan(
     return Plan(
         architectures, tuple(range(n_seeds)), device, config, bracket, check_convergence,
         command, options or {}, store, remedies=remedies, reconstruction=reconstruction,
-        warmup=warmup,
+        warmup=warmup, inverse_lipschitz=inverse_lipschitz,
     )  # fmt: skip
 
 
@@ -186,8 +206,9 @@ def run_comparison(
             estimates += estimate_records(estimate, spec, architecture)
         for name, sweep in sweeps.items():
             rows += sweep_rows(
-                spec, moments, next(results), factors, plan.seeds, name, sweep.remedy.floors
-            )
+                spec, moments, next(results), factors, plan.seeds, name,
+                predictor(sweep.remedy, sweep.architecture),
+            )  # fmt: skip
         seconds[architecture] = time.perf_counter() - begin
     seconds["total"] = time.perf_counter() - start
     settings = _settings(dataset, reduced, spec, plan, str(device), seconds)
@@ -252,8 +273,13 @@ def sweep_jobs(
     if not plan.sweep:
         return {}
     remedied = {
-        with_remedy(architecture, name): replace(plain, remedy=plan.remedy(name, config.steps))
+        with_remedy(architecture, name): replace(
+            plain,
+            remedy=plan.remedy(name, config.steps),
+            architecture=plan.remedied_network(architecture, name),
+        )
         for name in plan.remedies
+        if architecture != "linear" or name not in NETWORK_REMEDIES
     }
     return {architecture: plain} | remedied
 

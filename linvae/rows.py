@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +11,10 @@ import numpy.typing as npt
 from linvae.comparison import Row
 from linvae.metrics import SET_POINTS, Observation, ThresholdEstimate, fit_threshold
 from linvae.moments import Moments
-from linvae.spec import CVAESpec, LinearSpec, VAESpec
+from linvae.remedy_rows import ACTIVE, Predict, with_predictions
+from linvae.spec import LinearSpec
 from linvae.theory import Solution, solve
 from linvae.theory.control import factor_at_information
-from linvae.theory.free_bits import free_bits_optimum
 from linvae.theory.observables import (
     active_unit_counts,
     collapsed_unit_counts,
@@ -39,7 +38,7 @@ __all__ = [
 SWEEP = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0, 1.15)  # x the predicted threshold of level 1
 CURVE_POINTS = 120
 SPECTRUM_ROWS = 50
-EPSILON, DELTA, ACTIVE = 0.01, 0.01, 0.01
+EPSILON, DELTA = 0.01, 0.01
 LOCAL = 0.1  # nats, of samples that count as collapsed: the published cut-off
 CUTOFF = 0.05  # nats, of units that count as alive by their KL
 
@@ -217,40 +216,12 @@ def sweep_rows(
     factors: Sequence[float],
     seeds: Sequence[int],
     architecture: str,
-    floors: Mapping[str, float] | None = None,
+    predict: Predict | None = None,
 ) -> Iterator[Row]:
-    """Every observation of a sweep beside its prediction.
-
-    `floors`: free bits by what they are per, "unit" or "total". Only rates and distortions are
-    predicted then (`linvae.theory.free_bits`), of one level without a fixed encoder variance.
-    """
+    """Every observation of a sweep beside its prediction, `predict`'s where there is a remedy."""
     for point, factor in enumerate(factors):
         scaled = spec.scale_betas(factor)
         at_beta = solve(scaled, moments)
         for s, seed in enumerate(seeds):
             rows = _member_rows(scaled, at_beta, observation, (s, point), architecture, seed)
-            yield from _floored(rows, scaled, at_beta, floors) if floors else rows
-
-
-def _floored(
-    rows: Iterator[Row], spec: LinearSpec, solution: Solution, floors: Mapping[str, float]
-) -> Iterator[Row]:
-    """Rows with the predictions of free bits, NaN where there is none."""
-    predicted: dict[tuple[str, int], float] = {}
-    s = spec.decoder_variance
-    if isinstance(spec, VAESpec | CVAESpec) and spec.encoder_variance is None and s != "learned":
-        ((per, nats),) = floors.items()
-        best, plain = (
-            free_bits_optimum(
-                solution.mode_variances, latent_dim=spec.latent_dim, floor_nats=floor,
-                beta=spec.beta, decoder_variance=float(s), per="unit" if per == "unit" else "total",
-            )
-            for floor in (nats, 0.0)
-        )  # fmt: skip
-        rates = np.sort(best.unit_rates_nats)[::-1]
-        predicted = {("unit_rate_nats", i + 1): float(rate) for i, rate in enumerate(rates)}
-        predicted["rate_nats", 0] = float(rates.sum())
-        less = float(np.sum(plain.squared_errors - best.squared_errors)) / (2 * float(s))
-        predicted["distortion_nats", 0] = float(solution.distortion) - less
-    for row in rows:
-        yield replace(row, predicted=predicted.get((row.quantity, row.index), math.nan))
+            yield from with_predictions(rows, predict(scaled, at_beta)) if predict else rows

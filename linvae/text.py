@@ -28,7 +28,7 @@ from linvae.cli import (
     reconstruction_of,
     refuse_idle_reconstruction,
 )
-from linvae.compare import REMEDIES
+from linvae.compare import TRAINING_REMEDIES
 from linvae.data import Vocabulary, load_text_splits
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--data-dir", type=Path, help="folder with the files (else LINVAE_DATA, cache)")
     p.add_argument("--max-sentences", type=positive_int, help="read so many of each file")
     p.add_argument("--beta", type=positive_float, default=1.0, help="KL weight, default 1")
-    p.add_argument("--remedy", choices=("none", *REMEDIES), default="none", help=(
+    p.add_argument("--remedy", choices=("none", *TRAINING_REMEDIES), default="none", help=(
         "against collapse, default none; aggressive takes five to ten times as long with the small "
         "preset, two to four with the published one"
     ))  # fmt: skip

@@ -38,6 +38,9 @@ REMEDY_WORDS = {
     "cyclical": "cyclical KL annealing",
     "free-bits": "free bits per unit",
     "total-free-bits": "free bits in total",
+    "latent-reconstruction": "the latent reconstruction loss",
+    "inverse-lipschitz": "a decoder that keeps latents apart",
+    "latent-skip": "a decoder whose every layer reads z",
 }
 _SAME = (
     "theory: the optimum, and with it the threshold, stays where it is; only the way there is "
@@ -48,6 +51,28 @@ REMEDY_THEORY = dict.fromkeys(
     ("aggressive", "annealing", "aggressive-annealing", "cyclical"), _SAME
 )
 REMEDY_THEORY |= dict.fromkeys(("free-bits", "total-free-bits"), _FLOOR)
+REMEDY_THEORY |= {
+    "latent-reconstruction": (
+        "theory: a unit copies z through a second mode, of little variance, at little cost; its "
+        "own mode keeps its threshold where the data have directions without variance, and gains "
+        "most where all of them vary; the rest of the gain is what training has not undone"
+    ),
+    "inverse-lipschitz": (
+        "theory: a unit kept awake by the bound has a rate at every beta, which falls as 1/beta^2, "
+        "and costs distortion"
+    ),
+    "latent-skip": (
+        "theory: z fed to every layer of a linear decoder is U z again, so the optimum stays; a "
+        "gain is a way there that is shorter"
+    ),
+}
+
+
+BLOW_UP_ADVICE = (
+    "no optimum looks like this: detach z (--lr-detach both), give the encoder a small share of "
+    "the loss (--lr-encoder-share 1e-4) or lower --lr-weight; without that loss, lower the "
+    "learning rate"
+)
 
 
 @dataclass(frozen=True)
@@ -89,6 +114,7 @@ def verdicts(comparison: Comparison) -> list[Verdict]:
     found += _bounds_verdict(comparison)
     found += [v for a in comparison.architectures for v in _count_verdict(comparison, a)]
     found += [v for a in comparison.architectures for v in _remedy_verdict(comparison, a)]
+    found += [v for a in comparison.architectures for v in _blow_up_verdict(comparison, a)]
     return [*found, *_rate_verdict(comparison)]
 
 
@@ -525,21 +551,40 @@ def _count_verdict(comparison: Comparison, architecture: str) -> Iterator[Verdic
 
 
 def _remedy_verdict(comparison: Comparison, name: str) -> Iterator[Verdict]:
-    """Units and nats of a sweep with a remedy beside those of the plain one."""
+    """Units, nats and price of a sweep with a remedy beside those of the plain one.
+
+    Units that carry data are those whose posterior mean varies: a latent reconstruction loss gives
+    idle units a rate too.
+    """
     architecture, remedy = without_remedy(name)
     if not remedy:
         return
-    units, nats = (
+    units, nats, distortion = (
         [_mean_over_sweep(comparison, quantity, a) for a in (name, architecture)]
-        for quantity in ("units_above_cutoff", "rate_nats")
+        for quantity in ("active_units", "rate_nats", "distortion_nats")
     )
+    more = distortion[0] - distortion[1]
     text = (
-        f"{REMEDY_WORDS.get(remedy, remedy)}: {number(units[0], 3)} units alive on average over "
+        f"{REMEDY_WORDS.get(remedy, remedy)}: {number(units[0], 3)} active units on average over "
         f"the sweep, {number(units[1], 3)} without; {number(nats[0], 3)} nats, "
-        f"{number(nats[1], 3)} without."
+        f"{number(nats[1], 3)} without; a distortion {number(abs(more), 3)} nats "
+        f"{'higher' if more > 0 else 'lower'}."
     )
     why = _above_the_optimum(comparison, name, nats[0]) or REMEDY_THEORY.get(remedy, "")
     yield Verdict("note", f"{remedy}, {architecture}", text, why)
+
+
+def _blow_up_verdict(comparison: Comparison, name: str) -> Iterator[Verdict]:
+    """Runs of a sweep whose latent scale blew up, and the way out."""
+    rows = comparison.select("blown_up", architecture=name)
+    blown = [row for row in rows if row.observed > 0]
+    if not blown:
+        return
+    text = (
+        f"the latent scale of {len(blown)} of {len(rows)} runs of the {name} network blew up on "
+        "the way: their rate cost more than ten times what collapse does."
+    )
+    yield Verdict("differs", f"latent scale, {name}", text, BLOW_UP_ADVICE)
 
 
 def _above_the_optimum(comparison: Comparison, name: str, nats: float) -> str:

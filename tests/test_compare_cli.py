@@ -199,10 +199,12 @@ def test_choices_are_those_of_the_networks():
     """Written out in compare, so that --help does not wait for torch."""
     from linvae.models import ARCHITECTURES
     from linvae.models.activations import ACTIVATIONS
+    from linvae.pipeline import NETWORK_REMEDIES
     from linvae.train import REMEDIES, WARMUPS
 
     assert tuple(ARCHITECTURES) == linvae.compare.ARCHITECTURES
-    assert ("none", *linvae.compare.REMEDIES) == REMEDIES
+    assert ("none", *linvae.compare.TRAINING_REMEDIES) == REMEDIES
+    assert tuple(NETWORK_REMEDIES) == linvae.compare.NETWORK_REMEDIES
     assert tuple(ACTIVATIONS) == linvae.compare.ACTIVATIONS
     assert linvae.cli.WARMUPS == WARMUPS
 

@@ -353,7 +353,7 @@ def test_latent_reconstruction_trains_to_what_theory_predicts(k, source):
     top = float(solve(spec, moments).critical_beta[0])
     chosen = Remedy(latent_reconstruction=LatentReconstruction(2.0, source))
     factors = (0.5 * top, 1.1 * top)
-    config = TrainConfig(steps=6000, batch_size=200, learning_rate=0.01)
+    config = TrainConfig(steps=2000, batch_size=200, learning_rate=0.02)
     seen = SweepJob(spec, LINEAR, (0,), config, factors, chosen).run(
         TrainingData.from_arrays(small().target)
     )

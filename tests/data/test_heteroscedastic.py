@@ -47,6 +47,14 @@ def test_top_variance_and_its_mean_over_conditions(model):
     assert mean == pytest.approx(model.noise + share * rise, rel=1e-12)
 
 
+def test_directions_at_known_angles():
+    quarter = np.array([0.0, np.pi / 4, np.pi / 2])
+    once, twice = (MODELS[name].directions(quarter)[:, :2] for name in ("turning", "twice"))
+    half = np.sqrt(0.5)
+    np.testing.assert_allclose(once, [[1, 0], [half, half], [0, 1]], atol=1e-15)
+    np.testing.assert_allclose(twice, [[1, 0], [0, 1], [-1, 0]], atol=1e-15)
+
+
 def test_linear_regression_finds_nothing():
     """Not even of a bent mean; covariances within 6 standard errors of 0."""
     y, x, phi = samples(MODELS["bent"])

@@ -72,6 +72,15 @@ def test_a_turning_direction(bend):
     assert linear == pytest.approx(max(0.35, 0.1 + bend**2 / 2), abs=spread[1] + 0.01)
 
 
+def test_one_dimension_has_no_bias_in_cells_of_few_samples():
+    """Halves of four, each about its own mean: 1/n would give 3/4 of the variance."""
+    rng = np.random.default_rng(2)
+    found = local_residual_spectrum(rng.normal(size=(8000, 1)), np.repeat(np.arange(1000), 8))
+    for values in (found.held_out, found.in_sample):
+        assert abs(values.mean() - 1) < 6 * values.std() / np.sqrt(1000)
+    assert found.average == pytest.approx(1, abs=6 * np.sqrt(2 / 7000))
+
+
 def test_labels_are_cells():
     rng = np.random.default_rng(0)
     labels = rng.integers(3, size=3000) * 5

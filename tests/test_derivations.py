@@ -22,8 +22,10 @@ from scipy.integrate import solve_ivp
 from scipy.optimize import brentq, minimize
 
 from linvae.moments import Moments
-from linvae.spec import CVAESpec, HVAESpec, VAESpec
+from linvae.spec import CVAESpec, HVAESpec, LatentReconstruction, VAESpec
 from linvae.theory import objective, solve
+from linvae.theory.latent_reconstruction import reconstruction_critical_beta
+from linvae.theory.mixed_units import copying_critical_beta
 from linvae.theory.sequences import ResidualThreshold, residual_threshold
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # analysis is not installed with the package
@@ -172,6 +174,11 @@ def _double_reconstruction(F):
     return F.subs(r.gamma, 2 * r.gamma)
 
 
+def _double_loss(F):
+    r = module("reconstruction")
+    return F.subs(r.gamma, 2 * r.gamma)
+
+
 def _double_mean(F):
     f = module("families")
     return F.subs(f.m1, 2 * f.m1)
@@ -203,6 +210,8 @@ WRONG = {
     "hvae-priors-mixed-up": ("hvae", _wider_prior),
     "remedies-half-decay": ("remedies", _half_decay),
     "remedies-double-reconstruction": ("remedies", _double_reconstruction),
+    "reconstruction-rate-twice": ("reconstruction", _double_rate),
+    "reconstruction-double-loss": ("reconstruction", _double_loss),
     "autoregressive-rate-twice": ("autoregressive", _double_rate),
     "autoregressive-covariance": ("autoregressive", _covariance_twice),
     "sequences-rate-twice": ("sequences", _double_rate),
@@ -527,6 +536,36 @@ def test_latent_reconstruction_posterior_threshold(p):
     assert_threshold(lambda beta: _lowest(p, _reconstruction_posterior, beta), critical)
     v0 = value("remedies", "collapsed_variance_posterior", beta=critical, **p)
     assert v0 == pytest.approx(1 / (1 / p["eta"] ** 2 + p["gamma"] / critical), rel=SAME)
+
+
+@pytest.mark.parametrize("p", points(17, *REMEDY, "f")[:8], ids=lambda p: "")
+def test_thresholds_of_every_routing_are_those_of_the_theory(p):
+    """Zeros of the determinants, against linvae."""
+    theta2, numbers = p["theta"] ** 2, {"decoder_variance": p["s"], "prior_variance": p["eta"] ** 2}
+    for source, label in (("prior", "prior"), ("posterior", "posterior"), ("mean", "mean")):
+        loss = LatentReconstruction(p["gamma"], source, encoder_share=p["f"])
+        critical = float(reconstruction_critical_beta(theta2, loss, **numbers))
+        at = lambda beta, label=label: value(  # noqa: E731
+            "reconstruction", f"determinant_{label}", **p, beta=beta
+        )
+        assert at(critical * (1 + BESIDE)) > 0
+        if critical > 0:
+            size = max(abs(at(critical / 2)), abs(at(critical * 2)))
+            assert abs(at(critical)) < SAME * size
+            assert at(critical * (1 - BESIDE)) < 0
+
+
+@pytest.mark.parametrize("p", points(18, "theta1", "s", "gamma", "eta"), ids=lambda p: "")
+def test_beta_at_which_data_leave_a_unit_is_that_of_the_theory(p):
+    p = p | {"theta2": 0.3 * min(p["theta1"], p["gamma"] * p["eta"] ** 2 * p["s"] / p["theta1"])}
+    found = copying_critical_beta(
+        p["theta1"] ** 2,
+        p["theta2"] ** 2,
+        LatentReconstruction(p["gamma"], "prior"),
+        decoder_variance=p["s"],
+        prior_variance=p["eta"] ** 2,
+    )
+    assert found == pytest.approx(value("reconstruction", "critical_beta_copy", **p), rel=SAME)
 
 
 @pytest.mark.parametrize("p", points(14, *REMEDY)[:8], ids=lambda p: "")

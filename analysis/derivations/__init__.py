@@ -12,6 +12,7 @@ FAMILIES = (
     "decoder_variance",
     "hvae",
     "remedies",
+    "reconstruction",
     "autoregressive",
     "sequences",
     "families",

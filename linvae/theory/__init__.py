@@ -2,8 +2,9 @@
 
 Dispatch only; the mathematics is in one file per theorem family: `modes` (what there is to
 explain), `elbo` (the objective), `vae` (one level), `penalised` (one level with a latent
-reconstruction loss or weight decay), `target_encoder` (a conditional encoder that does not see the
-condition), `hvae` (hierarchies), `stability` (collapsed points).
+reconstruction loss or weight decay), `latent_reconstruction` and `mixed_units` (that loss in every
+routing of its gradient, and for any number of units), `target_encoder` (a conditional encoder that
+does not see the condition), `hvae` (hierarchies), `stability` (collapsed points).
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ the objective P x^2 + P q^2 r/(1 - r) - b log r + b log(1 + g x^2/b), twice and 
 whose stationary points all have g x^2/b <= 1/3, where its slope rises: there is one at most. With
 "posterior" and both detached at share 1 the rest is that of "prior" exactly. For any other routing
 it minimises nothing. Refused: "posterior" with the target alone detached, where a larger z lowers
-the loss for nothing (m grows without bound from g = 4 b on), and shares above 1 (several rests).
+the loss for nothing (at share 1 m is unbounded from g = 4 b on), and shares above 1 (many rests).
 
 | symbol  | argument or field  | shape           | unit          |
 |---------|--------------------|-----------------|---------------|

@@ -77,8 +77,8 @@ class ReconstructionOptimum:
     | field             | meaning                                              | shape | unit     |
     |-------------------|------------------------------------------------------|-------|----------|
     | modes             | those of the unit, -1 where it has fewer than two    | (k, 2)| -        |
-    | decoder           | weights on them, data/latent; 0 without data         | (k, 2)| -        |
-    | encoder           | weights on them, latent/data; infinite without data  | (k, 2)| -        |
+    | decoder           | weights on them, 0 without data              | (k, 2)| data/latent      |
+    | encoder           | weights on them, infinite without data       | (k, 2)| latent/data      |
     | mean_variances    | of the posterior's mean, by mode                     | (k, 2)| latent^2 |
     | encoder_variances | v                                                    | (k,)  | latent^2 |
     | lost              | 1 - u.w of the copy                                  | (k,)  | -        |

@@ -179,9 +179,9 @@ def penalised_critical_beta(mode_variances: npt.ArrayLike, **penalties: Any) -> 
 def solve_penalised(spec: VAESpec, modes: Modes) -> ModeStates:
     """Optimum of every mode of a VAESpec with a penalty.
 
-    Raises ValueError where the latent reconstruction loss has no known optimum: with fewer units
-    than dimensions (a unit then mixes modes, for its copy passes best through those of little
-    variance), or with a mode without variance (the copy is free as w grows without bound).
+    Raises ValueError where the latent reconstruction loss has no optimum mode by mode: with fewer
+    units than dimensions (`linvae.theory.mixed_units`), or with a mode without variance (the copy
+    is free as w grows without bound).
     Units beyond the target's dimensions have no decoder direction and stay at the prior. Equality
     that a test checks: brute force over all matrices.
     """
@@ -301,9 +301,10 @@ def _refuse_loss(spec: VAESpec, theta2: Array) -> None:
     gamma, k, d = spec.latent_reconstruction, spec.latent_dim, len(theta2)
     if gamma > 0 and k < d:
         raise ValueError(
-            f"latent_reconstruction={gamma} has no known optimum with latent_dim={k} below the "
-            f"target's {d} dimensions: a unit then mixes modes; use latent_dim >= {d}, or "
-            "stability(spec, moments) for the threshold of the collapsed point"
+            f"latent_reconstruction={gamma} has no optimum mode by mode with latent_dim={k} below "
+            f"the target's {d} dimensions: a unit then mixes modes; use "
+            "linvae.theory.mixed_units.reconstruction_optimum, without weight decay, "
+            f"latent_dim >= {d}, or stability(spec, moments) for the collapsed point"
         )
     if gamma > 0 and spec.weight_decay == 0 and np.any(theta2 == 0):
         rank = int(np.count_nonzero(theta2))

@@ -10,6 +10,8 @@ import oracles
 import pytest
 
 from linvae import Moments, VAESpec, objective, solve
+from linvae.spec import LatentReconstruction
+from linvae.theory.mixed_units import reconstruction_optimum
 from linvae.theory.penalised import is_first_order, local_critical_beta
 from linvae.theory.stability import stability
 
@@ -201,6 +203,11 @@ def test_too_few_units_for_the_loss_are_refused_because_they_mix_modes():
         solve(spec, moments)
     found = oracles.brute_force(spec, moments)
     assert found.objective == pytest.approx(2.59598, abs=1e-5)
+    mixed = reconstruction_optimum(
+        [1.0, 0.1], LatentReconstruction(3.0, "prior"), latent_dim=1, beta=1.0,
+        decoder_variance=1.0, prior_variance=1.0,
+    )  # fmt: skip
+    assert mixed.objective == pytest.approx(found.objective, abs=BRUTE_FORCE)
     assert np.all(np.abs(found.weights.U[0]) > 0.4)  # both modes at once
 
 

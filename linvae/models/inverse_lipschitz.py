@@ -72,17 +72,11 @@ class ConvexGradient(nn.Module):
         own = torch.split(F.linear(x, self.weight, self.bias), self._widths, -1)
         seen = [own[0]]  # what each softplus is of
         for i, part in enumerate(own[1:]):
-            seen.append(part + F.linear(_softplus(seen[-1]), self.mixing[i].square()))
+            seen.append(part + F.linear(F.softplus(seen[-1]), self.mixing[i].square()))
         deltas = [self.readout.square() * torch.sigmoid(seen[-1])]
         for i in range(len(self.mixing) - 1, -1, -1):
             deltas.append((deltas[-1] @ self.mixing[i].square()) * torch.sigmoid(seen[i]))
         return torch.cat(deltas[::-1], dim=-1) @ self.weight
-
-
-def _softplus(x: Tensor) -> Tensor:
-    """Smooth to the last bit of a double: torch's own is x above 20, where it jumps by 2e-9."""
-    y: Tensor = F.softplus(x, threshold=40.0)
-    return y
 
 
 class InverseLipschitzDecoder(MemberNetwork):

@@ -111,13 +111,12 @@ class InverseLipschitzDecoder(MemberNetwork):
     ) -> Tensor:
         """As `MemberNetwork.forward`; the output is linear in N's last hidden layer and T(z)."""
         free = self.free(x, shared, hidden_only=hidden_only)
-        inside = self._inside(x, shared)
-        if hidden_only:
-            return torch.cat([free, inside], dim=-1)
         with torch.autocast(x.device.type, enabled=False):  # terms that cancel: never bfloat16
+            inside, free = self._inside(x, shared), free.to(x.dtype)
+            if hidden_only:
+                return torch.cat([free, inside], dim=-1)
             basis = orthonormal(self.columns)
-            free = free.to(basis.dtype)
-            output: Tensor = free + (inside.to(basis.dtype) - free @ basis) @ basis.mT
+            output: Tensor = free + (inside - free @ basis) @ basis.mT
             return output
 
     def _inside(self, z: Tensor, shared: Tensor | None) -> Tensor:

@@ -47,7 +47,11 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--split", help="default: the training split, or what is there")
     group.add_argument("--max-samples", type=positive_int, help="random subset of this size")
-    group.add_argument("--image-size", type=positive_int, help="ffhq: 64 (default) or 128 pixels")
+    group.add_argument(
+        "--image-size",
+        type=positive_int,
+        help="shrink images to so many pixels a side (celeba, ffhq: 64 else)",
+    )
     group.add_argument(
         "--download",
         action=argparse.BooleanOptionalAction,

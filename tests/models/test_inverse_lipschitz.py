@@ -104,6 +104,45 @@ def test_bound_is_reached_where_nothing_else_is_said():
     torch.testing.assert_close(found, torch.full_like(found, BOUND), rtol=1e-9, atol=0)
 
 
+def test_maps_follow_one_another():
+    """L T_1(z) in the basis where the second potential and the free network are silent."""
+    model, *_ = stack(VAESpec(3), "mlp", seeds=(0,))
+    shuffled(model, 1.0)
+    decoder = model.decoders[0]
+    with torch.no_grad():
+        for name, value in decoder.named_parameters():
+            if name.startswith(("second", "free", "constant")):
+                value.zero_()
+    z = values(1, 1, N, 3).double()
+    first = inverse_lipschitz_decoder(
+        torch.Generator(), model.architecture, 3, 12, bound=BOUND / model.scale
+    ).double()
+    first.load_state_dict(
+        {k.replace("__", "."): v[0, 0] for k, v in decoder.named_parameters()}, strict=False
+    )
+    expected = (
+        BOUND / model.scale * (z[0, 0] + first.first(z[0, 0])) @ orthonormal(first.columns).mT
+    )
+    torch.testing.assert_close(decoder(z)[0, 0], expected, rtol=1e-10, atol=1e-12)
+
+
+def test_what_keeps_latents_apart_is_never_bfloat16():
+    """Of close pairs; what N adds, orthogonal, is: it can only move them farther apart."""
+    model, *_ = stack(VAESpec(3), "mlp")
+    model = model.float()
+    shuffled(model, 1.0)
+    with torch.no_grad():
+        for name, value in model.decoders.named_parameters():
+            if name.startswith("0.free"):
+                value.zero_()
+    z = values(2, 1, 200, 3)
+    z[:, :, 1::2] = z[:, :, ::2] + 1e-2 * values(2, 1, 100, 3, seed=5)
+    expected = stretch(model.decoders[0], z)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = stretch(model.decoders[0], z)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=0)
+
+
 def test_unit_of_the_bound():
     """Log odds are not scaled: the same network with a Bernoulli likelihood."""
     spec, target = VAESpec(3, likelihood="bernoulli"), (values(N, 12) > 0).double()

@@ -106,6 +106,20 @@ def test_fed_units_start_as_others_do(name):
     assert moment == pytest.approx(ACTIVATIONS[name].second_moment, rel=0.3)
 
 
+def test_fed_maps_start_as_others_do():
+    """Second moment of the last maps, away from their border, where fewer weights add up."""
+    moments = []
+    for skip in (True, False):
+        record = Architecture("conv", hidden=(64, 64), channels=(64, 64), latent_skip=skip)
+        model = build_model(
+            VAESpec(8), values(N, 256), architecture=record, image=ImageLayout((16, 16, 1)),
+            seeds=tuple(range(8)),
+        )  # fmt: skip
+        maps = model.decoders[0].hidden(values(8, 1, 50, 8)).detach()
+        moments.append(float(maps[..., 2:-2, 2:-2].square().mean()))
+    assert moments[0] == pytest.approx(moments[1], rel=0.15)  # 8 draws of 64 channels
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_member_trains_alone_as_in_a_stack(kind):
     """20 steps; float32 products of other shapes add in another order: 1e-3 of the largest.

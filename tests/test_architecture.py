@@ -24,7 +24,18 @@ import pytest
 import linvae
 
 PACKAGE = Path(linvae.__file__).parent
-TOP = {"compare", "predict", "diagnose", "text", "pipeline", "rows", "cli", "__main__"}
+TOP = {
+    "compare",
+    "predict",
+    "diagnose",
+    "text",
+    "pictures",
+    "pipeline",
+    "remedy_rows",
+    "rows",
+    "cli",
+    "__main__",
+}
 BELOW_MODELS = {"spec", "prices", "comparison", "data", "moments", "objectives"}
 MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),

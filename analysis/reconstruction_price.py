@@ -9,7 +9,8 @@ each beside the linear optimum of the same setting (`linvae.theory.mixed_units`)
 is: theta^2, s and eta^2 scale them. Trained at `FACTORS` of the predicted critical beta. Below it
 the variance of the posterior's mean falls to 0 along what is nearly a line in beta: `critical_beta`
 is where the line through the two betas below it ends, `predicted_by_line` the end of the same line
-through the optimum's variances, so that its bend cancels. None where it does not fall.
+through the optimum's variances, so that its bend cancels. null where it does not fall. `explained`:
+share of the variance of y that the decoder has at the posterior's mean.
 
 `ends`: spectrum `SPECTRUM` with a unit for each mode, and with two units, which mix two modes each;
 rate, distortion, active units (variance of the posterior's mean above 0.01), and the price,
@@ -39,7 +40,7 @@ from linvae.comparison import write_text
 from linvae.data import gaussian
 from linvae.metrics import observe
 from linvae.metrics.information import posteriors
-from linvae.models import Architecture
+from linvae.models import Architecture, StackedVAE
 from linvae.spec import LatentReconstruction, VAESpec
 from linvae.theory.latent_reconstruction import reconstruction_critical_beta, reconstruction_rest
 from linvae.theory.mixed_units import ReconstructionOptimum, reconstruction_optimum
@@ -135,21 +136,36 @@ def threshold_rows(
     members = [(f * b, loss) for b, loss in zip(predicted, every, strict=True) for f in FACTORS]
     found = trained(data, 1, network, members, config, store)
     variances = posteriors(found.model, data).mean[..., 0].var(dim=-1, correction=0).numpy()
+    shares = explained(found.model, data)
     for i, (critical, loss) in enumerate(zip(predicted, every, strict=True)):
         betas = critical * np.array(FACTORS)
-        expected = [
-            float(reconstruction_rest(1.0, loss, beta=b, **UNITS).mean_variances) for b in betas
-        ]
+        rests = [reconstruction_rest(1.0, loss, beta=b, **UNITS) for b in betas]
+        expected = [float(rest.mean_variances) for rest in rests]
+        members_of_it = slice(len(FACTORS) * i, len(FACTORS) * (i + 1))
         for s, seed in enumerate(SEEDS):
-            seen = variances[s, len(FACTORS) * i : len(FACTORS) * (i + 1)]
+            seen = variances[s, members_of_it]
             yield {
                 "network": network, "gamma": loss.weight, "source": loss.source, "seed": seed,
                 "predicted_critical_beta": critical,
                 "predicted_by_line": end_of_line(betas, expected),
                 "critical_beta": end_of_line(betas, seen),
-                "predicted_mean_variances": [round(v, 5) for v in expected],
-                "mean_variances": [round(float(v), 5) for v in seen],
+                "predicted_mean_variances": _five(expected),
+                "mean_variances": _five(seen),
+                "predicted_explained": _five([1 - float(rest.lost) ** 2 for rest in rests]),
+                "explained": _five(shares[s, members_of_it]),
             }  # fmt: skip
+
+
+@torch.no_grad()
+def explained(model: StackedVAE, data: TrainingData) -> Array:
+    """1 - E|y - g(mean of q)|^2/E|y|^2 of centred data, (n_seeds, n_points)."""
+    y = data.target[:]
+    left = (y - model.decode(posteriors(model, data).mean.float(), None)).square().sum(-1).mean(-1)
+    return np.asarray(1 - left / y.square().sum(-1).mean(), dtype=np.float64)
+
+
+def _five(values: Sequence[float] | Array) -> list[float]:
+    return [round(float(v), 5) for v in values]
 
 
 def end_of_line(betas: Sequence[float] | Array, variances: Sequence[float] | Array) -> float | None:

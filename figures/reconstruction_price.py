@@ -32,7 +32,7 @@ CASES = {
     "two units": ("gaussian", 2),
     "four units, curved data": ("curved", 4),
 }
-NETWORKS = {"linear": "none", "mlp": "full"}  # marks, open and full
+NETWORKS = {"linear": "none", "mlp": "full"}  # marks, open and filled
 NEAR, TICKS = 0.02, (0, 0.02, 0.1, 0.5, 2)  # gamma, linear below the first
 
 
@@ -89,6 +89,7 @@ def draw(rows: Rows) -> Canvas:
                 chosen = select(_with_source(own, "posterior"), beta=beta)
                 _both(one, chosen, look, rf"$\beta$ = {beta:g}")
             title(one, text)
+        title(axes[3 + column], f"{text}, z from the posterior")
     axes[3].set_ylabel("rate, nats per sample")
     axes[6].set_ylabel("distortion above the least\nof linear VAEs at that rate, nats")
     for one in axes[6:]:
@@ -98,8 +99,15 @@ def draw(rows: Rows) -> Canvas:
         one.set_xscale("symlog", linthresh=NEAR, linscale=0.4)
         one.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
         one.minorticks_off()
-    legend(figure, axes, columns=5)
+        one.set_xlim(-0.004, 2.6)
+    for network, fill in NETWORKS.items():
+        axes[0].plot([], [], color=QUIET, marker="o", ls="none", mfc=_face(fill), label=network)
+    legend(figure, axes, columns=7)
     return figure
+
+
+def _face(fill: str) -> str:
+    return "none" if fill == "none" else QUIET
 
 
 def _with_source(rows: Rows, source: str) -> Rows:
@@ -116,5 +124,4 @@ def _both(axes: Axes, rows: Rows, look: int, label: str) -> None:
         own = select(rows, network=network)
         if own:
             style = {"mfc": "none"} if fill == "none" else {}
-            named = f"{label}, {network}"
-            spread_points(axes, own, "gamma", "observed", look, label=named, **style)
+            spread_points(axes, own, "gamma", "observed", look, **style)

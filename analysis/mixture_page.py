@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from analysis.nonlinear_thresholds import markdown
+from analysis.reconstruction_price import summary
 from linvae.spec import LatentReconstruction
 from linvae.theory.latent_reconstruction import collapsed_encoder_variance
-from linvae.wording import nats, number
-from paper_checks.song2025 import CELLS, STUDY
+from linvae.wording import nats, number, plain
+from paper_checks.song2025 import CELLS, ENOUGH, STUDY, THEIRS
 
 Rows = list[dict[str, Any]]
 Setting = tuple[float, float, str]  # beta, alpha, what is detached
@@ -19,14 +20,17 @@ Changes = dict[Setting, float]
 
 PUBLISHED_ALPHAS = {0.0: 0, 0.1: 1, 0.4: 4}  # where they stand in a row of STUDY
 PUBLISHED_CELLS = {0.0: 0, 0.01: 1, 0.1: 2}  # and of CELLS
-WHOLE = 39_063  # steps of 1000 epochs
 EPSILON = 0.1  # nats, of local collapse
+PRELIMINARY = """
+
+**Preliminary: so short a training says nothing yet of the published claims.**"""
 
 PAGE = """# Local collapse: eight clusters in the plane, published and here
 
 Written by `python -m analysis.mixture_study --page` from `analysis/mixture_study.json`: {steps}
 steps{short}, {seeds} seeds, medians with their range. Published (Song, Kim, Lee 2025, result files
-of their code): medians of four seeds, cells of one. Theirs and ours are not the same clusters.
+of their code): medians of four seeds, cells of one. Theirs and ours differ in their
+clusters.{warning}
 
 - KL, MI: rate and mutual information of all data, nats; MI is at most log n = {log_n:.2f}. The KL
   above it is KL(q(z)||p(z)): latents off their prior, which say nothing of the data.
@@ -38,20 +42,30 @@ of their code): medians of four seeds, cells of one. Theirs and ours are not the
   an inverse.
 - alpha 0.4, detached: z is a constant for the loss, as in their code since August 2025."""
 
+PRICE = """## Predicted and observed price
 
-def page(document: dict[str, Any]) -> str:
-    """What was measured, what holds, and why the KL alone says little."""
+`python -m analysis.reconstruction_price`: Gaussian data of spectrum 4, 2, 1, 0.5 and one mode by
+itself, gamma from 0.02 to 2, z from the prior and from q, three seeds.
+
+![Thresholds, rates and price of the loss, linear and MLP](reconstruction_price.png)
+
+(`python -m figures --only reconstruction_price`; lines: the linear optimum.)"""
+
+
+def page(document: dict[str, Any], prices: dict[str, Any]) -> str:
+    """What was measured, what holds, why the KL alone says little, and the price of the loss."""
     found = document["rows"]
     steps = document["steps"]
     head = PAGE.format(
         steps=f"{steps:,}",
-        short="" if steps >= WHOLE else f" of the {WHOLE:,} published",
+        short="" if steps >= THEIRS else f" of the {THEIRS:,} published",
+        warning="" if steps >= ENOUGH else PRELIMINARY,
         seeds=len({row["seed"] for row in found}),
         log_n=math.log(10_000),
         epsilon=EPSILON,
     )
     parts = [head, table(found), "## What holds", verdict(found), "## Why the KL alone misleads"]
-    return "\n\n".join([*parts, misleading(found)]) + "\n"
+    return "\n\n".join([*parts, misleading(found), PRICE, summary(prices)]) + "\n"
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -93,7 +107,7 @@ def table(found: Rows) -> str:
 def _published(beta: float, alpha: float) -> tuple[str, str, str]:
     """KL, L, share of z-cells."""
     place = PUBLISHED_ALPHAS.get(alpha)
-    kl, stretch = ("-", "-") if place is None else map(number, STUDY[beta][place])
+    kl, stretch = ("-", "-") if place is None else map(plain, STUDY[beta][place])
     cells = CELLS.get(beta)
     where = PUBLISHED_CELLS.get(alpha)
     return kl, stretch, "-" if cells is None or where is None else f"{cells[where]:.2f}"
@@ -161,6 +175,8 @@ def _line(claim: str, changes: Changes, neutral: float, unit: str, *, falls: boo
     """Holds in all settings, in some or in none, with the range."""
     good = {s: (v < neutral if falls else v > neutral) for s, v in changes.items()}
     low, high = (nats(f(changes.values())) for f in (min, max))
+    if set(changes.values()) == {neutral}:
+        return f"- {claim}: no change in any setting."
     told = f"{claim}: in {sum(good.values())} of {len(good)} settings ({low} to {high} {unit})"
     bad = [_name(setting) for setting, fine in good.items() if not fine]
     return f"- {told}" + (f"; not at {', '.join(bad)}" if 0 < len(bad) < len(good) else "") + "."
@@ -180,14 +196,18 @@ def _blow_ups(found: Rows) -> str:
     )
 
 
-MISLEADING = """With z drawn from q and its gradient attached the loss pulls the encoder variance of
-a unit that carries nothing from eta^2 to eta^2 beta/(beta + gamma), gamma = 2 alpha, eta = 1
-(`linvae.theory.latent_reconstruction`): a smaller z is easier to give back. Such units have a rate
-without information, two of them at alpha {alpha:g} {rates}. {above}, so **a cell of a model that is
-wholly collapsed can count as not collapsed**, and a share of cells that falls with alpha is no
-proof of use. With z detached the variance stays eta^2.
+MISLEADING = """With z drawn from q and its gradient attached, the loss pulls the encoder variance
+of a unit that carries nothing from eta^2 to eta^2 beta/(beta + gamma), gamma = 2 alpha, eta = 1
+(`linvae.theory.latent_reconstruction`): a smaller z is easier to give back. Such a unit has a rate
+without information. Two of them, the whole latent, have at alpha {alpha:g}
 
-Here KL less MI is {plain} nats without the loss, {attached} with it, and {detached} with it and z
+{rates}
+
+of which the cut-off of {epsilon} nats calls {below} collapsed: **a cell of a model that is wholly
+collapsed can count as alive**, and a share of cells that falls with alpha is no proof of use. With
+z detached the variance stays eta^2.
+
+Here KL less MI is {without} nats without the loss, {attached} with it, and {detached} with it and z
 detached."""
 
 
@@ -195,7 +215,7 @@ def misleading(found: Rows) -> str:
     """The rate of units that carry nothing, from theory, and KL less MI of the rows."""
     alpha = max(row["alpha"] for row in found)
     rates = {beta: 2 * collapsed_rate(beta, alpha) for beta in _betas(found)}
-    above = [f"{beta:g}" for beta, rate in rates.items() if rate > EPSILON]
+    below = [f"{beta:g}" for beta, rate in rates.items() if rate < EPSILON]
     gaps = {
         setting: median(found, *setting[:2], "rate_nats", setting[2])
         - median(found, *setting[:2], "information_nats", setting[2])
@@ -203,9 +223,10 @@ def misleading(found: Rows) -> str:
     }
     return MISLEADING.format(
         alpha=alpha,
-        rates=", ".join(f"{nats(rate)} nats at beta {beta:g}" for beta, rate in rates.items()),
-        above=f"The cut-off is {EPSILON} nats, exceeded at beta {', '.join(above) or 'none'}",
-        plain=_range([gap for (_, a, _), gap in gaps.items() if not a]),
+        rates="\n".join(f"- {nats(rate)} nats at beta {beta:g}," for beta, rate in rates.items()),
+        below=f"beta {', '.join(below)}" if below else "none",
+        epsilon=EPSILON,
+        without=_range([gap for (_, a, _), gap in gaps.items() if not a]),
         attached=_range([gap for (_, a, d), gap in gaps.items() if a and d == "none"]),
         detached=_range([gap for (_, a, d), gap in gaps.items() if a and d == "both"]),
     )

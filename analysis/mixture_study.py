@@ -51,6 +51,7 @@ SPEC = VAESpec(2, decoder_variance=0.5)
 NETWORK = Architecture("mlp", hidden=(64, 128, 64))
 POINTS = 10_000
 BATCH = 1024  # of the information: its cap, 6.9 nats, is far above that of the labels, log 8
+PRICES = Path(__file__).with_name("reconstruction_price.json")
 DOCS = Path(__file__).parent.parent / "docs" / "local_collapse.md"
 
 
@@ -139,7 +140,8 @@ def main() -> None:
         found = list(rows(trained(args.steps, range(args.seeds), CellStore(args.members))))
         document = {"version": linvae.__version__, "steps": args.steps, "rows": found}
         write_text(args.out, json.dumps(document, indent=1) + "\n")
-    write_text(args.docs, page(json.loads(args.out.read_text())))
+    prices = json.loads(PRICES.read_text())
+    write_text(args.docs, page(json.loads(args.out.read_text()), prices))
 
 
 if __name__ == "__main__":

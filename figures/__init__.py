@@ -24,6 +24,7 @@ NAMES = (
     "escape_time",
     "escape_rates",
     "latent_reconstruction",
+    "reconstruction_price",
     "bernoulli",
     "thresholds",
     "finite_samples",

@@ -10,9 +10,11 @@ theta^2, decoder u, encoder w, encoder variance v and twice the objective,
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 
 import numpy as np
 from scipy.special import logsumexp
@@ -488,6 +490,107 @@ def blow_ups() -> Finding:
         f"seeds (beta: beta KL) {', '.join(beyond)}, above {ceiling:.0f}"
     )
     return Finding(1 / margin, 1, "of the collapsed loss over beta KL", note)
+
+
+# Rows of analysis/mixture_study.py: the same study on clusters of ours, nothing detached.
+MIXTURE = Path(__file__).resolve().parents[1] / "analysis" / "mixture_study.json"
+COLUMNS = ("rate_nats", "information_nats", "published_bi_lipschitz", "share_of_latent_cells")
+
+
+@cache
+def measured() -> dict[str, dict[float, Array]]:
+    """Of every column and beta: (alphas, seeds), alpha ascending from 0; infinite: lost."""
+    rows = json.loads(MIXTURE.read_text(encoding="utf-8"))["rows"]
+    plain = [row for row in rows if row["detach"] == "none"]
+    alphas = sorted({row["alpha"] for row in plain})
+    return {
+        column: {
+            beta: np.array(
+                [
+                    [math.inf if row[column] is None else row[column]
+                     for row in plain if (row["beta"], row["alpha"]) == (beta, alpha)]
+                    for alpha in alphas
+                ]
+            )
+            for beta in sorted({row["beta"] for row in plain})
+        }
+        for column in COLUMNS
+    }  # fmt: skip
+
+
+def _medians(column: str) -> Array:
+    """(betas, alphas)."""
+    return np.array([np.median(values, axis=1) for values in measured()[column].values()])
+
+
+THEIRS, ENOUGH = 39_063, 10_000  # steps: of 1000 epochs, and below which rows say nothing
+
+
+def _steps() -> int:
+    """What the rows were trained for."""
+    return int(json.loads(MIXTURE.read_text(encoding="utf-8"))["steps"])
+
+
+def _too_short() -> Finding | None:
+    steps = _steps()
+    if steps >= ENOUGH:
+        return None
+    return not_checkable(
+        f"the rows of analysis/mixture_study.json were trained for {steps:,} steps, theirs for "
+        f"{THEIRS:,}: python -m analysis.mixture_study --steps {ENOUGH} writes longer ones"
+    )
+
+
+@PAPER.claim("2-D study, repeated: decoder's constant L(z)")
+def lr_lowers_lipschitz_again() -> Finding:
+    """LR lowers the median of L(z) at every beta and alpha (clusters of ours)."""
+    if short := _too_short():
+        return short
+    table = _medians("published_bi_lipschitz")
+    factors = table[:, 1:] / table[:, :1]
+    note = (
+        f"{_steps():,} steps: {factors.min():.2g} to {factors.max():.2g} times that without; "
+        f"{table[:, 0].min():.0f} to {table[:, 0].max():.0f} without, published 112 to 193"
+    )
+    return Finding(float(factors.max() - 1), 0, "relative rise", note)
+
+
+@PAPER.claim("2-D study, repeated: KL")
+def lr_raises_kl_again() -> Finding:
+    """LR raises the median KL at every beta and alpha (clusters of ours)."""
+    if short := _too_short():
+        return short
+    kl, mi = _medians("rate_nats"), _medians("information_nats")
+    fall = 1 - kl[:, 1:] / kl[:, :1]
+    note = (
+        f"{_steps():,} steps: {(1 - fall).min():.2f} to {(1 - fall).max():.2f} times; the mutual "
+        f"information {(mi[:, 1:] / mi[:, :1]).min():.2f} to {(mi[:, 1:] / mi[:, :1]).max():.2f} "
+        "times: what is above it is no information"
+    )
+    return Finding(float(fall.max()), 0, "relative fall", note)
+
+
+@PAPER.claim("2-D study, repeated: share of locally collapsed z-cells")
+def lr_lowers_local_collapse_again() -> Finding:
+    """LR raises the median share of collapsed z-cells at no beta and alpha (clusters of ours)."""
+    if short := _too_short():
+        return short
+    table = _medians("share_of_latent_cells")
+    rises = table[:, 1:] - table[:, :1]
+    shown = "; ".join(", ".join(f"{share:.2f}" for share in row) for row in table)
+    note = f"{_steps():,} steps: by beta, alpha ascending from 0: {shown}"
+    return Finding(float(rises.max()), 0, "of the cells", note)
+
+
+@PAPER.claim("2-D study, repeated: blow-ups")
+def blow_ups_again() -> Finding:
+    """LR without control of its gradient reaches a KL of 1e14 (clusters of ours)."""
+    if short := _too_short():
+        return short
+    rates = np.concatenate([values[1:].ravel() for values in measured()["rate_nats"].values()])
+    most = float(rates.max())
+    note = f"{_steps():,} steps: largest of {rates.size} members {most:.3g} nats"
+    return Finding(14 - math.log10(min(most, 1e300)), 0, "orders of magnitude short", note)
 
 
 @PAPER.claim("abstract, local posterior collapse")

@@ -70,7 +70,9 @@ EXPECTED = {
         "li2025": "experiments",
         "lucas2019": "deep_networks noise_sweep",
         "neighbours": "deep_and_discrete baselines bibliography",
-        "song2025": "fashion_units training_settings result_tables",
+        # the last four: until rows of 10,000 steps are there
+        "song2025": "fashion_units training_settings result_tables lr_lowers_lipschitz_again "
+        "lr_raises_kl_again lr_lowers_local_collapse_again blow_ups_again",
         "wang2022": "mnist_on_data mnist_modes_on_data unusable_rows",
     },
 }
@@ -342,6 +344,64 @@ def test_seeds_that_scatter_tell_nothing(monkeypatch):
     rows = {"synthetic": he2019.measured()["synthetic"]}
     monkeypatch.setattr(he2019, "measured", lambda: rows)
     assert he2019.lagging_costs_no_likelihood().verdict == NOT_CHECKABLE
+
+
+REPEATED = {  # claim on our rows of the mixture: column, what makes it fail at one beta and alpha
+    "lr_lowers_lipschitz_again": ("published_bi_lipschitz", 1.01),
+    "lr_raises_kl_again": ("rate_nats", 0.99),
+    "lr_lowers_local_collapse_again": ("share_of_latent_cells", 1.01),
+}
+
+
+@pytest.fixture
+def mixture(monkeypatch):
+    """Rows (betas, alphas, seeds) of a training that is long enough, in which all claims hold."""
+    change = {"rate_nats": (4.0, 8.0, 1e15), "information_nats": (2.0, 2.0, 2.0)}
+    fall = (0.5, 0.2, 0.5)
+    rows = {
+        name: {beta: np.array(change.get(name, fall))[:, None] * np.ones(4) for beta in (0.1, 0.6)}
+        for name in song2025.COLUMNS
+    }
+    monkeypatch.setattr(song2025, "measured", lambda: rows)
+    monkeypatch.setattr(song2025, "_steps", lambda: song2025.ENOUGH)
+    return rows
+
+
+@pytest.mark.parametrize("check", REPEATED)
+def test_rows_of_one_setting_where_the_loss_is_worse_do_not_hold(mixture, check):
+    assert getattr(song2025, check)().verdict == HOLDS
+    column, factor = REPEATED[check]
+    mixture[column][0.6][1, :3] = factor * mixture[column][0.6][0, 0]  # the median of four
+    assert getattr(song2025, check)().verdict == FAILS
+
+
+def test_a_kl_of_1e14_is_a_blow_up_and_less_is_none(mixture):
+    assert song2025.blow_ups_again().verdict == HOLDS
+    for values in mixture["rate_nats"].values():
+        values[values > 9e13] = 9e13
+    finding = song2025.blow_ups_again()
+    assert finding.verdict == FAILS
+    assert "largest of 16 members 9e+13 nats" in finding.evidence
+
+
+@pytest.mark.parametrize("check", [*REPEATED, "blow_ups_again"])
+def test_a_short_training_says_nothing(mixture, monkeypatch, check):
+    monkeypatch.setattr(song2025, "_steps", lambda: song2025.ENOUGH - 1)
+    finding = getattr(song2025, check)()
+    assert finding.verdict == NOT_CHECKABLE
+    assert "9,999 steps, theirs for 39,063" in finding.evidence
+
+
+def test_rows_of_the_mixture_stand_at_their_setting():
+    rows = json.loads(song2025.MIXTURE.read_text())["rows"]
+    for name, by_beta in song2025.measured().items():
+        for beta, values in by_beta.items():
+            own = [
+                [row[name] for row in rows
+                 if (row["beta"], row["alpha"], row["detach"]) == (beta, alpha, "none")]
+                for alpha in (0.0, 0.1, 0.4)
+            ]  # fmt: skip
+            np.testing.assert_array_equal(values, own)
 
 
 def _solve_at_another_beta(spec: LinearSpec, moments, **options):

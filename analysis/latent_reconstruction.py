@@ -11,8 +11,10 @@ quality of samples in the features of a classifier trained on the set itself, wh
 `small`: convolutions, images of 14 or 16 pixels, for a CPU. `published`: the presets `song-...`,
 the whole images, at the published beta alone, for a GPU; `quarter`: the same with a quarter of the
 channels, for a CPU. `deep`: ten layers of 32 units, as in the authors' depth tests, at the rate of
-their images, 1e-2: there the plain VAE loses units that linear theory keeps. A quarter of the images is held out; everything is measured on it, but
-for the features, which see labels of the others. Finished members are kept (`--members`).
+their images, 1e-2: there the plain VAE loses units that linear theory keeps.
+
+A quarter of the images is held out; everything is measured on it, but for the features, which see
+labels of the others. Finished members are kept (`--members`).
 """
 
 from __future__ import annotations

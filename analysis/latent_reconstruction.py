@@ -253,8 +253,7 @@ def _columns(pictures: Pictures, parts: Parts) -> dict[str, np.ndarray]:
     }
     if parts.test.n_samples < 40:  # of fewer no distance means anything
         return found
-    labels = parts.train.labels if parts.train.labels is not None else None
-    space = trained_space(_images(parts.train), labels, dataset=parts.name)
+    space = trained_space(_images(parts.train), parts.train.labels, dataset=parts.name)
     quality = sample_quality(pictures, space)
     names = ("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage")
     return found | {name: np.asarray(getattr(quality, name)) for name in names}

@@ -30,11 +30,8 @@ __all__ = [
     "refuse_idle_reconstruction",
 ]
 
-# what --lr-... say of the latent reconstruction, by field of the record, and of its warm-up
-RECONSTRUCTION = {
-    "weight": 0.2, "source": "posterior", "detach": "none", "encoder_share": 1.0,
-    "warmup": "linear",
-}  # fmt: skip
+# fields of the latent reconstruction that --lr-... set
+RECONSTRUCTION = ("weight", "source", "detach", "encoder_share")
 WARMUPS = ("none", "linear", "exponential", "kl-adaptive")  # as in linvae.train
 
 
@@ -67,7 +64,7 @@ def add_reconstruction_arguments(parser: argparse.ArgumentParser) -> None:
         "--lr-weight",
         type=positive_float,
         help="gamma of gamma/2 |mu(dec(z)) - z|^2, nats per latent unit squared, twice the alpha "
-        f"of the paper (default {RECONSTRUCTION['weight']})",
+        f"of the paper (default {LatentReconstruction().weight})",
     )
     group.add_argument(
         "--lr-source",
@@ -94,7 +91,7 @@ def refuse_idle_reconstruction(parser: argparse.ArgumentParser, args: argparse.N
     """Exit with a usage error where an option of the loss is given without its remedy."""
     if "latent-reconstruction" in (args.remedy or ()):
         return
-    for field in RECONSTRUCTION:
+    for field in (*RECONSTRUCTION, "warmup"):
         if getattr(args, f"lr_{field}") is not None:
             option = field.replace("_", "-")
             parser.error(f"--lr-{option} has no effect: add --remedy latent-reconstruction")
@@ -103,9 +100,9 @@ def refuse_idle_reconstruction(parser: argparse.ArgumentParser, args: argparse.N
 def reconstruction_of(args: argparse.Namespace) -> dict[str, Any]:
     """`reconstruction` and `warmup`, from the options that were given."""
     given = {name: getattr(args, f"lr_{name}") for name in RECONSTRUCTION}
-    values: dict[str, Any] = RECONSTRUCTION | {k: v for k, v in given.items() if v is not None}
-    warmup = values.pop("warmup")
-    return {"reconstruction": LatentReconstruction(**values), "warmup": warmup}
+    given = {name: value for name, value in given.items() if value is not None}
+    warmup = args.lr_warmup or "linear"
+    return {"reconstruction": LatentReconstruction(**given), "warmup": warmup}
 
 
 def positive_int(text: str) -> int:

@@ -110,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
         type=positive_float,
         metavar="L",
         help="of --remedy inverse-lipschitz: least distance of decoded latents over theirs, data "
-        "units per latent unit (default 0.1)",
+        "units per latent unit (default 0.1, of a preset its own); the decoder is dense",
     )
     p.add_argument("--latent-dim", type=positive_int, default=8, help="units per level, default 8")
     p.add_argument(
@@ -184,6 +184,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         dataset=preset.dataset, model=preset.model, architecture=list(names), hidden=None
     )
     args = p.parse_args(arguments)
+    _refuse_idle_decoders(p, args, set(names))
     sizes = _network_options(args)
     if preset.architecture.name == "linear" and sizes:
         p.error(f"--{next(iter(sizes))} has no effect on --preset {args.preset}: it is linear")
@@ -200,15 +201,22 @@ def _refuse_idle(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         p.error(f"--channels has no effect on {names}: add --architecture conv, or leave it out")
     if args.skip and args.model != "hvae":
         p.error(f"--skip has no effect on --model {args.model}: it is for hvae, or leave it out")
-    idle = set(args.remedy or ()) & set(NETWORK_REMEDIES)
-    if idle and {network.name for network in networks} == {"linear"}:
-        p.error(
-            f"--remedy {sorted(idle)[0]} is another decoder, which linear networks have not: add "
-            "--architecture mlp, or leave it out"
-        )
+    _refuse_idle_decoders(p, args, {network.name for network in networks})
     for option in ("depth", "activation"):
         if getattr(args, option) and {network.name for network in networks} == {"linear"}:
             p.error(f"--{option} has no effect on linear networks: leave it out")
+
+
+def _refuse_idle_decoders(
+    p: argparse.ArgumentParser, args: argparse.Namespace, names: set[str]
+) -> None:
+    """Remedies that are another decoder, where all networks are linear."""
+    idle = sorted(set(args.remedy or ()) & set(NETWORK_REMEDIES))
+    if idle and names == {"linear"}:
+        p.error(
+            f"--remedy {idle[0]} is another decoder, which linear networks have not: add "
+            "--architecture mlp, or leave it out"
+        )
 
 
 def _run(args: argparse.Namespace, dataset: Dataset, folder: Path, command: str) -> None:

@@ -7,6 +7,7 @@ plain networks and remedies in rows. Networks come from the store where the swee
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 
 from linvae.comparison import Comparison
 from linvae.data import Dataset
@@ -16,7 +17,7 @@ from linvae.metrics.samples import Pictures, reconstruction_sheet, sample_sheet,
 from linvae.models import Architecture, StackedVAE
 from linvae.pipeline import Plan, sweep_jobs, training_data
 from linvae.spec import LinearSpec
-from linvae.train import TrainingData, pick_device
+from linvae.train import DivergedError, TrainingData, pick_device
 
 __all__ = ["SHEETS", "draw_pictures"]
 
@@ -36,7 +37,8 @@ def draw_pictures(
     """Sheets of every architecture whose output is an image.
 
     None without a sweep or a store (networks would be trained again), for data that are no images
-    or were rotated to their span, and of autoregressive decoders, whose mean is no picture.
+    or were rotated to their span, of autoregressive decoders, whose mean is no picture, and of
+    networks that diverged.
     """
     if plan.store is None or not plan.sweep:
         return []
@@ -62,9 +64,13 @@ def _of_architecture(
     factor = comparison.settings["betas_swept"][0] / spec.betas[0]
     sweeps = sweep_jobs(spec, (factor,), name, plan)
     data = training_data(dataset, reduced, network, pick_device(plan.device))
-    jobs = [ModelJob.of(sweep, factor) for sweep in sweeps.values()]
-    models = [done.result for done in make_runner(data).run(jobs)]
-    yield from _sheets(name, dict(zip(sweeps, models, strict=True)), shown)
+    models = {}
+    for label, sweep in sweeps.items():
+        with suppress(DivergedError):  # it has no pictures
+            (done,) = make_runner(data).run([ModelJob.of(sweep, factor)])
+            models[label] = done.result
+    if models:
+        yield from _sheets(name, models, shown)
 
 
 def _shown(network: Architecture, dataset: Dataset, reduced: Dataset) -> Dataset | None:

@@ -176,6 +176,7 @@ def run_comparison(
 
     `make_runner` says what trains: this process, or a cluster (`linvae.cluster.ClusterRunner`).
     """
+    _check_remedies(spec, plan, dataset)
     start = time.perf_counter()
     seconds: dict[str, float] = {}
     reduced = dataset.rotated_to_span()
@@ -219,6 +220,33 @@ def run_comparison(
     settings["leading_skewness"] = law.skewness
     settings["skewness_shift"] = law.shift
     return Comparison(settings, tuple(rows))
+
+
+def _check_remedies(spec: LinearSpec, plan: Plan, dataset: Dataset) -> None:
+    """Refuse before anything is trained what no network of the plan can have."""
+    if "latent-reconstruction" in plan.remedies and len(spec.latent_dims) > 1:
+        raise ValueError(
+            f"--remedy latent-reconstruction needs one level of latents, and {type(spec).__name__} "
+            f"has {len(spec.latent_dims)}: use --model vae or cvae"
+        )
+    networks = [name for name in plan.architectures if name != "linear"]
+    bounded = "inverse-lipschitz" in plan.remedies and networks
+    if bounded and spec.latent_dims[0] > dataset.target_dim:
+        raise ValueError(
+            f"--remedy inverse-lipschitz keeps latents apart: latent_dim={spec.latent_dims[0]} "
+            f"must be at most the target's {dataset.target_dim} dimensions"
+        )
+    if bounded and "pixelcnn" in networks:
+        raise ValueError(
+            "--remedy inverse-lipschitz is a dense decoder, another model than architecture "
+            "'pixelcnn': use mlp, conv or resnet"
+        )
+    shallow = [n for n in networks if n == "mlp" and len(plan.network(n).decoder_widths) < 2]
+    if "latent-skip" in plan.remedies and shallow:
+        raise ValueError(
+            "--remedy latent-skip feeds z to hidden layers after the first, and mlp has one: give "
+            "--depth 2 or more"
+        )
 
 
 def training_data(
@@ -343,7 +371,7 @@ def _settings(
         "architectures": list(plan.architectures),
         "network_options": dict(plan.options),
         "remedies": list(plan.remedies),
-        **_reconstruction_setting(plan),
+        **_remedy_settings(plan),
         "seeds": list(plan.seeds),
         "device": device,
         "training": {
@@ -377,11 +405,19 @@ def _settings(
     }
 
 
-def _reconstruction_setting(plan: Plan) -> dict[str, object]:
-    """Weight, routing and warm-up of the latent reconstruction, where it is among the remedies."""
-    if "latent-reconstruction" not in plan.remedies or plan.reconstruction is None:
-        return {}
-    return {"latent_reconstruction": asdict(plan.reconstruction) | {"warmup": plan.warmup}}
+def _remedy_settings(plan: Plan) -> dict[str, object]:
+    """Weight, routing and warm-up of the latent reconstruction, and L, as they were used."""
+    found: dict[str, object] = {}
+    if "latent-reconstruction" in plan.remedies:
+        loss = plan.reconstruction or LatentReconstruction()
+        found["latent_reconstruction"] = asdict(loss) | {"warmup": plan.warmup}
+    if "inverse-lipschitz" in plan.remedies:
+        found["inverse_lipschitz"] = {
+            name: plan.remedied_network(name, "inverse-lipschitz").inverse_lipschitz
+            for name in plan.architectures
+            if name != "linear"
+        }
+    return found
 
 
 def _citations(model: str) -> list[str]:

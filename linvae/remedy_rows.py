@@ -8,7 +8,8 @@
 | all others            | the plain optimum, which they keep | vae and its like      |
 
 Of one level with a learned encoder variance and a fixed decoder variance; of the latent
-reconstruction a plain VAE, and a routing whose loss is minimised by something.
+reconstruction a plain VAE, and a routing whose loss is minimised by something; of two remedies at
+once, and of a weight that follows the KL, nothing.
 Where nothing is known the prediction is NaN, not that of the plain model.
 """
 
@@ -28,7 +29,7 @@ from linvae.theory import Solution
 from linvae.theory.free_bits import free_bits_optimum
 from linvae.theory.inverse_lipschitz import inverse_lipschitz_optimum
 from linvae.theory.mixed_units import reconstruction_optimum
-from linvae.train import Remedy
+from linvae.train import Adaptive, Remedy
 
 __all__ = ["Predict", "predictor", "with_predictions"]
 
@@ -39,12 +40,16 @@ ACTIVE = 0.01  # variance of the posterior mean, latent units^2, above which a u
 
 def predictor(remedy: Remedy, network: Architecture) -> Predict | None:
     """What predicts a sweep of this remedy on this network; None: the plain optimum does."""
+    loss, bound = remedy.latent_reconstruction, network.inverse_lipschitz
+    bounded = network.decoder == "inverse-lipschitz" and bound is not None
+    moving = isinstance(remedy.warmup, Adaptive)  # the weight is never all of gamma
+    if (bounded and (remedy.floors or loss is not None)) or moving:
+        return lambda spec, solution: {}
     if remedy.floors:
         return lambda spec, solution: _free_bits(remedy.floors, spec, solution)
-    loss, bound = remedy.latent_reconstruction, network.inverse_lipschitz
     if loss is not None:
         return lambda spec, solution: _reconstruction(loss, spec, solution)
-    if network.decoder == "inverse-lipschitz" and bound is not None:
+    if bounded and bound is not None:
         return lambda spec, solution: _inverse_lipschitz(bound, spec, solution)
     return None
 

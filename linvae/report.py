@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from linvae import wording
-from linvae.comparison import LINEAR_TOLERANCE, METHODS, Comparison, Estimate, write_text
+from linvae.comparison import (
+    LINEAR_TOLERANCE,
+    METHODS,
+    Comparison,
+    Estimate,
+    without_remedy,
+    write_text,
+)
 from linvae.verdicts import Level, Verdict, by_level, threshold_range, verdicts
 from linvae.wording import Spread, level_text, number, plain
 
@@ -185,12 +192,26 @@ def _sweep_table(comparison: Comparison, level: int, quantities: Sequence[str]) 
 def _sweep_columns(
     comparison: Comparison, quantity: str, level: int
 ) -> Iterator[tuple[str, dict[float, str]]]:
-    """Title and cells by beta: the prediction, then every architecture."""
+    """Title and cells by beta: the plain optimum, then every network, remedies with their own.
+
+    A remedy's prediction has a column in front of it where it is not the plain one.
+    """
     _, short, text = SWEEP_COLUMNS[quantity]
     seen = {a: comparison.sweep(quantity, a, level) for a in comparison.architectures}
-    predicted = {b: rows[0].predicted for cells in seen.values() for b, rows in cells.items()}
-    yield f"{short} theory", {beta: text(value) for beta, value in predicted.items()}
+    plain = {
+        beta: rows[0].predicted
+        for name, cells in seen.items()
+        if not without_remedy(name)[1]
+        for beta, rows in cells.items()
+    }
+    yield f"{short} theory", {beta: text(value) for beta, value in plain.items()}
     for architecture, cells in seen.items():
+        own = {beta: rows[0].predicted for beta, rows in cells.items()}
+        if own != plain and not all(math.isnan(value) for value in own.values()):
+            yield (
+                f"{short} theory, {without_remedy(architecture)[1]}",
+                {beta: text(value) for beta, value in own.items()},
+            )
         yield (
             f"{short} {architecture}",
             {
@@ -309,6 +330,7 @@ SETTING_LABELS = {
     "architectures": "trained networks",
     "network_options": "sizes of networks that are not linear",
     "latent_reconstruction": "latent reconstruction loss",
+    "inverse_lipschitz": "least stretch of the inverse-Lipschitz decoder",
     "seeds": "seeds",
     "optimizer": "optimiser",
     "training": "training",

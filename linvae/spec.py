@@ -67,13 +67,14 @@ class LatentReconstruction:
     | "mean"              | mean of q    | z            | -                    |
     | "posterior-to-mean" | drawn from q | mean of q    | qzx                  |
 
-    `weight`: gamma, nats per latent units^2, twice the alpha of the paper. `detach`: through which
-    of z (the decoder's "input") and t (the "target") no gradient goes. `encoder_share`: factor on
-    the gradient with respect to the encoder's parameters, on all its ways; published 1 and 1e-4.
+    `weight`: gamma, nats per latent units^2, twice the alpha of the paper, 0.1. `detach`: through
+    which of z (the decoder's "input") and t (the "target") no gradient goes. `encoder_share`:
+    factor on the gradient with respect to the encoder's parameters, on all its ways; published 1
+    and 1e-4.
     Source: Song, Kim, Lee 2025. Raises ValueError for anything else.
     """
 
-    weight: float
+    weight: float = 0.2
     source: LatentSource = "posterior"
     detach: Detached = "none"
     encoder_share: float = 1.0

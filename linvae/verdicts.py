@@ -52,11 +52,6 @@ REMEDY_THEORY = dict.fromkeys(
 )
 REMEDY_THEORY |= dict.fromkeys(("free-bits", "total-free-bits"), _FLOOR)
 REMEDY_THEORY |= {
-    "latent-reconstruction": (
-        "theory: a unit copies z through a second mode, of little variance, at little cost; its "
-        "own mode keeps its threshold where the data have directions without variance, and gains "
-        "most where all of them vary; the rest of the gain is what training has not undone"
-    ),
     "inverse-lipschitz": (
         "theory: a unit kept awake by the bound has a rate at every beta, which falls as 1/beta^2, "
         "and costs distortion"
@@ -564,14 +559,37 @@ def _remedy_verdict(comparison: Comparison, name: str) -> Iterator[Verdict]:
         for quantity in ("active_units", "rate_nats", "distortion_nats")
     )
     more = distortion[0] - distortion[1]
+    price = "" if math.isnan(more) else f"; the distortion differs by {number(more, 3)} nats"
     text = (
         f"{REMEDY_WORDS.get(remedy, remedy)}: {number(units[0], 3)} active units on average over "
         f"the sweep, {number(units[1], 3)} without; {number(nats[0], 3)} nats, "
-        f"{number(nats[1], 3)} without; a distortion {number(abs(more), 3)} nats "
-        f"{'higher' if more > 0 else 'lower'}."
+        f"{number(nats[1], 3)} without{price}."
     )
     why = _above_the_optimum(comparison, name, nats[0]) or REMEDY_THEORY.get(remedy, "")
+    if remedy == "latent-reconstruction":
+        why = _reconstruction_theory(comparison.settings.get("latent_reconstruction") or {})
     yield Verdict("note", f"{remedy}, {architecture}", text, why)
+
+
+def _reconstruction_theory(loss: Mapping[str, Any]) -> str:
+    """What theory says of this routing of the loss (`linvae.theory.latent_reconstruction`)."""
+    source, detach = loss.get("source", "posterior"), loss.get("detach", "none")
+    if source in ("mean", "posterior-to-mean"):
+        moved = "lowers" if detach in ("none", "input") else "does not move"
+        return (
+            f"theory: with this target the loss {moved} the thresholds of the collapsed point: a "
+            "collapsed encoder has nothing to give back"
+        )
+    if (detach != "none" and source == "posterior") or loss.get("encoder_share", 1.0) != 1:
+        return (
+            "theory: this routing of the gradient minimises nothing; it raises the thresholds of "
+            "the collapsed point, less than the whole gradient does"
+        )
+    return (
+        "theory: a unit copies z through a second mode, of little variance, at little cost; where "
+        "the data have directions without variance no threshold moves at the optimum, and what is "
+        "gained beyond it training has not undone; an active unit need not carry anything"
+    )
 
 
 def _blow_up_verdict(comparison: Comparison, name: str) -> Iterator[Verdict]:

@@ -59,7 +59,7 @@ def nats(value: float) -> str:
 
 def count(value: float) -> str:
     """A whole number, or one decimal for the mean of some."""
-    return number(value) if value == round(value) or math.isnan(value) else f"{value:.1f}"
+    return number(value) if math.isnan(value) or value == round(value) else f"{value:.1f}"
 
 
 def slope(value: float) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from io import StringIO
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from linvae import pipeline
 from linvae.comparison import with_remedy, without_remedy
@@ -17,12 +19,14 @@ from linvae.models import Architecture
 from linvae.moments import Moments
 from linvae.pipeline import default_spec, make_plan, run_comparison
 from linvae.remedy_rows import predictor
+from linvae.report import render_text, tables
 from linvae.rows import SWEEP, sweep_rows
 from linvae.spec import CVAESpec, HVAESpec, LatentReconstruction, VAESpec
 from linvae.theory import solve
 from linvae.theory.observables import active_unit_counts
 from linvae.train import Remedy, TrainConfig, TrainingData, named_remedy
 from linvae.verdicts import verdicts
+from linvae.wording import nats
 
 QUANTITIES = {"rate_nats", "unit_rate_nats", "information_nats", "active_units", "collapsed_units"}
 
@@ -398,3 +402,62 @@ def test_a_remedy_that_holds_more_than_the_optimum_is_not_called_a_gain(remedied
     assert why(0.05).startswith("theory: the optimum, and with it the threshold, stays")
     assert "held by smaller betas on the way and is not undone yet" in why(0.3)
     assert "units still share modes" in why(0.3, "aggressive")  # all its betas are the last ones
+
+
+def rendered(spec, remedy, architecture="linear", **options):
+    """A run with this remedy, and what a terminal shows of it."""
+    plan = replace(short_plan(n_seeds=1), bracket=False, remedies=(remedy,), **options)
+    plan = replace(plan, architectures=(architecture,))
+    found = run_comparison(small(isinstance(spec, CVAESpec)), spec, plan)
+    console = Console(width=160, record=True, file=StringIO())
+    render_text(found, console)
+    return found, console.export_text()
+
+
+RENDERED = {
+    "free bits": (VAESpec(2, decoder_variance=0.5), "free-bits", {}),
+    "published": (VAESpec(2, decoder_variance=0.5), "latent-reconstruction", {}),
+    "mean": (
+        VAESpec(2, decoder_variance=0.5), "latent-reconstruction",
+        {"reconstruction": LatentReconstruction(0.5, "mean")},
+    ),
+    "detached": (
+        VAESpec(2, decoder_variance=0.5), "latent-reconstruction",
+        {"reconstruction": LatentReconstruction(0.5, "posterior", "both", 1e-4)},
+    ),
+    "adaptive": (VAESpec(2, decoder_variance=0.5), "latent-reconstruction",
+                 {"warmup": "kl-adaptive"}),
+    "conditional": (CVAESpec(2, decoder_variance=0.5), "latent-reconstruction", {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("spec", "remedy", "options"), RENDERED.values(), ids=RENDERED)
+def test_every_remedy_is_rendered_whatever_is_predicted_of_it(spec, remedy, options):
+    found, text = rendered(spec, remedy, **options)
+    assert f"note: {remedy}, linear" in text
+    assert "theory: " in text
+    titles = [title for table in tables(found)[1] for title in table.header]
+    loss = options.get("reconstruction", LatentReconstruction())
+    known = loss.detach == "none" and loss.source == "posterior" and "warmup" not in options
+    known = known and type(spec) is VAESpec
+    assert (f"rate theory, {remedy}" in titles) is known
+    plain = found.sweep("rate_nats", "linear", 1)
+    (rates,) = (t for t in tables(found)[1] if "rate theory" in t.header)
+    column = [row[rates.header.index("rate theory")] for row in rates.rows]
+    assert column == [nats(rows[0].predicted) for rows in plain.values()]
+    if remedy == "latent-reconstruction":
+        assert found.settings["latent_reconstruction"]["weight"] == loss.weight
+
+
+@pytest.mark.parametrize(
+    ("spec", "remedy", "architecture", "message"),
+    [
+        (HVAESpec((2, 1)), "latent-reconstruction", "linear", "needs one level of latents, and HV"),
+        (VAESpec(9), "inverse-lipschitz", "mlp", "latent_dim=9 must be at most the target's 3"),
+        (VAESpec(2), "latent-skip", "mlp", "give --depth 2 or more"),
+        (VAESpec(2), "inverse-lipschitz", "pixelcnn", "is a dense decoder, another model"),
+    ],
+)
+def test_what_no_network_can_have_is_refused_before_training(spec, remedy, architecture, message):
+    with pytest.raises(ValueError, match=message):
+        rendered(spec, remedy, architecture)

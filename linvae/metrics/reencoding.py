@@ -77,7 +77,7 @@ class Identifiability:
 
 def can_reencode(model: StackedVAE) -> bool:
     """True where the decoder has a mean given z and the encoder sees the target."""
-    return model.encoder_sees_target and model.architecture.decoder != "pixelcnn"
+    return model.encoder_sees_target and not model.is_autoregressive
 
 
 @torch.no_grad()

@@ -472,17 +472,29 @@ def _note_blown_up(
 ) -> None:
     """Add running members whose rates cost `BLOW_UP` times what collapse does; warn once of each.
 
-    Those that are not finite have diverged.
+    What a fixed variance makes a collapsed level pay is no part of it. A rate that is not a number
+    is that of a member that diverged.
     """
-    rates = terms.rates.detach()
+    rates = terms.rates.detach() - torch.tensor(_idle_rates(model), device=betas.device)
     ratios = (betas * rates).sum(-1) / model.collapse_cost_nats().detach()
-    beyond = (ratios > BLOW_UP) & torch.isfinite(ratios)
+    beyond = (ratios > BLOW_UP) & torch.isfinite(betas).all(-1)
     for s, point in np.argwhere(beyond.cpu().numpy() & running).tolist():
         if (s, point) not in found:
             rate, ratio = float(rates[s, point].sum()), float(ratios[s, point])
             new = BlownUp(model.seeds[s], point, step, rate, ratio)
             warnings.warn(new.text, BlowUpWarning, stacklevel=3)
             found[s, point] = new
+
+
+def _idle_rates(model: StackedVAE) -> list[float]:
+    """Rates of a collapsed model, nats per level: not 0 where the encoder variance is fixed."""
+    found = []
+    spec = model.spec
+    levels = zip(spec.latent_dims, spec.encoder_variances, spec.prior_variances, strict=True)
+    for k, fixed, eta2 in levels:
+        ratio = np.broadcast_to(1.0 if fixed is None else np.asarray(fixed) / eta2, k)
+        found.append(float(np.sum(ratio - 1 - np.log(ratio)) / 2))
+    return found
 
 
 def _history_rows(

@@ -187,7 +187,6 @@ REMEDIES = (
     "none", "aggressive", "annealing", "aggressive-annealing", "cyclical", "free-bits",
     "total-free-bits", "latent-reconstruction",
 )  # fmt: skip
-PUBLISHED_WEIGHT = 0.2  # alpha = 0.1 in units of the squared error without 1/2
 WARMUPS = ("none", "linear", "exponential", "kl-adaptive")
 
 
@@ -207,7 +206,7 @@ def named_remedy(
 
     Annealing takes `warmup_share` of the steps from `start` on; cyclical annealing four cycles in
     the first half of them, so that what the last rise holds too much is undone by the end.
-    `reconstruction` (default: weight 0.2, the rest as published) comes with a `warmup` (`WARMUPS`)
+    `reconstruction` (None: as published) comes with a `warmup` (`WARMUPS`)
     over half of the steps, so that the rest is trained with all of it.
     """
     if name not in REMEDIES:
@@ -235,9 +234,7 @@ def _reconstructed(loss: LatentReconstruction | None, warmup: str, steps: int) -
     }
     if warmup not in known:
         raise ValueError(f"warmup={warmup!r} must be one of {', '.join(WARMUPS)}")
-    return Remedy(
-        latent_reconstruction=loss or LatentReconstruction(PUBLISHED_WEIGHT), warmup=known[warmup]
-    )
+    return Remedy(latent_reconstruction=loss or LatentReconstruction(), warmup=known[warmup])
 
 
 class RemedyBetas:

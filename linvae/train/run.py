@@ -39,11 +39,12 @@ class BlowUpWarning(RuntimeWarning):
 
 @dataclass(frozen=True)
 class BlownUp:
-    """A member whose rates, times their betas, once cost `ratio` times what collapse costs.
+    """A member whose rates, times their betas, once cost `ratio` times what collapse does.
 
-    Whatever it reconstructs, the collapsed network is better: no optimum looks like this, but a
-    latent reconstruction loss without a bound on its gradient leads there, to rates of 1e14 nats
-    and more. `step`: when it was first found; `rate_nats`: there.
+    Beyond those of a collapsed level, which are not 0 where its variance is fixed. Whatever it
+    reconstructs, the collapsed network is better: no optimum looks like this. Published runs with a
+    latent reconstruction loss have rates of 1e14 nats and more. `step`: when it was first found, in
+    steps of `log_every`; `rate_nats`: there.
     """
 
     seed: int

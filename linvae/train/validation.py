@@ -35,7 +35,8 @@ class Plateau:
     the rate is multiplied by `factor` and the member goes on from its best parameters with a fresh
     optimiser; after `most` times it stops. In the end every member has its best parameters.
     Progress is an objective not above the lowest since the last decay, that at the decay included
-    ("decay"), or not above the lowest of all ("best").
+    ("decay"), or not above the lowest of all ("best"). The objective has no latent reconstruction
+    loss here.
     Source: He et al. 2019, code: 2 epochs from epoch 16 on against "decay" for texts, 20 against
     "best" for images, 5 times 1/2.
     """

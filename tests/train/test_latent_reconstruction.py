@@ -310,15 +310,15 @@ def test_drawing_from_the_prior_needs_a_decoder_of_z_alone():
 # --- blow-up ------------------------------------------------------------------------------------
 
 
-def blown_up(**options):
-    """Two points, of which the second starts with means a thousand times too large."""
+def blown_up(times=1e3, log_every=10, **options):
+    """Two points, of which the second starts with means so many times too large."""
     data = make_data()
     model = build_model(SPEC, data.target, architecture=NETWORKS["mlp"], seeds=(3, 5), n_points=2)
     with torch.no_grad():
         for p in model.encoders[0].outer.parameters():
-            p[:, 1, :2] *= 1e3
+            p[:, 1, :2] *= times
     weight = RemedyBetas([Remedy(), Remedy(beta=2.0)], SPEC.betas, 2, CPU)
-    config = TrainConfig(steps=40, batch_size=20, learning_rate=1e-6, log_every=10)
+    config = TrainConfig(steps=40, batch_size=20, learning_rate=1e-6, log_every=log_every)
     return train(model, data, weight, config, **options)
 
 
@@ -343,6 +343,32 @@ def test_blow_up_is_remembered_by_a_checkpoint(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         blown_up(checkpoint=path, progress=stopped_at(30))
     assert len(blown_up(checkpoint=path).blown_up) == 2
+
+
+@pytest.mark.filterwarnings("ignore::linvae.train.BlowUpWarning")
+def test_rates_beyond_all_numbers_are_a_blow_up_and_a_divergence(tmp_path):
+    """Means of 1e25: their squares overflow; both are told, by a checkpoint too."""
+    path = Checkpoint(tmp_path / "run.safetensors", every_steps=5)
+    with pytest.raises(KeyboardInterrupt):
+        blown_up(1e25, 1, checkpoint=path, progress=stopped_at(30))
+    result = blown_up(1e25, 1, checkpoint=path)
+    assert {(b.seed, b.point, b.rate_nats) for b in result.blown_up} == {
+        (3, 1, float("inf")), (5, 1, float("inf")),
+    }  # fmt: skip
+    assert {(d.seed, d.point) for d in result.diverged} == {(3, 1), (5, 1)}
+
+
+def test_rates_of_a_fixed_variance_are_no_blow_up():
+    """The collapsed model pays them too: two units of variance 1e-12 have 26 nats at least."""
+    spec = VAESpec(2, beta=5.0, decoder_variance=0.5, encoder_variance=1e-12)
+    data = make_data()
+    model = build_model(spec, data.target)
+    result = train(
+        model, data, RemedyBetas([Remedy()], spec.betas, 1, CPU), TrainConfig(steps=5, log_every=1)
+    )
+    rate, collapse = result.history[0]["rate_nats"], float(model.collapse_cost_nats())
+    assert 5 * rate > 10 * collapse
+    assert result.blown_up == ()
 
 
 # --- refusals -----------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ EXPECTED = {
         "he2019": "collapse_is_a_saddle omniglot_counts cost_of_small_networks "
         "lagging_keeps_information",
         "song2025": "lr_on_means gradient_routing repeat_linear active_units_of_a_batch "
-        "nll_of_the_code lipschitz baseline_logs",
+        "nll_of_the_code lipschitz baseline_logs fashion_units_again",
     },
     NOT_CHECKABLE: {
         "dang2024": "sweeps_on_mnist other_traps experiment_settings result_tables",
@@ -373,6 +373,14 @@ def test_rows_of_one_setting_where_the_loss_is_worse_do_not_hold(mixture, check)
     column, factor = REPEATED[check]
     mixture[column][0.6][1, :3] = factor * mixture[column][0.6][0, 0]  # the median of four
     assert getattr(song2025, check)().verdict == FAILS
+
+
+def test_the_published_pair_of_active_units_would_hold(monkeypatch):
+    shares = {"vae": np.array([0.12, 0.14]), "lr 1": np.array([0.94, 0.96])}
+    monkeypatch.setattr(song2025, "active_shares", lambda preset, remedy: shares[remedy])
+    assert song2025.fashion_units_again().verdict == HOLDS
+    shares["lr 1"] = np.array([0.94, 0.9])
+    assert song2025.fashion_units_again().verdict == FAILS
 
 
 def test_a_kl_of_1e14_is_a_blow_up_and_less_is_none(mixture):

@@ -40,7 +40,8 @@ PAGE = """# Remedies against collapse on images: beta, other decoders, latent re
 Written by `python -m analysis.latent_reconstruction --page` from
 `analysis/latent_reconstruction.json`; means over seeds with their range, measured on images held
 out, nats per image. Decoder variance 1/2, as in the authors' code; LR is the loss of Song, Kim, Lee
-2025, alpha half of our gamma, over the second half of the training at full weight.
+2025, alpha half of our gamma; its weight rises linearly, over the first half of the training of the
+small networks, over all of it with the deep ones, as published.
 
 - Active units: share of units whose posterior mean has a variance above 0.01; in brackets what
   linear theory predicts (`linvae.theory.vae`, `linvae.theory.mixed_units`).

@@ -34,7 +34,7 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ from linvae.metrics import (
 from linvae.metrics.samples import Pictures
 from linvae.models import PRESETS, Architecture
 from linvae.moments import Moments
+from linvae.pipeline import NETWORK_REMEDIES
 from linvae.spec import LatentReconstruction, VAESpec
 from linvae.theory import solve
 from linvae.theory.mixed_units import reconstruction_optimum
@@ -94,9 +95,9 @@ REMEDIES = {
     "skip": Remedy(),
 }
 PRESET_NAMES = ("small", "deep", "deep-fast", "quarter", "published")
-DECODERS: dict[str, dict[str, Any]] = {
-    "lidvae": {"decoder": "inverse-lipschitz"},
-    "skip": {"latent_skip": True},
+DECODERS: dict[str, Mapping[str, Any]] = {
+    "lidvae": NETWORK_REMEDIES["inverse-lipschitz"],
+    "skip": NETWORK_REMEDIES["latent-skip"],
 }
 PRESET_OF = {
     "mnist": "song-mnist", "fashion-mnist": "song-fashion-mnist", "omniglot": "song-omniglot",

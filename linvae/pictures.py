@@ -42,22 +42,24 @@ def draw_pictures(
     """
     if plan.store is None or not plan.sweep:
         return []
+    reduced = dataset.rotated_to_span()
     return [
         sheet
         for name in plan.architectures
-        for sheet in _of_architecture(name, dataset, spec, plan, comparison, make_runner)
+        for sheet in _of_architecture(name, dataset, reduced, spec, plan, comparison, make_runner)
     ]
 
 
 def _of_architecture(
     name: str,
     dataset: Dataset,
+    reduced: Dataset,
     spec: LinearSpec,
     plan: Plan,
     comparison: Comparison,
     make_runner: Callable[[TrainingData], Runner],
 ) -> Iterator[Sheet]:
-    network, reduced = plan.network(name), dataset.rotated_to_span()
+    network = plan.network(name)
     shown = _shown(network, dataset, reduced)
     if shown is None:
         return

@@ -41,15 +41,14 @@ ACTIVE = 0.01  # variance of the posterior mean, latent units^2, above which a u
 def predictor(remedy: Remedy, network: Architecture) -> Predict | None:
     """What predicts a sweep of this remedy on this network; None: the plain optimum does."""
     loss, bound = remedy.latent_reconstruction, network.inverse_lipschitz
-    bounded = network.decoder == "inverse-lipschitz" and bound is not None
     moving = isinstance(remedy.warmup, Adaptive)  # the weight is never all of gamma
-    if (bounded and (remedy.floors or loss is not None)) or moving:
+    if (bound is not None and (remedy.floors or loss is not None)) or moving:
         return lambda spec, solution: {}
     if remedy.floors:
         return lambda spec, solution: _free_bits(remedy.floors, spec, solution)
     if loss is not None:
         return lambda spec, solution: _reconstruction(loss, spec, solution)
-    if bounded and bound is not None:
+    if bound is not None:
         return lambda spec, solution: _inverse_lipschitz(bound, spec, solution)
     return None
 

@@ -565,10 +565,15 @@ def _remedy_verdict(comparison: Comparison, name: str) -> Iterator[Verdict]:
         f"the sweep, {number(units[1], 3)} without; {number(nats[0], 3)} nats, "
         f"{number(nats[1], 3)} without{price}."
     )
-    why = _above_the_optimum(comparison, name, nats[0]) or REMEDY_THEORY.get(remedy, "")
-    if remedy == "latent-reconstruction":
-        why = _reconstruction_theory(comparison.settings.get("latent_reconstruction") or {})
+    why = _above_the_optimum(comparison, name, nats[0]) or _remedy_theory(comparison, remedy)
     yield Verdict("note", f"{remedy}, {architecture}", text, why)
+
+
+def _remedy_theory(comparison: Comparison, remedy: str) -> str:
+    """What theory says of a remedy, or ""."""
+    if remedy == "latent-reconstruction":
+        return _reconstruction_theory(comparison.settings.get("latent_reconstruction") or {})
+    return REMEDY_THEORY.get(remedy, "")
 
 
 def _reconstruction_theory(loss: Mapping[str, Any]) -> str:

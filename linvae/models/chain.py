@@ -32,7 +32,7 @@ from linvae.models.blocks import Doubling
 from linvae.models.layers import StackedLinear, StackedMLP, StackShape, by_point
 from linvae.models.members import Collection, StackedMembers
 from linvae.models.networks import Networks
-from linvae.models.reconstruction import Routing, aside, with_latent_error
+from linvae.models.reconstruction import ReEncoder, aside
 from linvae.objectives import (
     GaussianLevel,
     Terms,
@@ -66,7 +66,7 @@ class Rows(Protocol):
         """Some rows."""
 
 
-class StackedVAE(nn.Module):
+class StackedVAE(ReEncoder):
     """`n_seeds` x `n_points` VAEs of one spec and architecture; see the module's docstring."""
 
     centre: Tensor | None
@@ -172,23 +172,6 @@ class StackedVAE(nn.Module):
             return GaussianLevel(out, self.log_variances[level][:, :, None].expand_as(out))
         mean, log_variance = out.chunk(2, dim=-1)
         return GaussianLevel(mean, log_variance)
-
-    def forward(
-        self,
-        target: Tensor,
-        condition: Tensor | None,
-        noise: Sequence[Tensor],
-        routing: Routing | None = None,
-        prior: Tensor | None = None,
-    ) -> Terms:
-        """Objective terms on one batch; arguments as in `forward_with_latents`.
-
-        With a `routing`, of models of one level, the latent error too; `prior` as there.
-        """
-        terms, latents = self.forward_with_latents(target, condition, noise)
-        if routing is None:
-            return terms
-        return with_latent_error(self, routing, terms, latents[0], prior, (target, condition))
 
     def forward_with_latents(
         self, target: Tensor, condition: Tensor | None, noise: Sequence[Tensor]

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,13 +33,37 @@ from linvae.spec import LATENT_SOURCES, LatentReconstruction
 __all__ = ["ReEncoder", "Routing", "aside", "with_latent_error"]
 
 
-class ReEncoder(Protocol):
+class ReEncoder(nn.Module):
     """A stack whose encoder can read what its decoder gives."""
+
+    def forward(
+        self,
+        target: Tensor,
+        condition: Tensor | None,
+        noise: Sequence[Tensor],
+        routing: Routing | None = None,
+        prior: Tensor | None = None,
+    ) -> Terms:
+        """Objective terms on one batch; arguments as in `forward_with_latents`.
+
+        With a `routing`, of models of one level, the latent error too; `prior` as there.
+        """
+        terms, latents = self.forward_with_latents(target, condition, noise)
+        if routing is None:
+            return terms
+        return with_latent_error(self, routing, terms, latents[0], prior, (target, condition))
+
+    def forward_with_latents(
+        self, target: Tensor, condition: Tensor | None, noise: Sequence[Tensor]
+    ) -> tuple[Terms, list[Tensor]]:
+        """Objective terms on one batch, and the sampled latents of every level."""
+        raise NotImplementedError
 
     def re_encode(
         self, z: Tensor, target: Tensor, condition: Tensor | None, encoder_share: Tensor
     ) -> Tensor:
         """Mean of q at the decoder's mean of z."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

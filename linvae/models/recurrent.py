@@ -28,7 +28,7 @@ from torch.utils.checkpoint import checkpoint
 from linvae.data import PADDING
 from linvae.models.chain import alone
 from linvae.models.layers import StackedLinear, StackShape, by_point, evaluating
-from linvae.models.reconstruction import Routing, aside, with_latent_error
+from linvae.models.reconstruction import ReEncoder, aside
 from linvae.objectives import GaussianLevel, Terms, gaussian_rate_per_unit
 from linvae.spec import VAESpec
 
@@ -452,7 +452,7 @@ class _StackOfTexts(nn.Module):
         return own.eval()
 
 
-class StackedTextVAE(_StackOfTexts):
+class StackedTextVAE(ReEncoder, _StackOfTexts):
     """`n_seeds` x `n_points` VAEs of token sequences; `linvae.train.train` trains them.
 
     The target of a batch is its tokens (n_seeds, batch, T), start token first; there is no
@@ -471,23 +471,6 @@ class StackedTextVAE(_StackOfTexts):
     def encoder_parameters(self) -> list[nn.Parameter]:
         """Of the encoder; the others are the decoder's."""
         return list(self.encoder.parameters())
-
-    def forward(
-        self,
-        target: Tensor,
-        condition: Tensor | None,
-        noise: Sequence[Tensor],
-        routing: Routing | None = None,
-        prior: Tensor | None = None,
-    ) -> Terms:
-        """Objective terms on one batch; arguments as in `forward_with_latents`.
-
-        With a `routing` the latent error too; `prior` as there.
-        """
-        terms, latents = self.forward_with_latents(target, condition, noise)
-        if routing is None:
-            return terms
-        return with_latent_error(self, routing, terms, latents[0], prior, (target, condition))
 
     def re_encode(
         self, z: Tensor, target: Tensor, condition: Tensor | None, encoder_share: Tensor

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from linvae.models.chain import StackedVAE
-from linvae.models.reconstruction import Routing
-from linvae.objectives import Floors, Terms
+from linvae.models.reconstruction import ReEncoder, Routing
+from linvae.objectives import Floors, GaussianLevel, Terms, gaussian_rate_per_unit
 from linvae.train.checkpoint import Checkpoint, stack_identity, study_identity
 from linvae.train.config import Precision, TrainConfig
 from linvae.train.data import BatchOrder, Binarisation, Noise, TrainingData
@@ -403,7 +403,7 @@ def _check_run(
 def _check_reconstruction(model: StackedVAE, routing: Routing) -> None:
     """Refuse what cannot be decoded, or whose encoder cannot read it."""
     what = f"a latent reconstruction loss in {type(model).__name__}"
-    if not hasattr(model, "re_encode") or len(model.spec.latent_dims) > 1:
+    if not isinstance(model, ReEncoder) or len(model.spec.latent_dims) > 1:
         raise ValueError(f"{what} needs one level of latents and an encoder: leave the loss out")
     if not getattr(model, "encoder_sees_target", True):
         raise ValueError(
@@ -475,7 +475,7 @@ def _note_blown_up(
     What a fixed variance makes a collapsed level pay is no part of it. A rate that is not a number
     is that of a member that diverged.
     """
-    rates = terms.rates.detach() - torch.tensor(_idle_rates(model), device=betas.device)
+    rates = terms.rates.detach() - _idle_rates(model).to(terms.rates)
     ratios = (betas * rates).sum(-1) / model.collapse_cost_nats().detach()
     beyond = (ratios > BLOW_UP) & torch.isfinite(betas).all(-1)
     for s, point in np.argwhere(beyond.cpu().numpy() & running).tolist():
@@ -486,15 +486,15 @@ def _note_blown_up(
             found[s, point] = new
 
 
-def _idle_rates(model: StackedVAE) -> list[float]:
+def _idle_rates(model: StackedVAE) -> Tensor:
     """Rates of a collapsed model, nats per level: not 0 where the encoder variance is fixed."""
-    found = []
-    spec = model.spec
+    spec, found = model.spec, []
     levels = zip(spec.latent_dims, spec.encoder_variances, spec.prior_variances, strict=True)
     for k, fixed, eta2 in levels:
-        ratio = np.broadcast_to(1.0 if fixed is None else np.asarray(fixed) / eta2, k)
-        found.append(float(np.sum(ratio - 1 - np.log(ratio)) / 2))
-    return found
+        v = torch.as_tensor(eta2 if fixed is None else fixed, dtype=torch.float64).expand(k)
+        idle = GaussianLevel(torch.zeros_like(v), torch.log(v))
+        found.append(gaussian_rate_per_unit(idle, v, torch.as_tensor(eta2, dtype=v.dtype)).sum())
+    return torch.stack(found)
 
 
 def _history_rows(

@@ -269,8 +269,10 @@ class RemedyBetas:
         """The inner loop of every point."""
         return tuple(remedy.aggressive for remedy in self.remedies)
 
-    def gammas(self) -> Tensor:
-        """Weights of the latent reconstruction at this step, (n_seeds, n_points)."""
+    def gammas(self) -> Tensor | None:
+        """Weights of the latent reconstruction at this step, (n_seeds, n_points); None without."""
+        if self.routing is None:
+            return None
         ones = torch.ones_like(self._rates)
         shares = [
             ones[:, point]

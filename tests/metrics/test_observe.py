@@ -13,7 +13,12 @@ from linvae.models import build_model
 from linvae.moments import Moments
 from linvae.spec import CVAESpec, HVAESpec, VAESpec
 from linvae.theory import solve
-from linvae.theory.observables import active_unit_counts, collapsed_unit_counts, units_above
+from linvae.theory.observables import (
+    active_unit_counts,
+    collapsed_unit_counts,
+    sample_rates,
+    units_above,
+)
 from linvae.train import TrainingData
 from linvae.train.kl_weight import information
 
@@ -207,6 +212,19 @@ def test_share_of_samples_in_the_collapse_count():
     model = model_with(VAESpec(2), data, weights)
     counts = [observe(model, data, delta=d).collapsed_units[0, 0, 0] for d in (0.01, 0.03)]
     assert counts == [1, 2]
+
+
+def test_share_of_samples_below_is_that_of_their_exact_rates():
+    """A cut-off in the widest gap between samples around a third of them: float32 moves none."""
+    spec, data, moments = problem("vae")
+    weights = solve(spec, moments).weights
+    exact = np.sort(sample_rates(spec, moments, weights, np.asarray(data.target)))
+    third = len(exact) // 3
+    place = third + int(np.argmax(np.diff(exact[third : third + 20])))
+    cut = float(exact[place : place + 2].mean())
+    seen = observe(model_with(spec, data, weights), data, local_nats=cut).collapsed_share
+    assert seen[0, 0, 0] == pytest.approx((place + 1) / len(exact), abs=1e-6)
+    assert observe(model_with(spec, data, weights), data, local_nats=2 * cut).collapsed_share > seen
 
 
 def statistics(mean, second, log_variance) -> torch.Tensor:

@@ -1,9 +1,9 @@
 """Any torch network as a stack.
 
-All members run at once under `torch.func.vmap`: a convolution of members with weights of their own
-becomes a grouped convolution, on a CPU two to five times as quick as one call per member or as
-unfolding into batched products. Networks with running statistics, which vmap cannot update, run one
-after another.
+Members with small maps run at once under `torch.func.vmap`: a convolution of members with weights
+of their own becomes a grouped convolution. On a CPU large maps run one member after another, whose
+convolutions are the quicker ones there (`analysis/benchmarks/maps.py`), and so do networks with
+running statistics, which vmap cannot update.
 
 The network of one member, `MemberNetwork`, is written as for a single VAE. `StackedMembers` keeps
 its parameters and running statistics as (n_seeds, n_points, ...), as every layer of a stack does.
@@ -11,6 +11,7 @@ its parameters and running statistics as (n_seeds, n_points, ...), as every laye
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -21,6 +22,8 @@ from torch.func import functional_call, vmap
 from linvae.models.layers import StackShape
 
 __all__ = ["Collection", "MemberNetwork", "Placement", "StackedMembers"]
+
+LARGE = 2**15  # pixels of all rows of a member, from which on a CPU runs members one by one
 
 
 class MemberNetwork(nn.Module):
@@ -66,17 +69,18 @@ class Placement(nn.Module):
         index = source[order]
         self.register_buffer("index", torch.tensor(index.tolist()), persistent=False)
         self._padded = bool((source == len(positions)).any())
-        self._in_order = np.array_equal(index, np.arange(len(positions)))
+        self._whole = _is_whole(shape, positions)
 
     def forward(self, values: Tensor) -> Tensor:
         """The images."""
         if self._gain != 1:
             values = values * self._gain
+        if self._whole:
+            channels, height, width = self._shape
+            return torch.unflatten(values, -1, (height, width, channels)).movedim(-1, -3)
         if self._padded:
             values = torch.cat([values, torch.zeros_like(values[..., :1])], dim=-1)
-        if not self._in_order:
-            values = values[..., self.index]
-        return torch.unflatten(values, -1, self._shape)
+        return torch.unflatten(values[..., self.index], -1, self._shape)
 
 
 class Collection(nn.Module):
@@ -89,18 +93,23 @@ class Collection(nn.Module):
     ) -> None:
         super().__init__()
         height, width, channels = shape
-        self._gain = gain
+        self._gain, self._whole = gain, _is_whole(shape, positions)
         at = np.arange(height * width * channels).reshape(channels, height, width)
         index = at.transpose(1, 2, 0).ravel()[list(positions)]
         self.register_buffer("index", torch.tensor(index.tolist()), persistent=False)
-        self._in_order = np.array_equal(index, np.arange(at.size))
 
     def forward(self, images: Tensor) -> Tensor:
         """The values."""
-        values = images.flatten(-3)
-        if not self._in_order:
-            values = values[..., self.index]
+        if self._whole:
+            values = images.movedim(-3, -1).flatten(-3)
+        else:
+            values = images.flatten(-3)[..., self.index]
         return values if self._gain == 1 else values * self._gain
+
+
+def _is_whole(shape: tuple[int, int, int], positions: Sequence[int]) -> bool:
+    """True for all values of an image in their order: a view, where other places are gathered."""
+    return np.array_equal(positions, np.arange(math.prod(shape)))
 
 
 class StackedMembers(nn.Module):
@@ -108,7 +117,7 @@ class StackedMembers(nn.Module):
 
     `build` makes one member with initial values from the generator it is given. `reads`,
     `reads_shared` and `reads_target` turn flat inputs into what the network reads, `writes` turns
-    its output into flat values.
+    its output into flat values. `pixels` of an image, 0 without one.
     """
 
     def __init__(
@@ -120,8 +129,10 @@ class StackedMembers(nn.Module):
         reads_shared: nn.Module | None = None,
         reads_target: nn.Module | None = None,
         writes: nn.Module | None = None,
+        pixels: int = 0,
     ) -> None:
         super().__init__()
+        self._pixels = pixels
         networks = [build(generator) for generator in stack.generators]
         self._network = (networks[0],)  # a tuple: its own values are no parameters of the stack
         self.reads, self.reads_shared = reads, reads_shared
@@ -197,10 +208,11 @@ class StackedMembers(nn.Module):
             y: Tensor = functional_call(network, member, arguments, {"hidden_only": hidden_only})
             return y
 
-        outputs = (
-            _one_by_one(one, values, inputs) if self._statistics else _at_once(one, values, inputs)
-        )
-        return torch.unflatten(outputs, 0, shape)
+        run = _one_by_one if self._statistics or self._has_large_maps(x) else _at_once
+        return torch.unflatten(run(one, values, inputs), 0, shape)
+
+    def _has_large_maps(self, x: Tensor) -> bool:
+        return x.device.type == "cpu" and x.shape[2] * self._pixels >= LARGE
 
 
 Inputs = tuple[Tensor | None, ...]

@@ -48,7 +48,7 @@ class Networks:
             shape=self._layout.shape,
             d_out=d_out,
         )
-        return StackedMembers(self.stack, build, reads=self._places(seen))
+        return StackedMembers(self.stack, build, reads=self._places(seen), pixels=self._pixels)
 
     def decoder(self, k: int, condition_dim: int, d_out: int) -> nn.Module:
         """Of level 1: from (z, condition) to the target."""
@@ -73,6 +73,7 @@ class Networks:
             reads_shared=self._places(condition) if condition else None,
             reads_target=self._places(target) if kind == "pixelcnn" else None,
             writes=Collection(self._layout.shape, target, gain),
+            pixels=self._pixels,
         )
 
     def upper_decoder(self, k: int, d_out: int, condition_dim: int = 0) -> nn.Module:
@@ -134,6 +135,11 @@ class Networks:
     def _layout(self) -> ImageLayout:
         assert self.image is not None  # refused where a network needs it
         return self.image
+
+    @property
+    def _pixels(self) -> int:
+        height, width, _ = self._layout.shape
+        return height * width
 
     def _places(self, positions: tuple[int, ...]) -> Placement:
         return Placement(self._layout.shape, positions, self.pixel_gain)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from linvae.data import ImageLayout
 from linvae.metrics import observe
-from linvae.models import ARCHITECTURES, Architecture, build_model
+from linvae.models import ARCHITECTURES, Architecture, build_model, members
 from linvae.models.activations import ACTIVATIONS
 from linvae.models.blocks import BatchNorm, Doubling, image_encoder
 from linvae.models.layers import StackedMLP, StackShape
@@ -64,6 +64,36 @@ def test_collection_reads_what_placement_put():
         flat = values(2, len(positions))
         images = Placement((2, 3, 2), positions)(flat)
         torch.testing.assert_close(Collection((2, 3, 2), positions, 2.0)(images), 2 * flat)
+
+
+@pytest.mark.parametrize("name", ["conv", "resnet", "pixelcnn"])
+def test_large_maps_run_one_by_one_to_the_same_values(name, monkeypatch):
+    """Values and gradients of both ways; the second is that of maps from LARGE pixels on."""
+    target = values(N, 4 * 4 * 2)
+    model = build_model(
+        VAESpec(2),
+        target,
+        architecture=tiny(name, batch_norm=False),
+        n_points=3,
+        image=ImageLayout((4, 4, 2)),
+    )
+    shuffled(model, 0.3)
+
+    def found(large: int) -> tuple[int, torch.Tensor, list[torch.Tensor]]:
+        calls = []
+        monkeypatch.setattr(members, "LARGE", large)
+        monkeypatch.setattr(members, "_one_by_one", lambda *a: calls.append(1) or one_by_one(*a))
+        terms = model(target[None], None, [values(1, 2 * N, 2)])
+        parameters = list(model.parameters())
+        gradients = torch.autograd.grad(terms.distortion.sum(), parameters, allow_unused=True)
+        return len(calls), terms.distortion, [g for g in gradients if g is not None]
+
+    one_by_one = members._one_by_one
+    rows = 2 * N  # two draws: the encoder sees N images, the decoder gives 2 N
+    at_once, decoder_only, all_of_them = (found(16 * n) for n in (rows + 1, rows, N))
+    assert [at_once[0], decoder_only[0], all_of_them[0]] == [0, 1, 2]
+    for other in (decoder_only, all_of_them):
+        torch.testing.assert_close(other[1:], at_once[1:], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["conv", "resnet", "pixelcnn"])

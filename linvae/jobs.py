@@ -120,11 +120,13 @@ class ThresholdJob(Job[ThresholdEstimate]):
 class SweepJob(Job[Observation]):
     """Training at `factors` times all betas, every member with `remedy`.
 
-    The other fields are those of `observe`.
+    `remedy_name`: of what the comparison is about, in words; the other fields are those of
+    `observe`.
     """
 
     factors: tuple[float, ...] = (1.0,)
     remedy: Remedy = field(default_factory=Remedy)
+    remedy_name: str = ""
     threshold: float = 0.01
     epsilon: float = 0.01
     delta: float = 0.01
@@ -134,7 +136,7 @@ class SweepJob(Job[Observation]):
     @property
     def name(self) -> str:
         """Architecture, and remedy where there is one."""
-        how = "" if self.remedy == Remedy() else ", remedy"
+        how = f", {self.remedy_name}" if self.remedy_name else ""
         return f"{self.architecture.name}: sweep of beta{how}"
 
     def run(self, data: TrainingData, progress: Callable[[int], None] | None = None) -> Observation:

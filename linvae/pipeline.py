@@ -40,7 +40,15 @@ from linvae.theory import Solution, solve
 from linvae.theory.modes import mode_decomposition
 from linvae.theory.network_bounds import network_bounds
 from linvae.theory.skewness_shift import SkewnessShift, skewness_shift
-from linvae.train import CellStore, Remedy, TrainConfig, TrainingData, named_remedy, pick_device
+from linvae.train import (
+    Annealing,
+    CellStore,
+    Remedy,
+    TrainConfig,
+    TrainingData,
+    named_remedy,
+    pick_device,
+)
 
 __all__ = [
     "Plan",
@@ -55,6 +63,9 @@ NETWORK_RATE = {"sweep": 1 / 3, "control": 2 / 3}  # of the learning rate of lin
 # networks of images under control: at 2/3 the local threshold of one seed of digits (conv) was 0.42
 # of the prediction instead of 0.75, and its runs of little information left the line
 IMAGE_RATE = 1 / 4
+# of a sweep's steps, in which the betas of networks of images rise from 0: constant ones collapse
+# convolutions of CelebA (16 pixels) at 0.1 of the threshold, below which they are alive
+IMAGE_WARMUP = 1 / 4
 
 # remedies that are another decoder; linear models have none: z fed to every layer is U z again, and
 # a bound on U is theory's alone
@@ -94,6 +105,19 @@ class Plan:
         if name in NETWORK_REMEDIES:
             return Remedy()
         return named_remedy(name, steps, reconstruction=self.reconstruction, warmup=self.warmup)
+
+    def warmup_steps(self, architecture: str) -> int:
+        """In which the betas of a sweep rise to their value."""
+        if not self.network(architecture).needs_image:
+            return 0
+        return max(1, round(IMAGE_WARMUP * self.config_for(architecture).steps))
+
+    def warmed_up(self, remedy: Remedy, architecture: str) -> Remedy:
+        """The remedy with such a rise, but for those that change how training starts."""
+        steps = self.warmup_steps(architecture)
+        if not steps or remedy.schedule or remedy.aggressive:
+            return remedy
+        return replace(remedy, schedule=Annealing(steps))
 
     def remedied_network(self, architecture: str, remedy: str) -> Architecture:
         """The network that a remedy trains: another decoder, or the same."""
@@ -296,14 +320,16 @@ def sweep_jobs(
     config = plan.config_for(architecture)
     plain = SweepJob(
         spec, plan.network(architecture), plan.seeds, config, factors,
-        threshold=ACTIVE, epsilon=EPSILON, delta=DELTA, local_nats=LOCAL, store=plan.store,
+        remedy=plan.warmed_up(Remedy(), architecture), threshold=ACTIVE, epsilon=EPSILON,
+        delta=DELTA, local_nats=LOCAL, store=plan.store,
     )  # fmt: skip
     if not plan.sweep:
         return {}
     remedied = {
         with_remedy(architecture, name): replace(
             plain,
-            remedy=plan.remedy(name, config.steps),
+            remedy_name=name,
+            remedy=plan.warmed_up(plan.remedy(name, config.steps), architecture),
             architecture=plan.remedied_network(architecture, name),
         )
         for name in plan.remedies
@@ -374,21 +400,7 @@ def _settings(
         **_remedy_settings(plan),
         "seeds": list(plan.seeds),
         "device": device,
-        "training": {
-            f"{architecture}, {name}": {
-                "learning_rate": config.learning_rate,
-                "batch_size": config.batch_size,
-                "steps": config.steps,
-            }
-            for architecture in plan.architectures
-            for name, config in (
-                ("sweep", plan.config_for(architecture)),
-                *(
-                    (f"control of level {level}", plan.config_for(architecture, level))
-                    for level in range(1, len(spec.latent_dims) + 1)
-                ),
-            )
-        },
+        "training": _training_settings(plan, len(spec.latent_dims)),
         "optimizer": plan.config.optimizer,
         "set_points": list(SET_POINTS),
         "epsilon": EPSILON,
@@ -403,6 +415,25 @@ def _settings(
         "seconds": seconds,
         "citations": _citations(model),
     }
+
+
+def _training_settings(plan: Plan, levels: int) -> dict[str, dict[str, float]]:
+    """Of every architecture's sweep and control runs."""
+    found = {}
+    for architecture in plan.architectures:
+        for level in range(levels + 1):
+            config = plan.config_for(architecture, level)
+            name = f"control of level {level}" if level else "sweep"
+            found[f"{architecture}, {name}"] = {
+                "learning_rate": config.learning_rate,
+                "batch_size": config.batch_size,
+                "steps": config.steps,
+            }
+        if plan.warmup_steps(architecture):
+            found[f"{architecture}, sweep"]["beta_rises_over_steps"] = plan.warmup_steps(
+                architecture
+            )
+    return found
 
 
 def _remedy_settings(plan: Plan) -> dict[str, object]:

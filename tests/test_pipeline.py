@@ -17,14 +17,20 @@ from linvae.data import Dataset, gaussian
 from linvae.jobs import SweepJob
 from linvae.models import Architecture
 from linvae.moments import Moments
-from linvae.pipeline import default_spec, make_plan, run_comparison
+from linvae.pipeline import (
+    _training_settings,
+    default_spec,
+    make_plan,
+    run_comparison,
+    sweep_jobs,
+)
 from linvae.remedy_rows import predictor
 from linvae.report import render_text, tables
 from linvae.rows import SWEEP, sweep_rows
 from linvae.spec import CVAESpec, HVAESpec, LatentReconstruction, VAESpec
 from linvae.theory import solve
 from linvae.theory.observables import active_unit_counts
-from linvae.train import Remedy, TrainConfig, TrainingData, named_remedy
+from linvae.train import Annealing, Remedy, TrainConfig, TrainingData, named_remedy
 from linvae.verdicts import verdicts
 from linvae.wording import nats
 
@@ -321,6 +327,25 @@ def test_every_remedy_has_a_sweep_of_its_own(remedied):
     assert {row.architecture for row in remedied.select("critical_beta")} == {"linear"}
 
 
+def _rises(architecture, plan):
+    return [
+        job.remedy.schedule for job in sweep_jobs(VAESpec(2), (1.0,), architecture, plan).values()
+    ]
+
+
+def test_betas_of_networks_of_images_rise_first():
+    """In a quarter of the steps, with a remedy too, but for those that are about the start."""
+    names = ("latent-reconstruction", "latent-skip", "free-bits", "annealing", "aggressive")
+    plan = make_plan(architectures=("mlp", "conv"), remedies=names, options={"depth": 2})
+    steps = plan.config.steps
+    rise, own = Annealing(steps // 4), named_remedy("annealing", steps).schedule
+    assert _rises("conv", plan) == [rise, rise, rise, rise, own, None]
+    assert _rises("mlp", plan) == [None, None, None, None, own, None]
+    settings = _training_settings(plan, 1)
+    assert settings["conv, sweep"]["beta_rises_over_steps"] == steps // 4
+    assert "beta_rises_over_steps" not in settings["mlp, sweep"]
+
+
 @pytest.mark.parametrize(("remedy", "nats"), [("free-bits", 0.2), ("total-free-bits", 0.1)])
 def test_remedies_train_to_what_theory_predicts(remedy, nats):
     """At 1.15 of the threshold all is collapsed but what a floor covers: 2 units of 0.1, or 0.1.
@@ -336,7 +361,7 @@ def test_remedies_train_to_what_theory_predicts(remedy, nats):
     job = SweepJob(spec, LINEAR, (0,), TrainConfig(steps=1500, batch_size=200), factors, chosen)
     seen = job.run(TrainingData.from_arrays(small().target))
     rows = list(sweep_rows(spec, moments, seen, factors, (0,), "linear", predictor(chosen, LINEAR)))
-    assert job.name == "linear: sweep of beta, remedy"
+    assert replace(job, remedy_name=remedy).name == f"linear: sweep of beta, {remedy}"
     (rate,) = (row for row in rows if row.quantity == "rate_nats")
     (distortion,) = (row for row in rows if row.quantity == "distortion_nats")
     assert rate.predicted == pytest.approx(nats, abs=1e-9)

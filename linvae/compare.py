@@ -119,7 +119,12 @@ def parser() -> argparse.ArgumentParser:
         default=1.0,
         help="variance of p(y|z), data units squared (default 1: beta is in data units squared)",
     )
-    p.add_argument("--seeds", type=positive_int, help="number of seeds (default 3; 5 with --full)")
+    p.add_argument(
+        "--seeds",
+        type=positive_int,
+        help="number of seeds (default 3; 5 with --full; 1 where networks of images are trained on "
+        "images of more than 32x32 pixels)",
+    )
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
     p.add_argument(
         "--bracket",
@@ -228,9 +233,11 @@ def _run(args: argparse.Namespace, dataset: Dataset, folder: Path, command: str)
 
     spec = _spec(args)
     silent = args.quiet or args.json
+    layout = dataset.image_layout()
+    pixels = layout.shape[0] * layout.shape[1] if layout else 0
     plan = make_plan(
         architectures=tuple(args.architecture or ("linear", "mlp")),
-        n_seeds=args.seeds or (5 if args.full else 3),
+        n_seeds=args.seeds or _n_seeds(args, pixels),
         device=args.device,
         effort=1 / 3 if args.quick else 4.0 if args.full else 1.0,
         bracket=args.bracket,
@@ -239,6 +246,7 @@ def _run(args: argparse.Namespace, dataset: Dataset, folder: Path, command: str)
         options=_network_options(args),
         remedies=tuple(dict.fromkeys(args.remedy or ())),
         inverse_lipschitz=args.inverse_lipschitz,
+        pixels=pixels,
         **reconstruction_of(args),
     )
     if not silent:
@@ -262,6 +270,17 @@ def _run(args: argparse.Namespace, dataset: Dataset, folder: Path, command: str)
     elif not args.quiet:
         render_text(comparison)
         print(f"files: {folder}/report.html, comparison.csv, summary.json, figures (PNG, PDF)")
+
+
+def _n_seeds(args: argparse.Namespace, pixels: int) -> int:
+    """As `--seeds` says; convolutions of 64x64 images take an hour of two cores for each."""
+    from linvae.models import Architecture
+    from linvae.pipeline import LARGE_IMAGE
+
+    if args.full:
+        return 5
+    of_images = any(Architecture(name).needs_image for name in args.architecture or ())
+    return 1 if of_images and pixels > LARGE_IMAGE else 3
 
 
 @contextmanager

@@ -66,6 +66,7 @@ IMAGE_RATE = 1 / 4
 # of a sweep's steps, in which the betas of networks of images rise from 0: constant ones collapse
 # convolutions of CelebA (16 pixels) at 0.1 of the threshold, below which they are alive
 IMAGE_WARMUP = 1 / 4
+LARGE_IMAGE = 32 * 32  # pixels: batches of control runs hold no more than of images of this size
 
 # remedies that are another decoder; linear models have none: z fed to every layer is U z again, and
 # a bound on U is theory's alone
@@ -94,6 +95,7 @@ class Plan:
     reconstruction: LatentReconstruction | None = None  # of the remedy of that name
     warmup: str = "linear"  # of its weight
     inverse_lipschitz: float | None = None  # of the remedy of that name; None: its default
+    pixels: int = 0  # of an image of the data
 
     def network(self, architecture: str) -> Architecture:
         """The named architecture with the sizes of the plan."""
@@ -132,13 +134,16 @@ class Plan:
 
         Upper levels learn after the ones below them: `level` times the steps.
         """
-        config = self.config
+        config, sees_images = self.config, self.network(architecture).needs_image
         if level:
-            config = replace(config, steps=level * config.steps, batch_size=self.control_batch_size)
+            batch = self.control_batch_size
+            if sees_images and self.pixels > LARGE_IMAGE:
+                batch = max(config.batch_size, batch * LARGE_IMAGE // self.pixels)
+            config = replace(config, steps=level * config.steps, batch_size=batch)
         if architecture == "linear":
             return config
         share = NETWORK_RATE["control" if level else "sweep"]
-        if level and self.network(architecture).needs_image:
+        if level and sees_images:
             share = IMAGE_RATE
         return replace(config, learning_rate=share * config.learning_rate)
 
@@ -158,6 +163,7 @@ def make_plan(
     reconstruction: LatentReconstruction | None = None,
     warmup: str = "linear",
     inverse_lipschitz: float | None = None,
+    pixels: int = 0,
 ) -> Plan:
     """A plan with seeds 0, 1, ... and `effort` times the default number of steps."""
     config = TrainConfig()
@@ -165,7 +171,7 @@ def make_plan(
     return Plan(
         architectures, tuple(range(n_seeds)), device, config, bracket, check_convergence,
         command, options or {}, store, remedies=remedies, reconstruction=reconstruction,
-        warmup=warmup, inverse_lipschitz=inverse_lipschitz,
+        warmup=warmup, inverse_lipschitz=inverse_lipschitz, pixels=pixels,
     )  # fmt: skip
 
 

@@ -417,6 +417,28 @@ def test_results_of_an_earlier_run_are_replaced_together_or_not_at_all(tmp_path)
     ("options", "seeds"), [([], 3), (["--full"], 5), (["--full", "--seeds", "1"], 1)]
 )
 def test_number_of_seeds(options, seeds, tmp_path, monkeypatch):
+    assert planned(options, tmp_path, monkeypatch).seeds == tuple(range(seeds))
+
+
+@pytest.mark.parametrize(
+    ("options", "seeds"),
+    [
+        (["--architecture", "conv"], 1),
+        (["--architecture", "conv", "--full"], 5),
+        (["--architecture", "conv", "--image-size", "32"], 3),
+        (["--architecture", "mlp"], 3),
+    ],
+)
+def test_large_images_have_one_seed(options, seeds, tmp_path, monkeypatch, real_data):
+    """64x64 unless told."""
+    options = ["--dataset", "ffhq", "--data-dir", str(real_data("ffhq").parent), *options]
+    plan = planned(options, tmp_path, monkeypatch)
+    assert plan.seeds == tuple(range(seeds))
+    assert plan.pixels == (32**2 if "--image-size" in options else 64**2)
+
+
+def planned(options, tmp_path, monkeypatch):
+    """The plan of a command line, which is not run."""
     import linvae.pipeline as pipeline
 
     plans = []
@@ -427,7 +449,7 @@ def test_number_of_seeds(options, seeds, tmp_path, monkeypatch):
 
     monkeypatch.setattr(pipeline, "run_comparison", stop)
     linvae.compare.main([*options, "--quiet", "--out", str(tmp_path / "out")])
-    assert plans[0].seeds == tuple(range(seeds))
+    return plans[0]
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,15 @@ def test_control_runs_have_larger_batches_and_networks_lower_rates():
     assert rates == pytest.approx([3e-3, 2e-3, 0.75e-3])
 
 
+@pytest.mark.parametrize(("side", "batch"), [(16, 128), (32, 128), (45, 64), (64, 32), (256, 32)])
+def test_batches_of_control_runs_hold_fewer_large_images(side, batch):
+    """As many pixels as 128 images of 32x32, and no fewer images than the sweep; networks alone."""
+    plan = make_plan(pixels=side**2)
+    assert plan.config_for("conv", 1).batch_size == batch
+    assert plan.config_for("conv").batch_size == 32
+    assert plan.config_for("mlp", 1).batch_size == 128
+
+
 def test_predicted_thresholds_are_those_of_solve(compared):
     spec, moments, comparison = compared
     expected = solve(spec.with_one_unit(), moments).level_critical_betas[:, 0]

@@ -431,7 +431,7 @@ def test_number_of_seeds(options, seeds, tmp_path, monkeypatch):
 )
 def test_large_images_have_one_seed(options, seeds, tmp_path, monkeypatch, real_data):
     """64x64 unless told."""
-    options = ["--dataset", "ffhq", "--data-dir", str(real_data("ffhq").parent), *options]
+    options = ["--dataset", "ffhq", "--data-dir", str(real_data("ffhq")), *options]
     plan = planned(options, tmp_path, monkeypatch)
     assert plan.seeds == tuple(range(seeds))
     assert plan.pixels == (32**2 if "--image-size" in options else 64**2)

@@ -2,10 +2,11 @@
 
     python -m analysis.benchmarks.maps [--out FILE] [--repeats N]
 
-9 members, random images, the default sizes of `compare`: seconds of the processor per step and
-member, under vmap (a grouped convolution of all members) and in a loop, in turn, with the median of
-the ratios of neighbouring runs. `pixels`: of all rows that an encoder sees; decoders have twice as
-many. `linvae.models.members.LARGE` is where the loop begins to be the quicker one.
+A stack of so many of 9 members as train at once (`linvae.train.parts.quick_size`), random images,
+the default sizes of `compare`: seconds of the processor per step and member, under vmap (a grouped
+convolution of all members) and in a loop, in turn, with the median of the ratios of neighbouring
+runs. `pixels`: of all rows that an encoder sees; decoders have twice as many.
+`linvae.models.members.LARGE` is where the loop begins to be the quicker one.
 """
 
 from __future__ import annotations
@@ -20,32 +21,34 @@ import torch
 from analysis.benchmarks.sweep_speed import arguments, write_rows
 from linvae import VAESpec
 from linvae.data import ImageLayout
-from linvae.models import Architecture, build_model, members
+from linvae.models import Architecture, StackedVAE, build_model, members
 from linvae.train import ConstantBetas, TrainConfig, TrainingData, train
+from linvae.train.parts import quick_size
 
-CASES = tuple(
-    (name, size, channels, batch)
-    for name, size, channels, batch in (
-        ("conv", 8, 1, 32), ("conv", 16, 3, 32), ("conv", 16, 3, 128), ("conv", 28, 1, 32),
-        ("conv", 28, 1, 128), ("conv", 64, 3, 32), ("conv", 64, 3, 128), ("resnet", 16, 3, 32),
-        ("resnet", 28, 1, 32), ("pixelcnn", 14, 1, 32), ("pixelcnn", 28, 1, 32),
-    )
+CASES = (
+    ("conv", 8, 1, 32), ("conv", 16, 1, 128), ("conv", 16, 3, 32), ("conv", 16, 3, 128),
+    ("conv", 28, 1, 32), ("conv", 28, 1, 128), ("conv", 32, 3, 32), ("conv", 64, 1, 32),
+    ("resnet", 28, 1, 128), ("pixelcnn", 28, 1, 128),
 )  # fmt: skip
 POINTS, STEPS = 9, 8
 
 
-def seconds(data: TrainingData, network: str, batch: int, large: float) -> float:
-    """Of one step and member, where maps from `large` pixels on run one after another."""
+def seconds(data: TrainingData, network: str, batch: int, large: float) -> tuple[float, int]:
+    """Of one step and member, where maps from `large` pixels on run one by one; members at once."""
     members.LARGE = large
     spec = VAESpec(8)
     config = TrainConfig(steps=STEPS, batch_size=batch, log_every=STEPS)
-    model = build_model(
-        spec, data.target, architecture=Architecture(network), n_points=POINTS, image=data.image
-    )
-    betas = ConstantBetas([1.0] * POINTS, spec.betas, data.target.device)
+
+    def model(points: int) -> StackedVAE:
+        return build_model(
+            spec, data.target, architecture=Architecture(network), n_points=points, image=data.image
+        )
+
+    _, points = quick_size((1, POINTS), model(1), data, config)
+    betas, stack = ConstantBetas([1.0] * points, spec.betas, data.target.device), model(points)
     start = time.process_time()
-    train(model, data, betas, config)
-    return (time.process_time() - start) / STEPS / POINTS
+    train(stack, data, betas, config)
+    return (time.process_time() - start) / STEPS / points, points
 
 
 def row(
@@ -59,11 +62,12 @@ def row(
         [seconds(data, network, batch, large) for large in (math.inf, 0)]
         for _ in range(repeats + 1)
     ][1:]
-    at_once, loop = (1e3 * statistics.median(pair[i] for pair in pairs) for i in (0, 1))
+    at_once, loop = (1e3 * statistics.median(pair[i][0] for pair in pairs) for i in (0, 1))
     return {
         "architecture": network, "image": f"{size}x{size}x{channels}", "batch": batch,
+        "members": pairs[0][0][1],
         "pixels": batch * size**2, "at_once_ms": round(at_once, 2), "loop_ms": round(loop, 2),
-        "ratio": round(statistics.median(pair[1] / pair[0] for pair in pairs), 3),
+        "ratio": round(statistics.median(pair[1][0] / pair[0][0] for pair in pairs), 3),
     }  # fmt: skip
 
 

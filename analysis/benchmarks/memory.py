@@ -28,8 +28,8 @@ import torch
 from linvae import CVAESpec, HVAESpec, VAESpec
 from linvae.data import ImageLayout
 from linvae.models import Architecture, StackedVAE, build_model
-from linvae.spec import LinearSpec
-from linvae.train import ConstantBetas, TrainConfig, TrainingData, train
+from linvae.spec import LatentReconstruction, LinearSpec
+from linvae.train import Remedy, RemedyBetas, TrainConfig, TrainingData, train
 from linvae.train.memory import MemoryPrediction, predict_memory
 
 HIERARCHY = HVAESpec((64, 32))
@@ -47,7 +47,10 @@ SETTINGS: dict[str, tuple[LinearSpec, str, int, int, int, int, int, int, int]] =
     "conv vae, 28 x 28": (VAESpec(32), "conv", 64, 6, 3, 128, 784, 0, 2000),
     "conv vae, 64 x 64 x 3": (VAESpec(32), "conv", 64, 3, 3, 32, 12288, 0, 500),
     "resnet vae, 28 x 28": (VAESpec(32), "resnet", 64, 4, 3, 128, 784, 0, 2000),
+    "mlp vae, latent reconstruction": (VAESpec(32), "mlp", 512, 12, 1, 512, 784, 0, 2000),
+    "conv vae, latent reconstruction": (VAESpec(32), "conv", 64, 6, 3, 128, 784, 0, 2000),
 }
+LOSS = Remedy(latent_reconstruction=LatentReconstruction())
 SHAPES = {784: (28, 28, 1), 12288: (64, 64, 3)}
 STEPS = 8
 
@@ -73,29 +76,36 @@ def predicted(name: str, device: str) -> MemoryPrediction:
     """Bytes, from `predict_memory`."""
     *_, batch, _, _, n = SETTINGS[name]
     config = TrainConfig(steps=STEPS, batch_size=batch)
-    return predict_memory(lambda: build(name), config, n_samples=n, device=device)
+    return predict_memory(
+        lambda: build(name), config, n_samples=n, device=device, reconstructs=_remedy(name) == LOSS
+    )
+
+
+def _remedy(name: str) -> Remedy:
+    return LOSS if "latent reconstruction" in name else Remedy()
 
 
 def measured(name: str, device: str) -> int:
     """Bytes; for a process that has done nothing else."""
     spec, kind, hidden, points, seeds, batch, d, dx, n = SETTINGS[name]
-    _train(VAESpec(2), "mlp", 16, 2, 1, 32, _array(64, 8), None, device)  # imports, threads
+    tiny = (VAESpec(2), "mlp", 16, 2, 1, 32, _array(64, 8), None)
+    _train(*tiny, device, Remedy())  # imports, threads
     target, condition = _array(n, d), _array(n, dx) if dx else None
     before = _start(device)
-    _train(spec, kind, hidden, points, seeds, batch, target, condition, device)
+    _train(spec, kind, hidden, points, seeds, batch, target, condition, device, _remedy(name))
     return _peak(device) - before
 
 
 def _train(
     spec: LinearSpec, kind: str, hidden: int, points: int, seeds: int, batch: int,
-    target: np.ndarray, condition: np.ndarray | None, device: str,
+    target: np.ndarray, condition: np.ndarray | None, device: str, remedy: Remedy,
 ) -> None:  # fmt: skip
     data = TrainingData.from_arrays(target, condition, device=device)
     model = build_model(
         spec, data.target, data.condition, n_points=points,
         seeds=tuple(range(seeds)), **network(kind, hidden, target.shape[1]),
     )  # fmt: skip
-    betas = ConstantBetas([1.0] * points, spec.betas, data.target.device)
+    betas = RemedyBetas([remedy] * points, spec.betas, seeds, data.target.device)
     train(model, data, betas, TrainConfig(steps=STEPS, batch_size=batch, learning_rate=1e-5))
 
 

@@ -216,7 +216,8 @@ def train_cells(
     size = (len(seeds), len(points))
     if isinstance(model, StackedVAE):  # of others no memory is predicted
         size = quick_size(size, model, data, config)
-        size = size_that_fits(size, model, data, config, memory_limit_bytes)
+        reconstructs = weight.routing is not None
+        size = size_that_fits(size, model, data, config, memory_limit_bytes, reconstructs)
     if store is None and size == (len(seeds), len(points)):
         if start is not None:
             model.load_state_dict(start.state_dict())

@@ -29,6 +29,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from linvae.models.chain import StackedVAE
+from linvae.models.reconstruction import Routing
+from linvae.spec import LatentReconstruction
 from linvae.train.config import TrainConfig
 from linvae.train.data import BatchOrder, Noise, TrainingData
 from linvae.train.loop import Prices, new_optimizer, update
@@ -74,9 +76,11 @@ def predict_memory(
     n_samples: int,
     resident: bool = True,
     device: str | torch.device = "cpu",
+    reconstructs: bool = False,
 ) -> MemoryPrediction:
     """Peak of training `build()` on `n_samples` samples, resident on the `device` or streamed.
 
+    `reconstructs`: with a latent reconstruction loss, for which what is decoded is encoded again.
     `build` is called where tensors have no entries: it may call `StackedVAE(...)`, not read data.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode  # takes a second to import
@@ -88,7 +92,7 @@ def predict_memory(
         order = BatchOrder(n_samples, config.batch_size, model.seeds)
         order.next()
         held = live.now - parameters
-        fixed, forward_peak = _two_steps(model, data, config, live)
+        fixed, forward_peak = _two_steps(model, data, config, live, reconstructs)
     heap = IMAGE_HEAP if model.architecture.needs_image else HOST_HEAP
     kept = parameters if config.stop_tolerance is not None else 0
     state, in_use = fixed - parameters - held, live.peak + kept
@@ -104,7 +108,7 @@ def predict_memory(
 
 
 def _two_steps(
-    model: StackedVAE, data: TrainingData, config: TrainConfig, live: LiveBytes
+    model: StackedVAE, data: TrainingData, config: TrainConfig, live: LiveBytes, reconstructs: bool
 ) -> tuple[int, int]:
     """What stays from step to step but the gradients, and the peak of the second forward pass."""
     before = live.now
@@ -112,7 +116,7 @@ def _two_steps(
     noise = Noise(model.spec.latent_dims, model.seeds, torch.device("cpu"), config.draws)
     batch = min(config.batch_size, len(data))
     index = torch.zeros(len(model.seeds), batch, dtype=torch.long)
-    betas = torch.ones(len(model.seeds), model.n_points, len(model.spec.latent_dims))
+    prices = _prices(model, reconstructs)
     forward_peaks: list[int] = []
 
     def forward(*arguments: Any) -> Any:
@@ -127,7 +131,7 @@ def _two_steps(
         target, condition = data.take(index)
         draw = noise.next(batch)
         terms, _members = update(
-            model, optimizer, (target, condition, draw), Prices(betas), config, forward
+            model, optimizer, (target, condition, draw), prices, config, forward
         )
     state = sum(
         value.untyped_storage().nbytes()
@@ -137,6 +141,16 @@ def _two_steps(
     )
     del terms
     return before + state, forward_peaks[-1]
+
+
+def _prices(model: StackedVAE, reconstructs: bool) -> Prices:
+    """Of a step; the loss that takes the most, whose gradient goes everywhere."""
+    shape = (len(model.seeds), model.n_points)
+    betas = torch.ones(*shape, len(model.spec.latent_dims))
+    if not reconstructs:
+        return Prices(betas)
+    routing = Routing.of([LatentReconstruction()] * model.n_points, torch.device("cpu"))
+    return Prices(betas, gammas=torch.ones(shape), routing=routing)
 
 
 def _fake_data(model: StackedVAE, n_samples: int, resident: bool) -> TrainingData:

@@ -35,11 +35,13 @@ def size_that_fits(
     data: TrainingData,
     config: TrainConfig,
     limit: int | None = None,
+    reconstructs: bool = False,
 ) -> Size:
     """Seeds and points of the largest stack of members of `model`, to `size`, in `limit` bytes.
 
-    None: what is free on the device. What is there already, data and the parameters of all members,
-    is not counted again. Points are divided before seeds; a warning says where anything is. Raises
+    `reconstructs`: with a latent reconstruction loss. No limit is what is free on the device. What is
+    there already, data and the parameters of all members, is not counted again. Points are divided
+    before seeds; a warning says where anything is. Raises
     MemoryError where a single member does not fit.
     """
     if limit is None:
@@ -54,6 +56,7 @@ def size_that_fits(
             n_samples=len(data),
             resident=data.resident,
             device=data.target.device,
+            reconstructs=reconstructs,
         )
         return found.total - found.data
 

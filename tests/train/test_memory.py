@@ -12,9 +12,10 @@ BENCHMARK = Path(__file__).parents[2] / "analysis" / "benchmarks" / "memory.py"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
-def test_tensors_in_use_are_counted():
+@pytest.mark.parametrize("name", ["mlp cvae", "mlp vae, latent reconstruction"])
+def test_tensors_in_use_are_counted(name):
     """With the allocator's heap off, resident is in use: to 10 % (threads and libraries: MiBs)."""
-    bench, name = runpy.run_path(str(BENCHMARK)), "mlp cvae"
+    bench = runpy.run_path(str(BENCHMARK))
     measured = bench["_in_a_process"](name, "cpu", {"MALLOC_MMAP_THRESHOLD_": "1048576"})
     predicted = bench["predicted"](name, "cpu")
     assert measured > 150e6  # or the noise of the process would count

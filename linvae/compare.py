@@ -122,8 +122,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--seeds",
         type=positive_int,
-        help="number of seeds (default 3; 5 with --full; 1 where networks of images are trained on "
-        "images of more than 32x32 pixels)",
+        help="number of seeds (default 3; 5 with --full; 1, and half the steps, where networks of "
+        "images see more than 32x32 pixels)",
     )
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
     p.add_argument(
@@ -226,20 +226,20 @@ def _refuse_idle_decoders(
 
 def _run(args: argparse.Namespace, dataset: Dataset, folder: Path, command: str) -> None:
     from linvae.pictures import SHEETS, draw_pictures
-    from linvae.pipeline import make_plan, run_comparison
+    from linvae.pipeline import LARGE_IMAGE, make_plan, run_comparison
     from linvae.plots import FIGURES, save_figures
     from linvae.report import render_text, write_report
     from linvae.sheets import save_sheets
 
     spec = _spec(args)
     silent = args.quiet or args.json
-    layout = dataset.image_layout()
-    pixels = layout.shape[0] * layout.shape[1] if layout else 0
+    pixels = _pixels(dataset)
+    large = pixels > LARGE_IMAGE and _any_of_images(args)
     plan = make_plan(
         architectures=tuple(args.architecture or ("linear", "mlp")),
-        n_seeds=args.seeds or _n_seeds(args, pixels),
+        n_seeds=args.seeds or (5 if args.full else 1 if large else 3),
         device=args.device,
-        effort=1 / 3 if args.quick else 4.0 if args.full else 1.0,
+        effort=1 / 3 if args.quick else 4.0 if args.full else 0.5 if large else 1.0,
         bracket=args.bracket,
         check_convergence=args.check_convergence,
         command=command,
@@ -272,15 +272,17 @@ def _run(args: argparse.Namespace, dataset: Dataset, folder: Path, command: str)
         print(f"files: {folder}/report.html, comparison.csv, summary.json, figures (PNG, PDF)")
 
 
-def _n_seeds(args: argparse.Namespace, pixels: int) -> int:
-    """As `--seeds` says; convolutions of 64x64 images take an hour of two cores for each."""
-    from linvae.models import Architecture
-    from linvae.pipeline import LARGE_IMAGE
+def _pixels(dataset: Dataset) -> int:
+    """Of an image; 0 of what is none."""
+    layout = dataset.image_layout()
+    return layout.shape[0] * layout.shape[1] if layout else 0
 
-    if args.full:
-        return 5
-    of_images = any(Architecture(name).needs_image for name in args.architecture or ())
-    return 1 if of_images and pixels > LARGE_IMAGE else 3
+
+def _any_of_images(args: argparse.Namespace) -> bool:
+    """True where a network has maps, which take an hour of two cores at 64x64 pixels."""
+    from linvae.models import Architecture
+
+    return any(Architecture(name).needs_image for name in args.architecture or ())
 
 
 @contextmanager

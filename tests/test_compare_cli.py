@@ -421,19 +421,20 @@ def test_number_of_seeds(options, seeds, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "seeds"),
+    ("options", "seeds", "steps"),
     [
-        (["--architecture", "conv"], 1),
-        (["--architecture", "conv", "--full"], 5),
-        (["--architecture", "conv", "--image-size", "32"], 3),
-        (["--architecture", "mlp"], 3),
+        (["--architecture", "conv"], 1, 1500),
+        (["--architecture", "conv", "--quick"], 1, 1000),
+        (["--architecture", "conv", "--full"], 5, 12_000),
+        (["--architecture", "conv", "--image-size", "32"], 3, 3000),
+        (["--architecture", "mlp"], 3, 3000),
     ],
 )
-def test_large_images_have_one_seed(options, seeds, tmp_path, monkeypatch, real_data):
+def test_large_images_have_one_seed(options, seeds, steps, tmp_path, monkeypatch, real_data):
     """64x64 unless told."""
     options = ["--dataset", "ffhq", "--data-dir", str(real_data("ffhq")), *options]
     plan = planned(options, tmp_path, monkeypatch)
-    assert plan.seeds == tuple(range(seeds))
+    assert (plan.seeds, plan.config.steps) == (tuple(range(seeds)), steps)
     assert plan.pixels == (32**2 if "--image-size" in options else 64**2)
 
 

@@ -39,7 +39,7 @@ def size_that_fits(
 ) -> Size:
     """Seeds and points of the largest stack of members of `model`, to `size`, in `limit` bytes.
 
-    `reconstructs`: with a latent reconstruction loss. No limit is what is free on the device. What is
+    `reconstructs`: with a latent reconstruction loss. No limit: what is free on the device. What is
     there already, data and the parameters of all members, is not counted again. Points are divided
     before seeds; a warning says where anything is. Raises
     MemoryError where a single member does not fit.

@@ -26,7 +26,8 @@ shares of three seeds:
 | `deep`: 4000 steps of 3e-3                              | .43 .32 .39   | .96 .54 .50           |
 
 A quarter of the images is held out; everything is measured on it, but for the features, which see
-labels of the others. Finished members are kept (`--members`).
+labels of the others. `--inception FILE`, a TorchScript of Inception, adds FID and KID. Finished
+members are kept (`--members`).
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ from linvae.metrics import (
     decoder_lipschitz,
     identifiability,
     importance_weighted_likelihood,
+    inception_space,
     mutual_information,
     observe,
     sample_quality,
@@ -227,11 +229,16 @@ def training_data(dataset: Dataset) -> TrainingData:
     return TrainingData.from_arrays(dataset.target, device=pick_device("auto"), image=layout)
 
 
-def rows(parts: Parts, remedy: str, result: Trained, preset: str) -> Iterator[dict[str, Any]]:
+def rows(
+    parts: Parts, remedy: str, result: Trained, preset: str, inception: Path | None = None
+) -> Iterator[dict[str, Any]]:
     """One row per beta and seed, measured on the images held out."""
     model = result.model
     pictures = Pictures.of(model, parts.test, trained_on=parts.train)
     columns = _columns(pictures, parts)
+    if inception is not None:
+        quality = sample_quality(pictures, inception_space(inception, (0.0, 1.0)))
+        columns |= {"fid": quality.frechet_distance, "kid": quality.kernel_distance}
     blown = {(b.seed, b.point): b.rate_nats for b in result.result.blown_up}
     for (s, seed), (p, beta) in (
         (a, b) for a in enumerate(model.seeds) for b in enumerate(parts.betas)
@@ -312,6 +319,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--members", type=Path, default=Path("results/latent_reconstruction"))
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--inception", type=Path, help="TorchScript file: FID and KID as well")
     parser.add_argument("--page", action="store_true", help="write the page, train nothing")
     args = parser.parse_args()
     document: dict[str, Any] = {"rows": [], "notes": {}, "predictions": []}
@@ -325,7 +333,7 @@ def main() -> None:
         _note(document, parts, args.preset)
         for remedy in args.remedies:
             result = trained(parts, remedy, range(args.seeds), CellStore(args.members))
-            new = list(rows(parts, remedy, result, args.preset))
+            new = list(rows(parts, remedy, result, args.preset, args.inception))
             place = (name, args.preset, remedy)
             kept = [r for r in document["rows"] if (r["data"], r["preset"], r["remedy"]) != place]
             document["rows"] = kept + new

@@ -34,6 +34,8 @@ COLUMNS = {  # of the table: key of the row, digits, what it is
     "precision": ("precision", 2),
     "recall": ("recall", 2),
     "coverage": ("coverage", 2),
+    "FID": ("fid", 1),
+    "KID": ("kid", 4),
 }
 PAGE = """# Remedies against collapse on images: beta, other decoders, latent reconstruction
 
@@ -52,7 +54,8 @@ small networks, over all of it with the deep ones, as published.
   decode and encode, over the prior's variance.
 - Fréchet distance, precision, recall and coverage of samples are in the features of a small
   classifier trained on the set itself (an autoencoder where there are no labels): **not FID**, and
-  comparable within a table only. A collapsed model has precision 1 and recall 0.
+  comparable within a table only. A collapsed model has precision 1 and recall 0. FID and KID stand
+  where a file of Inception was given.
 - Members whose latent scale blew up on the way are counted, and left out of the means.
 - NLL of models with many units that carry nothing at a rate is too high: their proposals miss the
   prior there, and nearly all images have too few effective draws.

@@ -4,10 +4,25 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+import torch
 
-from analysis.latent_reconstruction import DOCS, REMEDIES
+from analysis.latent_reconstruction import (
+    DOCS,
+    REMEDIES,
+    Parts,
+    Setting,
+    _taken,
+    rows,
+    trained,
+)
 from analysis.latent_reconstruction_page import NAMES, best, page, predicted_share, table, verdict
+from linvae.data import load_dataset
+from linvae.metrics import inception_space, sample_quality
+from linvae.metrics.samples import Pictures
+from linvae.models import Architecture
+from linvae.train import TrainConfig
 
 ROWS = DOCS.parents[1] / "analysis" / "latent_reconstruction.json"
 
@@ -50,6 +65,37 @@ def test_verdict_goes_seed_by_seed():
 
 def test_a_row_without_a_likelihood_is_never_the_best():
     assert "VAE" in best([*MADE[:2], row("skip", 0, nll=None), row("skip", 1, nll=1.0)])
+
+
+class Brightness(torch.nn.Module):
+    """In place of Inception: of the upper half of an image and of the lower one."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x.double().mean((1, 3))
+        half = rows.shape[1] // 2
+        return torch.stack([rows[:, :half].mean(1), rows[:, half:].mean(1)], 1)
+
+
+def test_a_file_of_inception_adds_its_distances(tmp_path):
+    """Those of `sample_quality` in its space; nothing else of the row changes."""
+    digits = load_dataset("digits").subset(160, seed=0)
+    config = TrainConfig(steps=5, batch_size=32)
+    setting = Setting(Architecture("mlp", hidden=4), 2, config, None)
+    first, second = (_taken(digits, np.arange(n, n + 80)) for n in (0, 80))
+    parts = Parts("digits", setting, first, second, (1e3,))
+    result = trained(parts, "vae", [0], None)
+    file = tmp_path / "brightness.pt"
+    torch.jit.script(Brightness()).save(file)
+    (plain,), (found,) = (list(rows(parts, "vae", result, "small", at)) for at in (None, file))
+    assert found | plain == found
+    assert set(found) - set(plain) == {"fid", "kid"}
+    pictures = Pictures.of(result.model, second, trained_on=first)
+    quality = sample_quality(pictures, inception_space(file, (0.0, 1.0)))
+    assert found["fid"] == pytest.approx(quality.frechet_distance[0, 0], abs=1e-5)
+    assert found["kid"] == pytest.approx(quality.kernel_distance[0, 0], abs=1e-5)
+    text = table([found], [])
+    assert "| FID | KID |" in text
+    assert "FID" not in table([plain], [])
 
 
 @pytest.mark.skipif(not ROWS.exists(), reason="no rows yet")

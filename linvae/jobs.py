@@ -120,8 +120,7 @@ class ThresholdJob(Job[ThresholdEstimate]):
 class SweepJob(Job[Observation]):
     """Training at `factors` times all betas, every member with `remedy`.
 
-    `remedy_name`: of what the comparison is about, in words; the other fields are those of
-    `observe`.
+    `remedy_name`: what `name` calls the remedy; the other fields are those of `observe`.
     """
 
     factors: tuple[float, ...] = (1.0,)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from linvae.data import MissingDataError
+from linvae.data import Dataset, MissingDataError, load_dataset
 from linvae.spec import LATENT_SOURCES, Detached, LatentReconstruction
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "all_or_nothing",
     "check_writable",
     "exit_codes",
+    "load_named",
     "positive_float",
     "positive_int",
     "positive_ints",
@@ -55,6 +56,21 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         default=False,
         help="fetch missing files of mnist, fashion-mnist, omniglot (default: no)",
     )
+
+
+def load_named(args: argparse.Namespace) -> Dataset:
+    """The dataset of `add_data_arguments`; `--model cvae` gives it a condition."""
+    dataset = load_dataset(
+        args.dataset,
+        split=args.split,
+        data_dir=args.data_dir,
+        download=args.download,
+        image_size=args.image_size,
+        conditional=args.model == "cvae",
+    )
+    if args.max_samples and args.max_samples < dataset.n_samples:
+        dataset = dataset.subset(args.max_samples, seed=0)
+    return dataset
 
 
 def add_reconstruction_arguments(parser: argparse.ArgumentParser) -> None:

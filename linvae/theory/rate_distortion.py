@@ -131,7 +131,8 @@ def water_level_of_error(
     candidates = (squared_error - beyond) / np.arange(1, len(used) + 1)
     # error(w) rises with w, so k is the last whose mode is not below its own water; the collapsed
     # model's own error can miss the first by rounding
-    return float(candidates[max(0, np.count_nonzero(candidates <= used) - 1)])
+    k = max(1, int(np.count_nonzero(candidates <= used)))
+    return float(candidates[k - 1])
 
 
 def _checked(mode_variances: npt.ArrayLike, latent_dim: int | None) -> Array:

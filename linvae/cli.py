@@ -12,10 +12,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from linvae.data import Dataset, MissingDataError, load_dataset
 from linvae.spec import LATENT_SOURCES, Detached, LatentReconstruction
+
+if TYPE_CHECKING:
+    from linvae.data import Dataset
 
 __all__ = [
     "add_data_arguments",
@@ -60,6 +62,8 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_named(args: argparse.Namespace) -> Dataset:
     """The dataset of `add_data_arguments`; `--model cvae` gives it a condition."""
+    from linvae.data import load_dataset
+
     dataset = load_dataset(
         args.dataset,
         split=args.split,
@@ -197,6 +201,8 @@ def exit_codes() -> Iterator[Status]:
     2: unusable input, training that diverged, or too little memory; 3: data missing; 130:
     interrupted.
     """
+    from linvae.data import MissingDataError  # here: --help needs no data
+
     status = Status()
     try:
         yield status

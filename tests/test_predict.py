@@ -174,7 +174,7 @@ def test_unusable_data_is_exit_code_2(values, options, words, tmp_path, capsys):
     assert error.startswith("linvae: ") and words in error
 
 
-def test_too_wide_is_refused_before_reading(tmp_path, capsys, monkeypatch):
+def test_too_wide_is_refused_before_reading(tmp_path, capsys):
     np.save(tmp_path / "wide.npy", np.zeros((2, 300_000), dtype=np.uint8))
     assert main(["--data", str(tmp_path / "wide.npy")]) == 2
     error = capsys.readouterr().err

@@ -214,6 +214,7 @@ def test_reasons_of_known_hierarchies():
     assert level_order(noisy, PLAIN).reasons == ("data", "noise")
     twins = level_order(HVAESpec((1, 1), encoder_variances=(1.0, 1.0)), PLAIN)
     assert twins.reasons == ("data", "starved")
+    assert twins.order == (2, 1)
     assert twins.critical_betas == pytest.approx([3.0, 3.0])
     blocked = level_order(HVAESpec((1, 1), encoder_variances=(None, 2.0)), PLAIN)
     assert [row["reason"] for row in blocked.to_rows()] == ["data", "never"]
@@ -236,6 +237,8 @@ REFUSED = {
     "learned": (keep_units, VAESpec(2, decoder_variance="learned"), 1, "which keep_units needs"),
     "decay": (reach_error, VAESpec(2, weight_decay=0.1), 1.0, "and no penalty; search over solve"),
     "hierarchy": (reach_rate, HVAESpec((2, 2)), 1.0, "HVAESpec.* is not one that beta"),
+    "binary": (reach_rate, VAESpec(2, likelihood="bernoulli"), 1.0, "which reach_rate needs: a"),
+    "target": (reach_rate, CVAESpec(2, encoder_sees="target"), 1.0, "or CVAESpec that sees both"),
     "autoregressive": (reach_rate, ARVAESpec(2), 1.0, "is not one that beta"),
 }
 

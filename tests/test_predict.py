@@ -12,7 +12,7 @@ import pytest
 import linvae.__main__
 from linvae import CVAESpec, Moments, VAESpec, solve
 from linvae.data import load_dataset
-from linvae.predict import main
+from linvae.predict import _correlation_words, _level_words, _value, main
 from linvae.theory.marginal import log_likelihood
 
 DIGITS = Moments.from_data(load_dataset("digits").target)
@@ -40,6 +40,11 @@ def test_default_run_is_one_screenful(capsys):
     assert f"0 of 8 units active; all are collapsed from beta {edge:.4g} on" in out
 
 
+def test_modes_that_are_not_shown_are_counted(capsys):
+    assert main(["--latent-dim", "12"]) == 0
+    assert "collapsed above (4 weaker ones not shown, see --json)" in capsys.readouterr().out
+
+
 def test_numbers_are_those_of_the_solver(capsys):
     found = answer(capsys, "--latent-dim", "3", "--beta", "0.1", "--beta", "0.6",
                    "--decoder-variance", "0.5", "--decoder-variance", "2")  # fmt: skip
@@ -62,12 +67,15 @@ def test_numbers_are_those_of_the_solver(capsys):
     assert [row["critical_betas"][0] for row in found["thresholds"]] == pytest.approx(thresholds)
 
 
-def test_default_grid_spans_the_thresholds(capsys):
-    found = answer(capsys)
+def test_default_grid_spans_the_thresholds(samples, capsys):
+    found = answer(capsys, "--data", samples, "--scale", "3")
     betas = [p["beta"] for p in found["predictions"]]
     units = [p["active_units"][0] for p in found["predictions"]]
+    critical = [row["critical_betas"][0] for row in found["thresholds"]]
+    assert critical == pytest.approx(9 * np.linalg.eigvalsh(np.cov(SAMPLES.T, bias=True))[::-1])
     assert betas == sorted(set(betas)) and 1.0 in betas
-    assert units[0] == 8 and units[-1] == 0
+    assert betas[0] < 0.6 * critical[-1] and units[0] == 5
+    assert critical[0] < betas[-1] < 1.4 * critical[0] and units[-1] == 0
 
 
 ASKED = {
@@ -126,6 +134,29 @@ def test_hierarchy_says_which_level_dies_first(capsys):
     # level 1 has half its prior's variance, fixed: prices 1/2 and 1 a nat, `linvae.theory.hvae`
     assert first.startswith(f"Level 2 dies first, when beta, of level 1, exceeds {edge / 2:.4g}: a")
     assert second.startswith(f"Level 1 dies when beta, of level 1, exceeds {2 * edge:.4g}: no mode")
+
+
+WORDS = {
+    "closed": (_value("beta", 2.0, (1.0, 4.0)), "beta from 1 to 4 (say 2)"),
+    "to-zero": (_value("beta", 2.0, (0.0, 4.0)), "beta below 4 (say 2)"),
+    "to-infinity": (_value("beta", 2.0, (1.0, np.inf)), "beta 1 or more"),
+    "point": (_value("beta", 2.0, (2.0, 2.0)), "beta 2"),
+    "alive": (_correlation_words(CVAESpec(1), 0.5, 0.6), "from 0.6 on, so it is alive."),
+    "collapsed": (_correlation_words(CVAESpec(1), 0.6, 0.5), "from 0.5 on, so it is collapsed."),
+    "always": (_correlation_words(CVAESpec(1), 0.6, 0.0), "collapsed whatever the condition."),
+    "noise": (_level_words(2, np.inf, "noise", False), "Level 2 never dies: it copies the noise"),
+    "never": (_level_words(2, 0.0, "never", True), "Level 2 is idle at every beta: a learned"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("sentence", "words"), WORDS.values(), ids=WORDS.keys())
+def test_sentences(sentence, words):
+    assert words in sentence
+
+
+def test_a_beta_that_is_given_is_the_one_spoken_of(capsys):
+    assert main(["--beta", "0.3", "--quiet"]) == 0
+    assert capsys.readouterr().out.startswith("At beta 0.3 and decoder variance 1: 4 of 8 units")
 
 
 USAGE = {

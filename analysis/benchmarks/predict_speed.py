@@ -3,7 +3,7 @@
     python analysis/benchmarks/predict_speed.py [--out FILE] [--repeats N]
 
 60,000 x 784 float32 from an .npy and from a packed .npz, the file just written and so in the page
-cache, and --help; median seconds and peak memory. Threads of the linear algebra: OMP_NUM_THREADS.
+cache, and --help; median seconds. Threads of the linear algebra: OMP_NUM_THREADS.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -53,7 +52,6 @@ def main() -> None:
                 "npz_packed_s": ["--data", f"{folder}/data.npz"],
             }.items()
         }
-    result["peak_mb"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     result["threads"] = os.environ.get("OMP_NUM_THREADS", "all")
     result["load_average"] = os.getloadavg()[0]
     result["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, numpy {np.__version__}"

@@ -12,10 +12,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from linvae.data import MissingDataError
 from linvae.spec import LATENT_SOURCES, Detached, LatentReconstruction
+
+if TYPE_CHECKING:
+    from linvae.data import Dataset
 
 __all__ = [
     "add_data_arguments",
@@ -23,6 +25,7 @@ __all__ = [
     "all_or_nothing",
     "check_writable",
     "exit_codes",
+    "load_named",
     "positive_float",
     "positive_int",
     "positive_ints",
@@ -55,6 +58,23 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         default=False,
         help="fetch missing files of mnist, fashion-mnist, omniglot (default: no)",
     )
+
+
+def load_named(args: argparse.Namespace) -> Dataset:
+    """The dataset of `add_data_arguments`; `--model cvae` gives it a condition."""
+    from linvae.data import load_dataset
+
+    dataset = load_dataset(
+        args.dataset,
+        split=args.split,
+        data_dir=args.data_dir,
+        download=args.download,
+        image_size=args.image_size,
+        conditional=args.model == "cvae",
+    )
+    if args.max_samples and args.max_samples < dataset.n_samples:
+        dataset = dataset.subset(args.max_samples, seed=0)
+    return dataset
 
 
 def add_reconstruction_arguments(parser: argparse.ArgumentParser) -> None:
@@ -181,6 +201,8 @@ def exit_codes() -> Iterator[Status]:
     2: unusable input, training that diverged, or too little memory; 3: data missing; 130:
     interrupted.
     """
+    from linvae.data import MissingDataError  # here: --help needs no data
+
     status = Status()
     try:
         yield status

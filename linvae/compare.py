@@ -23,13 +23,14 @@ from linvae.cli import (
     all_or_nothing,
     check_writable,
     exit_codes,
+    load_named,
     positive_float,
     positive_int,
     positive_ints,
     reconstruction_of,
     refuse_idle_reconstruction,
 )
-from linvae.data import Dataset, load_dataset, resolve_name
+from linvae.data import Dataset, resolve_name
 
 if TYPE_CHECKING:
     from linvae.jobs import Runner
@@ -161,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name = f"{resolve_name(args.dataset)}-{args.preset or args.model}"
         folder = args.out or Path("results") / name
         check_writable(folder)
-        dataset = _load(args)
+        dataset = load_named(args)
         command = shlex.join(["python", "-m", "linvae.compare", *arguments])
         _run(args, dataset, folder, command)
     return status.code
@@ -347,20 +348,6 @@ def _runner(scheduler: str | None) -> Iterator[Callable[[TrainingData], Runner]]
         yield lambda data: ClusterRunner(client, data)
     finally:
         client.close()
-
-
-def _load(args: argparse.Namespace) -> Dataset:
-    dataset = load_dataset(
-        args.dataset,
-        split=args.split,
-        data_dir=args.data_dir,
-        download=args.download,
-        image_size=args.image_size,
-        conditional=args.model == "cvae",
-    )
-    if args.max_samples and args.max_samples < dataset.n_samples:
-        dataset = dataset.subset(args.max_samples, seed=0)
-    return dataset
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from linvae.rows import (
     theory_rows,
     threshold_rows,
 )
-from linvae.spec import CVAESpec, HVAESpec, LatentReconstruction, LinearSpec, VAESpec
+from linvae.spec import LatentReconstruction, LinearSpec, default_spec
 from linvae.theory import Solution, solve
 from linvae.theory.modes import mode_decomposition
 from linvae.theory.network_bounds import network_bounds
@@ -173,26 +173,6 @@ def make_plan(
         command, options or {}, store, remedies=remedies, reconstruction=reconstruction,
         warmup=warmup, inverse_lipschitz=inverse_lipschitz, pixels=pixels,
     )  # fmt: skip
-
-
-def default_spec(model: str, latent_dim: int, decoder_variance: float) -> LinearSpec:
-    """The spec that `compare --model` stands for.
-
-    hvae: two levels as published (p(z_1|z_2) has the decoder variance), the encoder variance of
-    level 1 fixed at half the decoder variance, that of level 2 learned: then the two levels
-    collapse at different betas, a factor 4 apart.
-    """
-    if model == "vae":
-        return VAESpec(latent_dim, decoder_variance=decoder_variance)
-    if model == "cvae":
-        return CVAESpec(latent_dim, decoder_variance=decoder_variance)
-    if model == "hvae":
-        return HVAESpec.markovian(
-            (latent_dim, latent_dim),
-            decoder_variance=decoder_variance,
-            encoder_variances=(decoder_variance / 2, None),
-        )
-    raise ValueError(f"model={model!r} must be one of vae, cvae, hvae")
 
 
 def run_comparison(

@@ -35,6 +35,7 @@ __all__ = [
     "Verdict",
     "how_sure",
     "render_text",
+    "rich_table",
     "tables",
     "verdicts",
     "write_report",
@@ -255,7 +256,7 @@ def render_text(comparison: Comparison, console: Console | None = None) -> None:
     sure = how_sure(comparison, wide=console.width >= WIDE)
     for table in (thresholds, *([sure] if sure else []), *sweeps):
         console.print(f"\n{table.caption}", style="bold", markup=False)
-        console.print(_rich_table(table))
+        console.print(rich_table(table))
         for line in _notes(comparison) if table is sure else ():
             console.print(Padding(Text(line), (0, 0, 0, 2), expand=False))
     console.print("\nVerdict", style="bold")
@@ -281,7 +282,8 @@ def _data_line(comparison: Comparison) -> str:
     )
 
 
-def _rich_table(table: Table) -> Any:
+def rich_table(table: Table) -> Any:
+    """The table for a terminal, numbers to the right."""
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text

@@ -403,6 +403,26 @@ class HVAESpec:
         return type(self)(**(fields | changes))
 
 
+def default_spec(model: str, latent_dim: int, decoder_variance: float) -> LinearSpec:
+    """The spec that `--model` of the command lines stands for.
+
+    hvae: two levels as published (p(z_1|z_2) has the decoder variance), the encoder variance of
+    level 1 fixed at half the decoder variance, that of level 2 learned: then the two levels
+    collapse at different betas, a factor 4 apart.
+    """
+    if model == "vae":
+        return VAESpec(latent_dim, decoder_variance=decoder_variance)
+    if model == "cvae":
+        return CVAESpec(latent_dim, decoder_variance=decoder_variance)
+    if model == "hvae":
+        return HVAESpec.markovian(
+            (latent_dim, latent_dim),
+            decoder_variance=decoder_variance,
+            encoder_variances=(decoder_variance / 2, None),
+        )
+    raise ValueError(f"model={model!r} must be one of vae, cvae, hvae")
+
+
 def _set(spec: object, **fields: Any) -> None:
     for name, value in fields.items():
         object.__setattr__(spec, name, value)

@@ -209,6 +209,22 @@ def test_allowed_arrow_passes(case, tmp_path):
     assert violations(*_package(tmp_path, *case)) == []
 
 
+def test_public_names_load_when_asked_for():
+    """In a fresh interpreter: every name, the modules behind them, and no others."""
+    code = (
+        "import linvae\nprint('scipy' in __import__('sys').modules)\n"
+        "print(linvae.theory.solve is linvae.solve, linvae.spec.VAESpec is linvae.VAESpec)\n"
+        "print([n for n in linvae.__all__ if getattr(linvae, n) is None or n not in dir(linvae)])\n"
+        "print(getattr(linvae, 'sovle', 'none'))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert result.stdout.splitlines() == ["False", "True True", "[]", "none"]
+    with pytest.raises(AttributeError, match="module 'linvae' has no attribute 'sovle'"):
+        _ = linvae.sovle
+
+
 @pytest.mark.parametrize("statement", ["import linvae", "import linvae.theory"])
 def test_importing_stays_light(statement):
     heavy = (

@@ -111,7 +111,7 @@ def test_json_is_one_document(tmp_path, capsys, short_runs, model):
 
 def test_gaussian_has_a_conditional_form():
     arguments = linvae.compare.parser().parse_args(["--dataset", "gaussian", "--model", "cvae"])
-    assert linvae.compare._load(arguments).condition_dim == 32
+    assert linvae.cli.load_named(arguments).condition_dim == 32
 
 
 def test_quiet_run_into_the_default_folder(tmp_path, monkeypatch, capsys, short_runs):

@@ -120,6 +120,7 @@ def _solution(spec: LinearSpec, moments: Moments, modes: Modes, states: ModeStat
         weights=weights,
         status=states.status,
         penalty=penalty,
+        squared_error=squared_error,
     )
 
 

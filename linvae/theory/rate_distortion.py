@@ -12,6 +12,7 @@ Theorem 10.3.3; the identity with the VAE: Wang & Ziyin 2022, Theorem 2):
 | w         | water_levels       | (n,)   | data units^2 |
 | -         | rates              | (n,)   | nats         |
 | -         | squared_errors     | (n,)   | data units^2 |
+| -         | unexplained        | scalar | data units^2 |
 | -         | active_modes       | (n,)   | modes above w|
 
 Both are monotone and piecewise smooth, so each can be inverted exactly, segment by segment. With
@@ -30,7 +31,12 @@ import numpy.typing as npt
 
 from linvae.theory.arguments import checked_numbers
 
-__all__ = ["RateDistortionCurve", "rate_distortion_curve", "water_level"]
+__all__ = [
+    "RateDistortionCurve",
+    "rate_distortion_curve",
+    "water_level",
+    "water_level_of_error",
+]
 
 Array = npt.NDArray[np.float64]
 
@@ -96,6 +102,37 @@ def water_level(mode_variances: npt.ArrayLike, *, rate_nats: float) -> float:
     below = np.append(theta2[1:], 0.0)
     consistent = (candidates <= theta2 * (1 + 1e-12)) & (candidates >= below * (1 - 1e-12))
     return float(candidates[np.argmax(consistent)])
+
+
+def water_level_of_error(
+    mode_variances: npt.ArrayLike,
+    *,
+    squared_error: float,
+    latent_dim: int | None = None,
+    unexplained: float = 0.0,
+) -> float:
+    """The water level beta * s at which the mean squared error is `squared_error` (exact).
+
+    With k modes above water, w = (error - what the others have - unexplained)/k for the one k that
+    is consistent; `unexplained`: error that no latent can reach. Raises ValueError outside of what
+    the curve reaches, and for bad mode variances. Equality that a test checks: the inverse of
+    `rate_distortion_curve`.
+    """
+    theta2 = _checked(mode_variances, latent_dim)
+    used = theta2[:latent_dim]
+    least = float(np.sum(theta2[len(used) :])) + unexplained
+    most = least + float(np.sum(used))
+    if not least < squared_error <= most:
+        raise ValueError(
+            f"squared_error={squared_error} must be above {least:.6g}, what {len(used)} latent "
+            f"units must leave, and at most {most:.6g}, that of the collapsed model"
+        )
+    beyond = least + np.append(np.cumsum(used[:0:-1])[::-1], 0.0)
+    candidates = (squared_error - beyond) / np.arange(1, len(used) + 1)
+    # error(w) rises with w, so k is the last whose mode is not below its own water; the collapsed
+    # model's own error can miss the first by rounding
+    k = max(1, int(np.count_nonzero(candidates <= used)))
+    return float(candidates[k - 1])
 
 
 def _checked(mode_variances: npt.ArrayLike, latent_dim: int | None) -> Array:

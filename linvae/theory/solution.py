@@ -64,6 +64,7 @@ class Solution:
     |---------------------------|------------------------------------------------------|--------|
     | objective                 | distortion + sum_l beta_l rates[l] + penalty         | nats   |
     | distortion                | E[-log p(y|z_1)], all constants                      | nats   |
+    | squared_error             | E|y - decoded mean|^2, summed over target dimensions | data^2 |
     | rates                     | E KL of each level, (levels,)                        | nats   |
     | penalty                   | latent reconstruction and weight decay, `linvae.spec`| nats   |
     | mode_variances            | theta_i^2, (modes,)                                  | data^2 |
@@ -87,7 +88,8 @@ class Solution:
     with a latent reconstruction loss, which favours modes of little variance; infinite for
     an upper level that is active on encoder noise alone, 0 for one that can never be active.
     Equalities that tests check: `mode_rates.sum(1) == rates`, `information == -log(r)/2`, and
-    with a learned encoder variance mean squared error = sum of min(theta_i^2, beta s).
+    with a learned encoder variance `squared_error` = sum of min(theta_i^2, beta s). It is NaN where
+    a conditional encoder sees the target only.
     """
 
     objective: float
@@ -104,6 +106,7 @@ class Solution:
     weights: dict[str, Array]
     status: Status
     penalty: float = 0.0
+    squared_error: float = np.nan
 
     @property
     def collapsed(self) -> npt.NDArray[np.bool_]:

@@ -7,7 +7,11 @@ import pytest
 from scipy.optimize import minimize
 
 from linvae import Moments, VAESpec, objective, solve
-from linvae.theory.rate_distortion import rate_distortion_curve, water_level
+from linvae.theory.rate_distortion import (
+    rate_distortion_curve,
+    water_level,
+    water_level_of_error,
+)
 
 SPECTRUM = np.array([3.0, 1.2, 1.2, 0.4, 0.05])
 
@@ -24,6 +28,7 @@ def test_curve_is_what_the_vae_traces_out(latent_dim):
         error = 2 * s * (terms.distortion - 5 / 2 * np.log(2 * np.pi * s))
         assert curve.rates[0] == pytest.approx(solution.rates[0], rel=1e-12, abs=1e-14)
         assert curve.squared_errors[0] == pytest.approx(error, rel=1e-12)
+        assert solution.squared_error == pytest.approx(error, rel=1e-12)
         assert curve.active_modes[0] == solution.active_units[0]
 
 
@@ -70,6 +75,17 @@ def test_water_level_inverts_the_rate(w):
 def test_no_rate_needs_the_largest_variance():
     assert water_level(SPECTRUM, rate_nats=0.0) == pytest.approx(3.0)
     assert water_level([2.0, 0.0], rate_nats=np.log(2) / 2) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("latent_dim", [None, 4, 2])
+@pytest.mark.parametrize("w", [1e-7, 1e-4, 0.05, 0.4, 0.9, 1.2, 2.9, 3.0])
+def test_water_level_inverts_the_error(w, latent_dim):
+    error = float(rate_distortion_curve(SPECTRUM, w, latent_dim=latent_dim).squared_errors[0])
+    found = water_level_of_error(
+        SPECTRUM, squared_error=error + 0.7, latent_dim=latent_dim, unexplained=0.7
+    )
+    # the error is about 6: its rounding, 1e-15, is shared by at least one mode above water
+    assert found == pytest.approx(w, rel=1e-12, abs=5e-15)
 
 
 def test_rows():

@@ -5,7 +5,8 @@
                                       models < text_samples, encoders
                                       | wording < verdicts < report, plots < sheets
                                       metrics < jobs < cluster
-                                      < compare, predict, diagnose, testing, pipeline, cli, __main__
+                                      < compare, predict, diagnose, diagnosis, testing,
+                                        pipeline, cli, __main__
 
 A module imports from lower layers only, and the three groups divided by bars do not see each
 other. Theory takes moments, not data sets; data knows nothing of the rest; verdicts, report and
@@ -28,6 +29,7 @@ TOP = {
     "compare",
     "predict",
     "diagnose",
+    "diagnosis",
     "testing",
     "text",
     "pictures",

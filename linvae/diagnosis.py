@@ -50,7 +50,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -113,8 +113,6 @@ class UnitDiagnosis:
     | escape_time               | of plain descent from small weights, in steps times | time   |
     |                           | learning rate; NaN: not known                       |        |
     | aggressive_escape_time    | the same with the encoder at its best response      | time   |
-    | linear_share              | of the variance of the posterior mean, that is      | -      |
-    |                           | linear in what the encoder sees; NaN: not beyond    |        |
     | verdict, advice           | words, and what to do                               |        |
     """
 
@@ -127,7 +125,6 @@ class UnitDiagnosis:
     critical_decoder_variance: float
     escape_time: float
     aggressive_escape_time: float
-    linear_share: float
     verdict: str
 
     @property
@@ -227,7 +224,7 @@ class Diagnosis:
 
     def draw(self) -> Drawing:
         """Observed against predicted rate of every unit, and the band that agrees."""
-        with new_figure(1, size=(5.0, 4.6)) as (figure, (axes,)):
+        with new_figure(1, size=(6.4, 5.2)) as (figure, (axes,)):
             top = max(max(u.predicted_nats, u.observed_nats) for u in self.units)
             end = 1.08 * max(top, 2 * RATE_TOLERANCE[0])
             axes.plot((0, end), (0, end), color=THEORY, label="theory: observed = predicted")
@@ -300,9 +297,6 @@ def diagnose(
     rates -= _rates(0 * mean[:1], log_variance[:1], prior_variance) * (encoder_variance is not None)
     better = objective + _quantile(1) * error < solution.objective
     units = _units(spec, moments, solution, rates, better)
-    if any(unit.verdict == BEYOND for unit in units):
-        shares = _linear_shares(mean, y if x is None else np.concatenate([x, y], axis=1))
-        units = tuple(replace(unit, linear_share=float(shares[unit.unit - 1])) for unit in units)
     return Diagnosis(units, spec, len(y), objective, error, solution)
 
 
@@ -441,28 +435,19 @@ def _units(
             critical_decoder_variance=float(solution.critical_decoder_variance[j]),
             escape_time=float(times[0][j]),
             aggressive_escape_time=float(times[1][j]),
-            linear_share=math.nan,
             verdict=found[j],
         )
         for j in range(k)
     )
 
 
-def _linear_shares(mean: Array, seen: Any) -> Array:
-    """Share of the variance of every posterior mean that is linear in `seen`; NaN without any."""
-    moments = Moments.from_data(mean, seen)
-    variances = np.diag(moments.target_covariance)
-    explained = np.diag(moments.explained_covariance)
-    return np.divide(explained, variances, out=np.full(len(variances), np.nan), where=variances > 0)
-
-
 def _predicted(spec: VAESpec, solution: Solution) -> Array:
     """Rates of the modes with a unit, less that of an idle unit."""
-    rates = solution.mode_rates[0, : spec.latent_dim]
+    rates: Array = solution.mode_rates[0, : spec.latent_dim]
     if spec.encoder_variance is None:
         return rates
     idle = np.log(np.full((1, 1), spec.encoder_variance))
-    return rates - _rates(0 * idle, idle, spec.prior_variance)[0]
+    return np.asarray(rates - _rates(0 * idle, idle, spec.prior_variance)[0])
 
 
 def _wider(spec: VAESpec, moments: Moments) -> Solution:
@@ -544,17 +529,22 @@ def _change_training(u: UnitDiagnosis) -> str:
 
 
 def _keep(u: UnitDiagnosis) -> str:
-    return f"stays alive up to beta = {number(u.critical_beta)}"
+    kept = f"stays alive up to beta = {number(u.critical_beta)}"
+    if abs(u.observed_nats - u.predicted_nats) <= u.tolerance_nats:
+        return kept
+    return (
+        f"{kept}, but its rate is not that of the linear optimum: units that still turn towards "
+        "the modes (train longer), or a code of another shape"
+    )
 
 
 def _curved(u: UnitDiagnosis) -> str:
     if u.observed_nats < u.predicted_nats:
         return "collapsed, but curved units hold what linear theory would give it"
     return (
-        f"holds {nats(u.observed_nats)} nats where a linear model holds {nats(u.predicted_nats)}, "
-        f"and {u.linear_share:.0%} of its mean is linear in the data: the data have curved "
-        "structure, which linvae.universal_threshold bounds; where that share is near 100 %, look "
-        "whether beta, decoder variance and the scale of the data are those of the training"
+        f"holds {nats(u.observed_nats)} nats where a linear model holds {nats(u.predicted_nats)}: "
+        "curved structure, which linvae.universal_threshold bounds, if beta, decoder variance and "
+        "the scale of the data are those of the training"
     )
 
 

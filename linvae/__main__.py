@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "compare": ("linvae.compare", "predicted against observed collapse of a dataset"),
+    "diagnose": ("linvae.diagnose", "a trained encoder: predicted collapse, or failed training"),
     "text": ("linvae.text", "train a VAE of sentences, and see what it says"),
     "data": ("linvae.data.__main__", "list, download and verify datasets"),
 }

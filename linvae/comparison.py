@@ -27,6 +27,7 @@ __all__ = [
     "Estimate",
     "Row",
     "Threshold",
+    "json_safe",
     "with_remedy",
     "without_remedy",
     "write_text",
@@ -168,7 +169,7 @@ class Estimate:
 
     def to_record(self) -> dict[str, Any]:
         """The fields for `settings`, JSON-able: NaN as None, infinities as text."""
-        record: dict[str, Any] = _finite(dataclasses.asdict(self))
+        record: dict[str, Any] = json_safe(dataclasses.asdict(self))
         return record
 
     def scaled(self, beta: float) -> Self:
@@ -286,7 +287,7 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """Settings and threshold summary; NaN becomes null, so that any reader accepts it."""
         thresholds = [dataclasses.asdict(t) | {"ratio": t.ratio} for t in self.thresholds()]
-        summary: dict[str, Any] = _finite({"settings": self.settings, "thresholds": thresholds})
+        summary: dict[str, Any] = json_safe({"settings": self.settings, "thresholds": thresholds})
         return summary
 
     def write(self, folder: Path) -> list[Path]:
@@ -335,18 +336,18 @@ def _row(line: Mapping[str, str]) -> Row:
 
 
 def _number(value: Any) -> Any:
-    """What `_finite` wrote, back: None is NaN, infinities are words."""
+    """What `json_safe` wrote, back: None is NaN, infinities are words."""
     if value is None:
         return math.nan
     return float(value) if value in ("inf", "-inf") else value
 
 
-def _finite(value: Any) -> Any:
+def json_safe(value: Any) -> Any:
     """The same structure with NaN and infinities as None or text, which JSON allows."""
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     if isinstance(value, Mapping):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: json_safe(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
+        return [json_safe(v) for v in value]
     return value

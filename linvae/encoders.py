@@ -16,7 +16,8 @@ unpickled here: a model that was saved that way is loaded by who trusts it, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,8 @@ def _onnx_function(path: Path) -> NetworkFunction:
 
     def run(*batch: Any) -> Any:
         given = {n: np.asarray(v, dtype=np.float32) for n, v in zip(names, batch, strict=True)}
-        return session.run(None, given)
+        with _failing_on(batch):
+            return session.run(None, given)
 
     return run
 
@@ -108,10 +110,24 @@ def _torch_function(network: nn.Module, shape: tuple[int, ...] | None = None) ->
         tensors = [torch.as_tensor(np.asarray(v), device=like.device).to(like.dtype) for v in batch]
         if shape is not None:
             tensors[0] = tensors[0].reshape(-1, *shape)
-        with torch.no_grad(), evaluating(network):
+        with torch.no_grad(), evaluating(network), _failing_on(batch):
             return _arrays(network(*tensors))
 
     return run
+
+
+@contextmanager
+def _failing_on(batch: tuple[Any, ...]) -> Iterator[None]:
+    """What a network says of a batch that it cannot take, in one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        shapes = " and ".join(str(np.shape(v)) for v in batch)
+        reason = str(error).strip().splitlines()[-1]
+        raise ValueError(
+            f"the network cannot take a batch of shape {shapes} ({reason}): give data of the shape "
+            "that it was trained on, or wrap it in a function that reshapes them"
+        ) from error
 
 
 def _arrays(output: Any) -> Any:

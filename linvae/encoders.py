@@ -77,7 +77,7 @@ def _script_function(path: Path) -> NetworkFunction:
         network = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         raise ValueError(
-            f"{path} is no TorchScript file ({str(error).splitlines()[0]}): weights alone are not "
+            f"{path} is no TorchScript file ({_reason(error)}): weights alone are not "
             "enough, save the network with torch.jit.trace(encoder, batch).save(path)"
         ) from error
     return _torch_function(network)
@@ -91,7 +91,10 @@ def _onnx_function(path: Path) -> NetworkFunction:
             f"{path} needs onnxruntime, which is not installed: pip install onnxruntime, or save "
             "the encoder as TorchScript"
         ) from error
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # of the runtime, which has no common kind of its own
+        raise ValueError(f"{path} is no ONNX file ({_reason(error)})") from error
     names = [argument.name for argument in session.get_inputs()]
 
     def run(*batch: Any) -> Any:
@@ -121,13 +124,18 @@ def _failing_on(batch: tuple[Any, ...]) -> Iterator[None]:
     """What a network says of a batch that it cannot take, in one line."""
     try:
         yield
-    except RuntimeError as error:
+    except Exception as error:  # of any kind that a network raises
         shapes = " and ".join(str(np.shape(v)) for v in batch)
-        reason = str(error).strip().splitlines()[-1]
         raise ValueError(
-            f"the network cannot take a batch of shape {shapes} ({reason}): give data of the shape "
-            "that it was trained on, or wrap it in a function that reshapes them"
+            f"the network cannot take a batch of shape {shapes} ({_reason(error)}): give data of "
+            "the shape that it was trained on, or wrap it in a function that reshapes them"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """One line; TorchScript puts it below the traceback."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1] if "Traceback" in str(error) else lines[0]
 
 
 def _arrays(output: Any) -> Any:

@@ -61,6 +61,8 @@ class PythaeModel(nn.Module):
 
 DATA = np.random.default_rng(0).standard_normal((5, 6))
 
+SLICES = ((slice(0, 2), "mean"), (slice(2, 4), "log_variance"))
+
 
 def by_hand(encoder):
     weight, bias = (p.detach().double().numpy() for p in encoder.linear.parameters())
@@ -135,6 +137,28 @@ def test_onnx_runs_with_float32_by_name(monkeypatch, tmp_path):
     assert mean.dtype == np.float32
     np.testing.assert_array_equal(mean, DATA[:, :2].astype(np.float32))
     assert given == {"providers": ["CPUExecutionProvider"]}
+
+
+def test_a_real_onnx_file(tmp_path):
+    """Where onnx and onnxruntime are installed."""
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    make, kind = onnx.helper, onnx.TensorProto.FLOAT
+    parts = [onnx.numpy_helper.from_array(np.float32(np.eye(6)[:, s]), n) for s, n in SLICES]
+    nodes = [make.make_node("MatMul", ["y", n], [f"{n}_of_y"]) for _, n in SLICES]
+    outputs = [make.make_tensor_value_info(f"{n}_of_y", kind, ["n", 2]) for _, n in SLICES]
+    inputs = [make.make_tensor_value_info("y", kind, ["n", 6])]
+    graph = make.make_graph(nodes, "encoder", inputs, outputs, parts)
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, tmp_path / "e.onnx")
+    encoder = load_network(tmp_path / "e.onnx")
+    for seen, (part, _) in zip(encoder(DATA), SLICES, strict=True):
+        np.testing.assert_array_equal(seen, DATA[:, part].astype(np.float32))
+    with pytest.raises(ValueError, match=r"cannot take a batch of shape \(5, 3\) \(\[ONNX"):
+        encoder(DATA[:, :3])
+    (tmp_path / "bad.onnx").write_bytes(b"no network")
+    with pytest.raises(ValueError, match="is no ONNX file"):
+        load_network(tmp_path / "bad.onnx")
 
 
 def test_onnx_without_onnxruntime(monkeypatch, tmp_path):

@@ -22,7 +22,8 @@ largest observed rates exceeds that of the predicted ones. With t_j the toleranc
 
 A unit that theory keeps alive is "beyond" too, although collapsed, where units beyond the theory
 hold its nats already (the sum to its rank), or where a `decoder` is given and the network's
-objective is below the linear optimum's: then there is nothing that the collapse has lost.
+objective is below the linear optimum's: then there is nothing that the collapse has lost. Where it
+is above, units that theory keeps alive are not "beyond": their rate does not pay.
 
 | symbol  | argument               | shape           | unit                            |
 |---------|------------------------|-----------------|---------------------------------|
@@ -198,7 +199,7 @@ class Diagnosis:
             return ""
         return (
             f", objective {number(self.objective_nats)} (error {number(self.objective_error, 2)}) "
-            f"against {number(self.linear.objective)}"
+            f"against {number(self.linear.objective)} (lower is better)"
         )
 
     def to_rows(self) -> list[dict[str, Any]]:
@@ -295,8 +296,8 @@ def diagnose(
         mean = principal_axes(torch.from_numpy(mean)).numpy()
     rates = _rates(mean, log_variance, prior_variance)
     rates -= _rates(0 * mean[:1], log_variance[:1], prior_variance) * (encoder_variance is not None)
-    better = objective + _quantile(1) * error < solution.objective
-    units = _units(spec, moments, solution, rates, better)
+    lead, doubt = solution.objective - objective, _quantile(1) * error
+    units = _units(spec, moments, solution, rates, lead > doubt, lead < -doubt)
     return Diagnosis(units, spec, len(y), objective, error, solution)
 
 
@@ -409,7 +410,7 @@ def _squared_errors(decoder: NetworkFunction, z: Array, y: Any, x: Any) -> Array
 
 
 def _units(
-    spec: VAESpec, moments: Moments, solution: Solution, rates: Array, better: bool
+    spec: VAESpec, moments: Moments, solution: Solution, rates: Array, better: bool, worse: bool
 ) -> tuple[UnitDiagnosis, ...]:
     k, n = spec.latent_dim, len(rates)
     order = np.argsort(-rates.mean(axis=0), kind="stable")
@@ -422,7 +423,7 @@ def _units(
     sums = np.cumsum(rates, axis=1)
     sum_error = sums.std(axis=0, ddof=1) / math.sqrt(n)
     slack = _tolerance(np.cumsum(predicted), sum_error, np.sqrt(np.cumsum(sd**2)), k)
-    found = _verdicts(predicted, observed, tolerance, slack, better)
+    found = _verdicts(predicted, observed, tolerance, slack, better, worse)
     times = [_escape_times(spec, moments, solution, update) for update in ("joint", "aggressive")]
     return tuple(
         UnitDiagnosis(
@@ -470,12 +471,17 @@ def _quantile(k: int) -> float:
 
 
 def _verdicts(
-    predicted: Array, observed: Array, tolerance: Array, slack: Array, better: bool
+    predicted: Array,
+    observed: Array,
+    tolerance: Array,
+    slack: Array,
+    better: bool = False,
+    worse: bool = False,
 ) -> list[str]:
-    """Of every rank; the module's table."""
+    """Of every rank; the module's table. Objective `better`, `worse` than the linear optimum's."""
     excess = observed - predicted
     total = np.cumsum(excess)
-    beyond = (excess > tolerance) & ((total > slack) | (predicted <= 0))
+    beyond = (excess > tolerance) & (((total > slack) & (not worse)) | (predicted <= 0))
     missing = (excess < -tolerance) & (observed < tolerance)
     held = (total >= 0) & np.logical_or.accumulate(beyond)
     alive = np.minimum(predicted, observed) > ALIVE

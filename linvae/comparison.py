@@ -27,6 +27,7 @@ __all__ = [
     "Estimate",
     "Row",
     "Threshold",
+    "json_safe",
     "with_remedy",
     "without_remedy",
     "write_text",

@@ -2,10 +2,11 @@
 
     version, spec, prices, comparison < data < moments < theory
                                       | objectives < models < train < metrics
-                                      models < text_samples
+                                      models < text_samples, encoders
                                       | wording < verdicts < report, plots < sheets
                                       metrics < jobs < cluster
-                                      < compare, predict, diagnose, pipeline, cli, __main__
+                                      < compare, predict, diagnose, diagnosis, testing,
+                                        pipeline, cli, __main__
 
 A module imports from lower layers only, and the three groups divided by bars do not see each
 other. Theory takes moments, not data sets; data knows nothing of the rest; verdicts, report and
@@ -28,6 +29,8 @@ TOP = {
     "compare",
     "predict",
     "diagnose",
+    "diagnosis",
+    "testing",
     "text",
     "pictures",
     "pipeline",
@@ -49,6 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": BELOW_MODELS,
     "train": BELOW_MODELS | {"models", "version"},
     "text_samples": {"models"},
+    "encoders": {"models"},
     "metrics": BELOW_MODELS | {"models", "train"},
     "jobs": BELOW_MODELS | {"models", "train", "metrics"},
     "cluster": BELOW_MODELS | {"models", "train", "metrics", "jobs"},
@@ -62,7 +66,17 @@ MAY_IMPORT: dict[str, set[str]] = {
 EVERYTHING = {*MAY_IMPORT, *TOP}
 MAY_IMPORT |= dict.fromkeys(TOP, EVERYTHING)
 # the layers that may import torch
-NETWORKS = {"objectives", "models", "text_samples", "train", "metrics", "jobs", "cluster", *TOP}
+NETWORKS = {
+    "objectives",
+    "models",
+    "text_samples",
+    "encoders",
+    "train",
+    "metrics",
+    "jobs",
+    "cluster",
+    *TOP,
+}
 # typing_extensions: for type checkers only
 NUMERICAL = {"numpy", "scipy", "typing_extensions", *sys.stdlib_module_names}
 ONLY_NUMERICAL = {

@@ -16,7 +16,7 @@ from linvae.objectives import GaussianLevel, gaussian_rate_per_unit
 from linvae.train.data import Noise, TrainingData
 from linvae.train.kl_weight import information, unit_statistics
 
-__all__ = ["Observation", "Stack", "evaluating", "observe", "parts", "pieces"]
+__all__ = ["Observation", "Stack", "evaluating", "observe", "parts", "pieces", "principal_axes"]
 
 Array = npt.NDArray[np.float64]
 Stack = StackedVAE | StackedTextVAE
@@ -102,7 +102,7 @@ def observe(
     mean = [torch.cat([chunk[i] for chunk in means], dim=-2) for i in levels]
     log_variance = [torch.cat([chunk[i] for chunk in log_variances], dim=-2) for i in levels]
     mean = [
-        _principal_axes(m) if isinstance(fixed, float) else m
+        principal_axes(m) if isinstance(fixed, float) else m
         for m, fixed in zip(mean, model.spec.encoder_variances, strict=True)
     ]
     stats = [
@@ -179,7 +179,7 @@ def _below(unit_rates: Tensor, n: int, nats: float) -> Tensor:
     return (rate < nats).to(rate.dtype).mean(-1) + 0 * rate.mean(-1)
 
 
-def _principal_axes(mean: Tensor) -> Tensor:
+def principal_axes(mean: Tensor) -> Tensor:
     """Means rotated onto their principal axes.
 
     A fixed isotropic variance leaves the axes of the latent free, so a count of units would say

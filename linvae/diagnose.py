@@ -1,0 +1,164 @@
+"""`python -m linvae.diagnose ENCODER`: is this collapse the one that theory predicts?
+
+load -> moments -> encode -> one table, one sentence, one picture (`linvae.diagnosis`). Exit code
+0 = ran, whatever the verdict; 2 = usage or unusable input; 3 = data missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from linvae.cli import add_data_arguments, check_writable, exit_codes, positive_float
+from linvae.comparison import json_safe
+from linvae.data import MissingDataError, load_dataset
+
+if TYPE_CHECKING:
+    from linvae.diagnosis import Diagnosis
+
+EXAMPLES = """\
+ENCODER and --decoder are files of TorchScript (.pt, .ts) or ONNX (.onnx). The encoder takes samples
+(n, d), float32, scaled as in its training, and returns (mean, log_variance), (n, k) each:
+  torch.jit.trace(encoder, batch).save("encoder.pt")
+
+examples:
+  python -m linvae.diagnose encoder.pt --data samples.npy --beta 1 --decoder-variance 0.1
+  python -m linvae.diagnose encoder.onnx --dataset mnist --beta 4 --out results/diagnosis
+  python -m linvae.diagnose encoder.pt --data y.npy --condition x.npy --decoder decoder.pt --json
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """All options, with units and defaults."""
+    p = argparse.ArgumentParser(
+        prog="linvae diagnose",
+        description="Observed against predicted KL of every unit of a trained encoder, and why.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("encoder", type=Path, help="file of the trained encoder, see below")
+    add_data_arguments(p)
+    p.add_argument("--data", type=Path, help="own samples instead of --dataset: .npy, (n, d)")
+    p.add_argument("--condition", type=Path, help="what encoder and decoder see besides: .npy")
+    p.add_argument("--decoder", type=Path, help="its file: the objective is compared too")
+    p.add_argument("--beta", type=positive_float, default=1.0, help="weight on KL, default 1")
+    p.add_argument(
+        "--decoder-variance",
+        type=positive_float,
+        default=1.0,
+        help="variance of p(y|z), data units squared (default 1; 0.5 where the loss is the summed "
+        "squared error itself)",
+    )
+    p.add_argument(
+        "--prior-variance", type=positive_float, default=1.0, help="latent units^2, default 1"
+    )
+    p.add_argument(
+        "--encoder-variance", type=positive_float, help="latent units^2 (default: learned)"
+    )
+    p.add_argument("--out", type=Path, help="folder for diagnosis.json and the picture (PNG, PDF)")
+    p.add_argument("--json", action="store_true", help="print diagnosis.json instead of the table")
+    p.add_argument("--quiet", action="store_true", help="print the sentence only")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    args = parser().parse_args(argv)
+    with exit_codes() as status:
+        if args.out:
+            check_writable(args.out)
+        target, condition = _load(args)
+        from linvae.diagnosis import diagnose  # with torch: seconds, so after the checks
+
+        found = diagnose(
+            args.encoder,
+            target,
+            condition=condition,
+            beta=args.beta,
+            decoder_variance=args.decoder_variance,
+            prior_variance=args.prior_variance,
+            encoder_variance=args.encoder_variance,
+            decoder=args.decoder,
+        )
+        if args.out:
+            _write(found, args.out)
+        _show(found, args)
+    return status.code
+
+
+def _load(args: argparse.Namespace) -> tuple[Any, Any]:
+    """Target and condition, of files or of a dataset."""
+    condition = _array(args.condition) if args.condition else None
+    if args.data:
+        return _array(args.data), condition
+    dataset = load_dataset(
+        args.dataset,
+        split=args.split,
+        data_dir=args.data_dir,
+        download=args.download,
+        image_size=args.image_size,
+    )
+    if args.max_samples and args.max_samples < dataset.n_samples:
+        dataset = dataset.subset(args.max_samples, seed=0)
+    return dataset.target, condition
+
+
+def _array(path: Path) -> Any:
+    import numpy as np
+
+    if not path.exists():
+        raise MissingDataError(f"{path} does not exist: give a .npy file of samples (n, d)")
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(
+            f"{path} is no .npy file of numbers: write it with numpy.save(path, samples)"
+        ) from error
+
+
+def _write(found: Diagnosis, folder: Path) -> None:
+    from linvae.plots import save_drawing
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "diagnosis.json").write_text(_json(found) + "\n", encoding="utf-8")
+    save_drawing(found.draw(), "diagnosis", "Observed against predicted KL per unit", folder)
+
+
+def _show(found: Diagnosis, args: argparse.Namespace) -> None:
+    if args.json:
+        print(_json(found))
+        return
+    if not args.quiet:
+        from rich.console import Console
+
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console = Console(highlight=False, width=120)
+        console.print(found.table())
+    print(found.sentence)
+
+
+def _json(found: Diagnosis) -> str:
+    """All numbers; null where there is none."""
+    content: dict[str, Any] = {
+        "verdict": found.verdict,
+        "sentence": found.sentence,
+        "predicted_rate_nats": found.predicted_rate,
+        "observed_rate_nats": found.observed_rate,
+        "predicted_active_units": found.predicted_active_units,
+        "observed_active_units": found.observed_active_units,
+        "linear_objective_nats": found.linear.objective,
+        "objective_nats": found.objective_nats,
+        "objective_error_nats": found.objective_error,
+        "n_samples": found.n_samples,
+    }
+    content["units"] = found.to_rows()
+    return json.dumps(json_safe(content), indent=2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""Encoders of any framework as one function of NumPy arrays.
+
+    encoder(target (n, d)[, condition (n, dx)]) -> mean (n, k), log-variance (n, k)
+
+| what is given          | how it is called                                                  |
+|------------------------|-------------------------------------------------------------------|
+| function               | with NumPy arrays, as they are                                    |
+| torch module           | with tensors of its type and device, without gradient, evaluating |
+| model of pythae        | its `encoder`, on images of `model_config.input_dim`              |
+| file of TorchScript    | as a torch module, on the CPU                                     |
+| file of ONNX           | with float32, where onnxruntime is installed                      |
+
+Results: a pair, or an object with `embedding` and `log_covariance`, as those of pythae. Nothing is
+unpickled here: a model that was saved that way is loaded by who trusts it, and given as an object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from linvae.models.layers import evaluating
+
+__all__ = ["NetworkFunction", "as_function", "load_network"]
+
+NetworkFunction = Callable[..., Any]
+SUFFIXES = {
+    ".onnx": "ONNX",
+    ".pt": "TorchScript",
+    ".ts": "TorchScript",
+    ".torchscript": "TorchScript",
+}
+
+
+def as_function(network: Any, name: str = "encoder") -> NetworkFunction:
+    """`network`, of any kind in the module's table, as a function of NumPy arrays.
+
+    Raises ValueError for what cannot be called, files of other kinds, and FileNotFoundError.
+    """
+    if isinstance(network, (str, Path)):
+        return load_network(Path(network))
+    if hasattr(network, "model_config") and isinstance(getattr(network, name, None), nn.Module):
+        shape = tuple(network.model_config.input_dim) if name == "encoder" else None
+        return _torch_function(getattr(network, name), shape)
+    if isinstance(network, nn.Module):
+        return _torch_function(network)
+    if callable(network):
+        return network  # type: ignore[no-any-return]
+    raise ValueError(
+        f"{name}={network!r} must be a function of a batch, a torch module, a model of pythae, or "
+        "the path of a TorchScript or ONNX file"
+    )
+
+
+def load_network(path: Path) -> NetworkFunction:
+    """The network of a TorchScript or ONNX file. Raises ValueError for files of other kinds."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: give the file of a saved network")
+    kind = SUFFIXES.get(path.suffix.lower())
+    if kind is None:
+        raise ValueError(
+            f"{path} must end in {', '.join(SUFFIXES)}: save the encoder with "
+            "torch.jit.trace(encoder, batch).save(path), or load the model yourself and give the "
+            "object (nothing is unpickled here)"
+        )
+    return _onnx_function(path) if kind == "ONNX" else _script_function(path)
+
+
+def _script_function(path: Path) -> NetworkFunction:
+    try:
+        network = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} is no TorchScript file ({_reason(error)}): weights alone are not "
+            "enough, save the network with torch.jit.trace(encoder, batch).save(path)"
+        ) from error
+    return _torch_function(network)
+
+
+def _onnx_function(path: Path) -> NetworkFunction:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ValueError(
+            f"{path} needs onnxruntime, which is not installed: pip install onnxruntime, or save "
+            "the encoder as TorchScript"
+        ) from error
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # of the runtime, which has no common kind of its own
+        raise ValueError(f"{path} is no ONNX file ({_reason(error)})") from error
+    names = [argument.name for argument in session.get_inputs()]
+
+    def run(*batch: Any) -> Any:
+        given = {n: np.asarray(v, dtype=np.float32) for n, v in zip(names, batch, strict=True)}
+        with _failing_on(batch):
+            return session.run(None, given)
+
+    return run
+
+
+def _torch_function(network: nn.Module, shape: tuple[int, ...] | None = None) -> NetworkFunction:
+    """`network` on tensors of the type and device of its first parameter, rows as `shape`."""
+    like = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
+
+    def run(*batch: Any) -> Any:
+        tensors = [torch.as_tensor(np.asarray(v), device=like.device).to(like.dtype) for v in batch]
+        if shape is not None:
+            tensors[0] = tensors[0].reshape(-1, *shape)
+        with torch.no_grad(), evaluating(network), _failing_on(batch):
+            return _arrays(network(*tensors))
+
+    return run
+
+
+@contextmanager
+def _failing_on(batch: tuple[Any, ...]) -> Iterator[None]:
+    """What a network says of a batch that it cannot take, in one line."""
+    try:
+        yield
+    except Exception as error:  # of any kind that a network raises
+        shapes = " and ".join(str(np.shape(v)) for v in batch)
+        raise ValueError(
+            f"the network cannot take a batch of shape {shapes} ({_reason(error)}): give data of "
+            "the shape that it was trained on, or wrap it in a function that reshapes them"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """One line; TorchScript puts it below the traceback."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1] if "Traceback" in str(error) else lines[0]
+
+
+def _arrays(output: Any) -> Any:
+    """Tensors as arrays, wherever the output has them."""
+    if hasattr(output, "embedding") and hasattr(output, "log_covariance"):
+        output = output.embedding, output.log_covariance
+    elif hasattr(output, "reconstruction"):
+        output = output.reconstruction
+    if isinstance(output, Tensor):
+        return output.double().cpu().numpy()
+    if isinstance(output, (tuple, list)):
+        return tuple(_arrays(part) for part in output)
+    return output

@@ -13,9 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from linvae.cli import add_data_arguments, check_writable, exit_codes, positive_float
-from linvae.comparison import json_safe
-from linvae.data import MissingDataError, load_dataset
+from linvae.cli import (
+    add_data_arguments,
+    check_writable,
+    exit_codes,
+    load_named,
+    positive_float,
+)
 
 if TYPE_CHECKING:
     from linvae.diagnosis import Diagnosis
@@ -62,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, help="folder for diagnosis.json and the picture (PNG, PDF)")
     p.add_argument("--json", action="store_true", help="print diagnosis.json instead of the table")
     p.add_argument("--quiet", action="store_true", help="print the sentence only")
+    p.set_defaults(model="vae")  # of datasets: a condition comes as a file
     return p
 
 
@@ -95,20 +100,14 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any]:
     condition = _array(args.condition) if args.condition else None
     if args.data:
         return _array(args.data), condition
-    dataset = load_dataset(
-        args.dataset,
-        split=args.split,
-        data_dir=args.data_dir,
-        download=args.download,
-        image_size=args.image_size,
-    )
-    if args.max_samples and args.max_samples < dataset.n_samples:
-        dataset = dataset.subset(args.max_samples, seed=0)
+    dataset = load_named(args)
     return dataset.target, condition
 
 
 def _array(path: Path) -> Any:
     import numpy as np
+
+    from linvae.data import MissingDataError
 
     if not path.exists():
         raise MissingDataError(f"{path} does not exist: give a .npy file of samples (n, d)")
@@ -144,6 +143,8 @@ def _show(found: Diagnosis, args: argparse.Namespace) -> None:
 
 def _json(found: Diagnosis) -> str:
     """All numbers; null where there is none."""
+    from linvae.comparison import json_safe
+
     content: dict[str, Any] = {
         "verdict": found.verdict,
         "sentence": found.sentence,

@@ -110,7 +110,7 @@ def _torch_function(network: nn.Module, shape: tuple[int, ...] | None = None) ->
     like = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
 
     def run(*batch: Any) -> Any:
-        tensors = [torch.as_tensor(np.asarray(v), device=like.device).to(like.dtype) for v in batch]
+        tensors = [torch.tensor(np.asarray(v), device=like.device).to(like.dtype) for v in batch]
         if shape is not None:
             tensors[0] = tensors[0].reshape(-1, *shape)
         with torch.no_grad(), evaluating(network), _failing_on(batch):

@@ -16,6 +16,7 @@ NAMES = {
     "lr 1": "LR, alpha 1",
     "lr 1, prior": "LR, alpha 1, z from the prior",
     "lr 1, detached": "LR, alpha 1, z detached, encoder x 1e-4",
+    "annealing": "annealing",
     "lagging": "aggressive (lagging)",
     "lidvae": "inverse-Lipschitz decoder",
     "skip": "skip decoder",

@@ -123,8 +123,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--seeds",
         type=positive_int,
-        help="number of seeds (default 3; 5 with --full; 1, and half the steps, where networks of "
-        "images see more than 32x32 pixels)",
+        help="number of seeds (default 3; 5 with --full; 1, and half the steps, of all networks, "
+        "where one of images sees more than 32x32 pixels)",
     )
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
     p.add_argument(

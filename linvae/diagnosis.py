@@ -16,7 +16,7 @@ largest observed rates exceeds that of the predicted ones. With t_j the toleranc
 | alive beyond the linear theory           | observed_j > predicted_j + t_j, and the sum to rank |
 |                                          | j exceeds its own tolerance or predicted_j = 0      |
 | collapsed below the threshold: optimisation | observed_j < t_j and < predicted_j - t_j         |
-| alive as predicted                       | otherwise, both above `ALIVE` nats                  |
+| alive in both                            | otherwise, both above `ALIVE` nats, at any rate     |
 | collapsed as theory predicts             | the rest: mode variance below beta s, or so close   |
 |                                          | above it that t_j does not tell                     |
 
@@ -88,7 +88,7 @@ Array = npt.NDArray[np.float64]
 
 COLLAPSED_AS_PREDICTED = "collapsed as theory predicts"
 OPTIMISATION = "collapsed below the threshold: optimisation"
-ALIVE_AS_PREDICTED = "alive as predicted"
+ALIVE_AS_PREDICTED = "alive in both"
 BEYOND = "alive beyond the linear theory"
 ALIVE = 0.01  # nats, the cutoff of active units in `linvae.metrics.observe`
 ROWS = 4096  # samples that networks see at a time
@@ -151,7 +151,7 @@ class Diagnosis:
 
     @property
     def verdict(self) -> str:
-        """Optimisation where any unit says so, then beyond, then alive as predicted."""
+        """Optimisation where any unit says so, then beyond, then alive in both."""
         found = {unit.verdict for unit in self.units}
         return next(
             v
@@ -293,12 +293,23 @@ def diagnose(
         q = GaussianLevel(torch.from_numpy(mean), torch.from_numpy(log_variance))
         objective, error = _objective(spec, q, as_function(decoder, "decoder"), y, x, seed)
     if encoder_variance is not None:
+        _check_fixed(log_variance, encoder_variance)
         mean = principal_axes(torch.from_numpy(mean)).numpy()
     rates = _rates(mean, log_variance, prior_variance)
     rates -= _rates(0 * mean[:1], log_variance[:1], prior_variance) * (encoder_variance is not None)
     lead, doubt = solution.objective - objective, _quantile(1) * error
     units = _units(spec, moments, solution, rates, lead > doubt, lead < -doubt)
     return Diagnosis(units, spec, len(y), objective, error, solution)
+
+
+def _check_fixed(log_variance: Array, encoder_variance: float) -> None:
+    """Refuse an encoder whose variance is not the fixed one; 1 %: it may be kept in float32."""
+    low, high = float(np.exp(log_variance.min())), float(np.exp(log_variance.max()))
+    if not (low > 0.99 * encoder_variance and high < 1.01 * encoder_variance):
+        raise ValueError(
+            f"encoder_variance={encoder_variance} is not what the encoder gives: its variances are "
+            f"{low:.3g} to {high:.3g} in diagnose; leave it out where they are learned"
+        )
 
 
 # --- what is observed ---------------------------------------------------------------------------

@@ -12,6 +12,7 @@
 
 Results: a pair, or an object with `embedding` and `log_covariance`, as those of pythae. Nothing is
 unpickled here: a model that was saved that way is loaded by who trusts it, and given as an object.
+A file of TorchScript is a program all the same, which can write files: run only those you trust.
 """
 
 from __future__ import annotations

@@ -104,12 +104,17 @@ def assert_threshold(
             "assert_threshold, as 0.05 for 5 %"
         )
     thresholds = critical_beta(data, decoder_variance=decoder_variance, condition=condition)
-    if not 1 <= unit <= len(thresholds):
+    if unit not in range(1, len(thresholds) + 1):
         raise ValueError(
             f"unit={unit} must be from 1 to the {len(thresholds)} dimensions of data in "
             "assert_threshold"
         )
     predicted = float(thresholds[unit - 1])
+    if predicted <= 1e-12 * thresholds[0]:  # rounding of a variance of 0
+        raise ValueError(
+            f"unit={unit} has nothing to code in assert_threshold: the data have variance in fewer "
+            "directions, and it is collapsed at any beta"
+        )
     # NaN is no threshold: it fails here too
     if not abs(observed_beta - predicted) <= relative_tolerance * predicted:
         raise AssertionError(

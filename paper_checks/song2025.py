@@ -524,6 +524,8 @@ def _medians(column: str) -> Array:
 
 
 THEIRS, ENOUGH = 39_063, 10_000  # steps: of 1000 epochs, and below which rows say nothing
+# bounds of the claims below: half and twice, far from 1 for four seeds that scatter by a tenth, and
+# far from what is published, a twentieth of L and 7 to 71 times the KL
 
 
 def _steps() -> int:
@@ -575,7 +577,8 @@ def lr_lowers_local_collapse_again() -> Finding:
     if short := _too_short():
         return short
     table = _medians("share_of_latent_cells")
-    plain, most = float(table[0, 0]), float(table[0, 1:].max())
+    plain = float(table[0, 0])
+    most = float(next(iter(measured()["share_of_latent_cells"].values()))[1:].max())  # any seed
     shown = "; ".join(", ".join(f"{share:.2f}" for share in row) for row in table)
     note = f"{_steps():,} steps: by beta, alpha ascending from 0: {shown}"
     return Finding(max(0.5 - plain, most), 0, "of the cells", note)

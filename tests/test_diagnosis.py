@@ -387,3 +387,11 @@ def test_a_model_of_pythae_trained_by_pythae(seed, tmp_path):
         TrainingPipeline(training_config=settings, model=model)(train_data=y)
         found.append(diagnose(model, y, beta=beta, decoder=model).verdict)
     assert found == [ALIVE_AS_PREDICTED, OPTIMISATION, COLLAPSED_AS_PREDICTED]
+
+
+def test_a_fixed_variance_is_that_of_the_encoder():
+    y = np.random.default_rng(0).standard_normal((50, 3))
+    with pytest.raises(
+        ValueError, match=r"its variances are 0\.5 to 0\.5 in diagnose; leave it out"
+    ):
+        diagnose(lambda v: (v[:, :2], np.full((len(v), 2), math.log(0.5))), y, encoder_variance=1.0)

@@ -96,3 +96,15 @@ def test_excess_collapse_names_every_unit():
     assert "predicted 0.549 nats, observed 0.000" in lines[1]
     assert lines[2].endswith("collapsed as theory predicts")
     assert_no_excess_collapse(dead, DATA, beta=3.1)  # above the first threshold: as predicted
+
+
+def test_a_direction_without_variance_has_no_threshold():
+    """As one that the data do not have: not a division by 0."""
+    data = spectrum_data((4.0, 1.0, 0.0), n_samples=50)
+    for unit, text in (
+        (3, "has nothing to code"),
+        (4, "from 1 to the 3"),
+        (1.5, "from 1 to the 3"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            assert_threshold(1.0, data, relative_tolerance=0.1, unit=unit)

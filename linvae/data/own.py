@@ -269,6 +269,7 @@ def _reading(file: Path, what: str, way_out: str = "write it again") -> Iterator
         SyntaxError,
         NotImplementedError,
         RuntimeError,
+        csv.Error,
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
@@ -357,11 +358,22 @@ def _csv(file: Path) -> _Table:
         first = next(lines, "")
         delimiter = max(",;\t", key=first.count)
         fields = next(csv.reader([first.strip()], delimiter=delimiter), [])
-        header = not all(_is_number(field) for field in fields)
+        header = _is_header(file, fields)
         n = sum(1 for _ in lines) + (not header) * bool(first)
     return _Table(
         (n, len(fields)), np.dtype(float), lambda rows: _csv_blocks(file, delimiter, header, rows)
     )
+
+
+def _is_header(file: Path, fields: list[str]) -> bool:
+    """True for a first line of words; refuses one of both words, or gaps, and numbers."""
+    numbers = sum(_is_number(field) for field in fields)
+    if numbers < len(fields) and (numbers or not all(field.strip() for field in fields)):
+        raise ValueError(
+            f"the first line, {','.join(fields)[:60]!r}, has gaps or both words and numbers: is it "
+            "a header or a sample? fill it, and leave an index column out"
+        )
+    return numbers == 0
 
 
 def _is_number(field: str) -> bool:
@@ -472,8 +484,11 @@ def _pixels(file: Path) -> Values:
     """Grey (H, W) or colour (H, W, 3), without transparency; 16 and 32 bits as they are."""
     from PIL import Image
 
-    with _reading(file, "image"), Image.open(file) as image:
-        return np.asarray(_plain(image))
+    try:
+        with _reading(file, "image"), Image.open(file) as image:
+            return np.asarray(_plain(image))
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{file}: {error}; shrink it") from error
 
 
 def _plain(image: Image) -> Image:

@@ -286,3 +286,21 @@ def test_parquet_of_words_is_refused(tmp_path):
     parquet.write_table(pyarrow.table({"a": [1, 2], "b": ["x", "y"]}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match="column 'b' has type string and must be numbers"):
         open_own_data(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("first", ["1,,3", ",a,b", "1,b,c"])
+def test_a_first_line_of_words_and_numbers_is_no_sample_lost(first, tmp_path):
+    """Taken for a header a sample would be gone, without a word."""
+    (tmp_path / "data.csv").write_text(f"{first}\n1,2,3\n2,3,9\n")
+    with pytest.raises(ValueError, match="has gaps or both words and numbers"):
+        open_own_data(tmp_path / "data.csv")
+
+
+def test_an_image_too_large_to_be_one_is_refused(tmp_path, monkeypatch):
+    from PIL import Image
+
+    for name in ("a.png", "b.png"):
+        Image.new("L", (9, 9)).save(tmp_path / name)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9)
+    with pytest.raises(ValueError, match="decompression bomb"):
+        open_own_data(tmp_path)

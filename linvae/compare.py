@@ -280,7 +280,7 @@ def _pixels(dataset: Dataset) -> int:
 
 
 def _any_of_images(args: argparse.Namespace) -> bool:
-    """True where a network has maps, which take an hour of two cores at 64x64 pixels."""
+    """True where a network has maps: at 64x64 pixels an hour of a core, as it is then."""
     from linvae.models import Architecture
 
     return any(Architecture(name).needs_image for name in args.architecture or ())

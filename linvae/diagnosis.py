@@ -535,7 +535,10 @@ def _change_price(u: UnitDiagnosis) -> str:
 
 def _change_training(u: UnitDiagnosis) -> str:
     ways = f"{REMEDY_WORDS['aggressive']} or {REMEDY_WORDS['annealing']}"
-    start = f"theory keeps it alive up to beta = {number(u.critical_beta)}: train longer, or {ways}"
+    start = (
+        f"theory keeps as many units alive up to beta = {number(u.critical_beta)} (which mode is "
+        f"missing ranks do not tell): train longer, or {ways}"
+    )
     if math.isnan(u.escape_time):
         return start
     return (
@@ -560,8 +563,9 @@ def _curved(u: UnitDiagnosis) -> str:
         return "collapsed, but curved units hold what linear theory would give it"
     return (
         f"holds {nats(u.observed_nats)} nats where a linear model holds {nats(u.predicted_nats)}: "
-        "curved structure, which linvae.universal_threshold bounds, if beta, decoder variance and "
-        "the scale of the data are those of the training"
+        "curved structure, which linvae.universal_threshold bounds, or a network that is not at "
+        "its optimum, which its decoder would show, if beta, decoder variance and the scale of the "
+        "data are those of the training"
     )
 
 

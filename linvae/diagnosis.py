@@ -287,16 +287,14 @@ def diagnose(
         prior_variance=prior_variance,
         encoder_variance=encoder_variance,
     )
+    if encoder_variance is not None:
+        _check_fixed(log_variance, encoder_variance)
     solution = solve(spec, moments)
     objective, error = math.nan, math.nan
     if decoder is not None:
         q = GaussianLevel(torch.from_numpy(mean), torch.from_numpy(log_variance))
         objective, error = _objective(spec, q, as_function(decoder, "decoder"), y, x, seed)
-    if encoder_variance is not None:
-        _check_fixed(log_variance, encoder_variance)
-        mean = principal_axes(torch.from_numpy(mean)).numpy()
-    rates = _rates(mean, log_variance, prior_variance)
-    rates -= _rates(0 * mean[:1], log_variance[:1], prior_variance) * (encoder_variance is not None)
+    rates = _above_idle(mean, log_variance, spec)
     lead, doubt = solution.objective - objective, _quantile(1) * error
     units = _units(spec, moments, solution, rates, lead > doubt, lead < -doubt)
     return Diagnosis(units, spec, len(y), objective, error, solution)
@@ -378,6 +376,15 @@ def _rates(mean: Array, log_variance: Array, prior_variance: float) -> Array:
     square = q.mean.square() + q.log_variance.exp()
     rates: Array = gaussian_rate_per_unit(q, square, torch.tensor(prior_variance).double()).numpy()
     return rates
+
+
+def _above_idle(mean: Array, log_variance: Array, spec: VAESpec) -> Array:
+    """Rates less those of an idle unit; with a fixed variance, along principal axes."""
+    if spec.encoder_variance is None:
+        return _rates(mean, log_variance, spec.prior_variance)
+    axes = principal_axes(torch.from_numpy(mean)).numpy()
+    idle = _rates(0 * mean[:1], log_variance[:1], spec.prior_variance)
+    return np.asarray(_rates(axes, log_variance, spec.prior_variance) - idle)
 
 
 def _objective(

@@ -415,10 +415,8 @@ def _training_settings(plan: Plan, levels: int) -> dict[str, dict[str, float]]:
                 "batch_size": config.batch_size,
                 "steps": config.steps,
             }
-        if plan.warmup_steps(architecture):
-            found[f"{architecture}, sweep"]["beta_rises_over_steps"] = plan.warmup_steps(
-                architecture
-            )
+        if rise := plan.warmup_steps(architecture):
+            found[f"{architecture}, sweep"]["beta_rises_over_steps"] = rise
     return found
 
 

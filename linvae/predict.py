@@ -230,7 +230,7 @@ def _predict(args: argparse.Namespace, data: Dataset | OwnData) -> Prediction:
         raise ValueError(
             f"the condition of {data.name} explains all of its target: nothing is left for latents"
         )
-    asked = list(_asked(args, spec, moments))
+    asked = list(_asked(args, spec, moments, len(thresholds)))
     return Prediction(
         data=data.describe(),
         note=data.note,
@@ -311,7 +311,7 @@ def _thresholds(spec: LinearSpec, moments: Moments) -> list[dict[str, Any]]:
 
 
 def _asked(
-    args: argparse.Namespace, spec: LinearSpec, moments: Moments
+    args: argparse.Namespace, spec: LinearSpec, moments: Moments, most_units: int
 ) -> Iterator[tuple[str, Advice]]:
     """What was asked for; how all units stay, where nothing was."""
     from linvae.spec import VAESpec
@@ -321,7 +321,7 @@ def _asked(
         return
     units = args.keep_units
     if units is None and args.rate is None and args.squared_error is None:
-        units = len(_thresholds(spec, moments))
+        units = most_units
     if units is not None:
         yield f"To keep {_units(units)}", keep_units(spec, moments, units)
     if args.rate is not None:

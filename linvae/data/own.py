@@ -358,14 +358,14 @@ def _csv(file: Path) -> _Table:
         first = next(lines, "")
         delimiter = max(",;\t", key=first.count)
         fields = next(csv.reader([first.strip()], delimiter=delimiter), [])
-        header = _is_header(file, fields)
+        header = _is_header(fields)
         n = sum(1 for _ in lines) + (not header) * bool(first)
     return _Table(
         (n, len(fields)), np.dtype(float), lambda rows: _csv_blocks(file, delimiter, header, rows)
     )
 
 
-def _is_header(file: Path, fields: list[str]) -> bool:
+def _is_header(fields: list[str]) -> bool:
     """True for a first line of words; refuses one of both words, or gaps, and numbers."""
     numbers = sum(_is_number(field) for field in fields)
     if numbers < len(fields) and (numbers or not all(field.strip() for field in fields)):

@@ -1,6 +1,6 @@
 """Import arrows: prediction cannot read observation, observation cannot read prediction.
 
-    version, spec, prices, comparison < data < moments < theory
+    version, spec, prices, notebook, comparison < data < moments < theory
                                       | objectives < models < train < metrics
                                       models < text_samples, encoders
                                       | wording < verdicts < report, plots < sheets
@@ -44,10 +44,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
     "spec": set(),
     "prices": set(),
-    "comparison": {"spec"},
+    "notebook": set(),
+    "comparison": {"spec", "notebook"},
     "data": set(),
     "moments": {"spec"},
-    "theory": {"spec", "prices", "moments"},
+    "theory": {"spec", "prices", "notebook", "moments"},
     "objectives": {"spec"},
     "models": BELOW_MODELS,
     "train": BELOW_MODELS | {"models", "version"},

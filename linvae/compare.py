@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +34,10 @@ from linvae.cli import (
 from linvae.data import Dataset, resolve_name
 
 if TYPE_CHECKING:
-    from linvae.jobs import Runner
+    from linvae.jobs import Job, Runner
     from linvae.models import Preset
     from linvae.spec import LinearSpec
-    from linvae.train import CellStore, TrainingData
+    from linvae.train import CellStore, TensorBoard, TrainingData
 
 # as in linvae.models, whose import takes seconds
 ARCHITECTURES = ("linear", "mlp", "conv", "resnet", "pixelcnn")
@@ -144,6 +145,12 @@ def parser() -> argparse.ArgumentParser:
         help="keep finished members in this folder and take them from it (default: within --out, "
         "until the run has ended: a run that was stopped goes on)",
     )
+    p.add_argument(
+        "--tensorboard",
+        type=Path,
+        metavar="FOLDER",
+        help="curves of the sweep while it trains, one run per member (default: none)",
+    )
     p.add_argument("--scheduler", help="tcp://HOST:PORT of a Dask scheduler: train on its workers")
     p.add_argument("--out", type=Path, help="result folder (default results/DATASET-MODEL)")
     size = p.add_mutually_exclusive_group()
@@ -175,6 +182,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     refuse_idle_reconstruction(p, args)
     if args.inverse_lipschitz and "inverse-lipschitz" not in (args.remedy or ()):
         p.error("--inverse-lipschitz has no effect: add --remedy inverse-lipschitz")
+    if args.tensorboard and args.scheduler:
+        p.error("--tensorboard has no effect with --scheduler, whose workers train: leave one out")
     if args.preset is None:
         _refuse_idle(p, args)
         return args
@@ -255,7 +264,7 @@ def _run(args: argparse.Namespace, dataset: Dataset, folder: Path, command: str)
     with (
         _members(args, folder) as store,
         _progress(silent) as progress,
-        _runner(args.scheduler) as make_runner,
+        _runner(args.scheduler, args.tensorboard) as make_runner,
     ):
         plan = replace(plan, store=store)
         comparison = run_comparison(dataset, spec, plan, progress, make_runner)
@@ -334,10 +343,18 @@ def _network_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 @contextmanager
-def _runner(scheduler: str | None) -> Iterator[Callable[[TrainingData], Runner]]:
+def _runner(
+    scheduler: str | None, tensorboard: Path | None
+) -> Iterator[Callable[[TrainingData], Runner]]:
     """What trains: this process, or the workers of a scheduler."""
     from linvae.jobs import LocalRunner
 
+    if tensorboard is not None:
+        from linvae.train import TensorBoard
+
+        with TensorBoard(tensorboard) as board:
+            yield lambda data: LocalRunner(data, partial(_log, board))
+        return
     if scheduler is None:
         yield LocalRunner
         return
@@ -348,6 +365,17 @@ def _runner(scheduler: str | None) -> Iterator[Callable[[TrainingData], Runner]]
         yield lambda data: ClusterRunner(client, data)
     finally:
         client.close()
+
+
+def _log(board: TensorBoard, job: Job[Any], rows: list[dict[str, float]]) -> None:
+    """Rows of a sweep, each member in a run of its own name."""
+    from linvae.jobs import SweepJob
+
+    assert isinstance(job, SweepJob)  # no other logs
+    what = f"{job.architecture.name} + {job.remedy_name}".removesuffix(" + ")
+    for row in rows:
+        beta = job.spec.betas[0] * job.factors[int(row["point"])]
+        board.add(f"{what}, beta {beta:.4g}, seed {row['seed']:.0f}", row)
 
 
 @contextmanager

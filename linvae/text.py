@@ -14,6 +14,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,6 +110,9 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
     ))  # fmt: skip
     p.add_argument("--seed", type=count, default=0, help="of everything random, default 0")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
+    p.add_argument(
+        "--tensorboard", type=Path, metavar="FOLDER", help="curves while it trains (default: none)"
+    )
     p.add_argument("--out", type=Path, default=Path("results/text"), help="folder of the model")
 
 
@@ -139,6 +143,7 @@ def _train(args: argparse.Namespace) -> None:
     from linvae.train import (
         CellStore,
         RemedyBetas,
+        TensorBoard,
         TrainingData,
         named_remedy,
         pick_device,
@@ -167,18 +172,22 @@ def _train(args: argparse.Namespace) -> None:
     def build(**stack: Any) -> StackedTextVAE:
         return StackedTextVAE(spec, vocabulary=words, sizes=preset.sizes, **stack).to(device)
 
-    trained = train_cells(
-        spec,
-        data[0],
-        points=(remedy,),
-        kl_weight=lambda points, n: RemedyBetas(points, spec.betas, n, device),
-        config=config,
-        validation=data[1],
-        seeds=(args.seed,),
-        store=CellStore(args.out / "members"),
-        progress=lambda step: print(f"\r{step} of {config.steps} steps", end="", file=sys.stderr),
-        build=build,
-    )
+    with TensorBoard(args.tensorboard) if args.tensorboard else nullcontext() as board:
+        trained = train_cells(
+            spec,
+            data[0],
+            points=(remedy,),
+            kl_weight=lambda points, n: RemedyBetas(points, spec.betas, n, device),
+            config=config,
+            validation=data[1],
+            seeds=(args.seed,),
+            store=CellStore(args.out / "members"),
+            progress=lambda step: print(
+                f"\r{step} of {config.steps} steps", end="", file=sys.stderr
+            ),
+            log=board,
+            build=build,
+        )
     print(file=sys.stderr)
     model: Any = trained.model
     report = _report(model, data[2], args.remedy, args.beta)

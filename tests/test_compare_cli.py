@@ -7,7 +7,6 @@ import doctest
 import json
 import subprocess
 import sys
-from dataclasses import replace
 
 import pooch
 import pytest
@@ -35,26 +34,6 @@ def no_data(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     monkeypatch.setenv("LINVAE_DATA", str(tmp_path / "data"))
     return tmp_path / "data"
-
-
-@pytest.fixture
-def short_runs(monkeypatch):
-    """Runs of 20 steps: for tests that look at what is written, not at the numbers."""
-    import linvae.pipeline as pipeline
-
-    full = pipeline.make_plan
-
-    def short(**options):
-        plan = full(**options)
-        return replace(plan, config=replace(plan.config, steps=20))
-
-    monkeypatch.setattr(pipeline, "make_plan", short)
-
-
-@pytest.fixture
-def no_drawing(monkeypatch):
-    """Figures are empty files: for tests that look at the members and the table."""
-    monkeypatch.setattr("linvae.plots.save_figure", lambda figure, path: path.touch())
 
 
 def files(folder) -> set[str]:

@@ -8,15 +8,24 @@ missing.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from linvae.cli import add_data_arguments, exit_codes, load_named, positive_float, positive_int
+from linvae.cli import (
+    Parser,
+    add_data_arguments,
+    add_output_arguments,
+    exit_codes,
+    load_named,
+    positive_float,
+    positive_int,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from linvae.data import Dataset
@@ -41,13 +50,13 @@ examples:
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """All options, with units and defaults."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="linvae predict",
         description="Posterior collapse of linear VAEs on your data: closed forms, no training.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=EXAMPLES,
+        config=True,
     )
     own = p.add_argument_group("your own data")
     own.add_argument(
@@ -77,20 +86,20 @@ def parser() -> argparse.ArgumentParser:
     asked.add_argument(
         "--squared-error", type=float, metavar="E", help="data units squared, sum over dimensions"
     )
-    p.add_argument("--json", action="store_true", help="print all numbers as JSON")
-    p.add_argument("--quiet", action="store_true", help="print the advice only")
+    add_output_arguments(p, json="print all numbers as JSON", quiet="print the advice only")
     p.set_defaults(dataset=None)
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    args = _parse(argv)
-    with exit_codes() as status:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    with exit_codes(arguments) as status:
+        args = _parse(arguments)
         data = _load(args)
         prediction = _predict(args, data)
         if args.json:
-            print(json.dumps(prediction.to_json(), indent=2))
+            print_json(prediction.to_json())
         elif args.quiet:
             print(*prediction.advice, sep="\n")
         else:
@@ -98,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status.code
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments, none of them idle."""
     p = parser()
     args = p.parse_args(argv)
@@ -505,6 +514,4 @@ def _grid_table(prediction: Prediction) -> Table:
 
 
 if __name__ == "__main__":
-    import sys
-
     sys.exit(main())

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linvae.cli import (
+    Parser,
     add_reconstruction_arguments,
     check_writable,
     count,
@@ -47,13 +48,12 @@ COLLAPSED = 0.1  # nats of information, below which a model is called collapsed
 FLOORS = {"free-bits": 0.5, "total-free-bits": 3.0}  # nats, unless asked for
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """All subcommands."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="linvae text",
         description="Train a VAE of sentences, and see what it says.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=EXAMPLES,
     )
     commands = p.add_subparsers(dest="command", required=True)
     _train_arguments(commands.add_parser("train", help="train and save a model"))
@@ -123,11 +123,12 @@ def _model_arguments(p: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    p = parser()
-    args = p.parse_args(argv)
-    if args.command == "train":
-        refuse_idle_reconstruction(p, args)
-    with exit_codes() as status:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    with exit_codes(arguments) as status:
+        p = parser()
+        args = p.parse_args(arguments)
+        if args.command == "train":
+            refuse_idle_reconstruction(p, args)
         (_train if args.command == "train" else _say)(args)
     return status.code
 

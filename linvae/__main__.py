@@ -16,6 +16,7 @@ COMMANDS = {
     "diagnose": ("linvae.diagnose", "a trained encoder: predicted collapse, or failed training"),
     "text": ("linvae.text", "train a VAE of sentences, and see what it says"),
     "data": ("linvae.data.__main__", "list, download and verify datasets"),
+    "completion": ("linvae.completion", "a script for bash, zsh or tcsh that completes all this"),
 }
 
 
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _usage() -> str:
-    lines = [f"  {name:10}{text}" for name, (_, text) in COMMANDS.items()]
+    lines = [f"  {name:12}{text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join(
         ["usage: linvae COMMAND [options]", "", *lines, "", "linvae COMMAND --help", "", EXIT_CODES]
     ).rstrip()

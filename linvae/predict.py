@@ -8,10 +8,11 @@ missing.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,16 +21,20 @@ from linvae.cli import (
     Parser,
     add_data_arguments,
     add_output_arguments,
+    all_or_nothing,
+    check_writable,
     exit_codes,
     load_named,
     positive_float,
     positive_int,
     print_json,
+    progress_bars,
+    write_run_file,
 )
 
 if TYPE_CHECKING:
     from linvae.data import Dataset
-    from linvae.data.own import OwnData
+    from linvae.data.own import Batch, OwnData
     from linvae.moments import Moments
     from linvae.report import Table
     from linvae.spec import LinearSpec
@@ -86,6 +91,7 @@ def parser() -> Parser:
     asked.add_argument(
         "--squared-error", type=float, metavar="E", help="data units squared, sum over dimensions"
     )
+    p.add_argument("--out", type=Path, help="folder for prediction.json (default: none written)")
     add_output_arguments(p, json="print all numbers as JSON", quiet="print the advice only")
     p.set_defaults(dataset=None)
     return p
@@ -96,8 +102,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     with exit_codes(arguments) as status:
         args = _parse(arguments)
+        if args.out:
+            check_writable(args.out)
         data = _load(args)
         prediction = _predict(args, data)
+        if args.out:
+            _write(args, prediction)
         if args.json:
             print_json(prediction.to_json())
         elif args.quiet:
@@ -105,6 +115,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             _render(prediction)
     return status.code
+
+
+def _write(args: argparse.Namespace, prediction: Prediction) -> None:
+    """prediction.json, and run.toml that makes it again."""
+    from linvae.comparison import write_text
+
+    with all_or_nothing(args.out, outputs=("prediction", "run")) as staged:
+        write_text(staged / "prediction.json", json.dumps(prediction.to_json(), indent=2) + "\n")
+        write_run_file(staged, "linvae predict", args)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -140,14 +159,25 @@ def _load(args: argparse.Namespace) -> Dataset | OwnData:
     )
 
 
-def _moments(data: Dataset | OwnData) -> Moments:
+def _moments(args: argparse.Namespace, data: Dataset | OwnData) -> Moments:
     from linvae.data import Dataset
     from linvae.moments import Moments
 
     _refuse_too_wide(data)
     if isinstance(data, Dataset):
         return Moments.from_data(data.target, data.condition)
-    return Moments.from_batches(data.batches())
+    with progress_bars(args.quiet or args.json) as progress:
+        return Moments.from_batches(_told(data, progress))
+
+
+def _told(data: OwnData, progress: Callable[[str, int, int], None] | None) -> Iterator[Batch]:
+    """The batches; `progress` hears of every one."""
+    done = 0
+    for batch in data.batches():
+        yield batch
+        done += len(batch[0] if isinstance(batch, tuple) else batch)
+        if progress:
+            progress("reading samples", done, data.n_samples)
 
 
 def _refuse_too_wide(data: Dataset | OwnData) -> None:
@@ -231,7 +261,7 @@ class Prediction:
 
 def _predict(args: argparse.Namespace, data: Dataset | OwnData) -> Prediction:
     spec = _model(args, data)
-    moments = _moments(data)
+    moments = _moments(args, data)
     betas = sorted(set(args.beta)) if args.beta else _betas(spec, moments)
     variances = sorted(set(args.decoder_variance or [1.0]))
     thresholds = _thresholds(spec, moments)

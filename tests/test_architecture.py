@@ -6,7 +6,8 @@
                                       | wording < verdicts < report, plots < sheets
                                       metrics < jobs < cluster
                                       < compare, predict, diagnose, diagnosis, testing,
-                                        pipeline, run_file, cli, every __main__
+                                        pipeline, run_file, cli,
+                                        completion, every __main__
 
 A module imports from lower layers only, and the three groups divided by bars do not see each
 other. Theory takes moments, not data sets; data knows nothing of the rest; verdicts, report and
@@ -38,6 +39,7 @@ TOP = {
     "rows",
     "run_file",
     "cli",
+    "completion",
     "__main__",
 }
 BELOW_MODELS = {"spec", "prices", "comparison", "data", "moments", "objectives"}

@@ -7,7 +7,6 @@ unusable data, 3 = data missing.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import shutil
 import sys
@@ -19,7 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linvae.cli import (
+    Parser,
     add_data_arguments,
+    add_output_arguments,
     add_reconstruction_arguments,
     all_or_nothing,
     check_writable,
@@ -28,8 +29,11 @@ from linvae.cli import (
     positive_float,
     positive_int,
     positive_ints,
+    print_json,
+    progress_bars,
     reconstruction_of,
     refuse_idle_reconstruction,
+    write_run_file,
 )
 from linvae.data import Dataset, resolve_name
 
@@ -68,13 +72,13 @@ examples:
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """All options, with units and defaults."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="linvae compare",
         description="Predicted against observed posterior collapse of linear and nonlinear VAEs.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=EXAMPLES,
+        config=True,
     )
     add_data_arguments(p)
     p.add_argument(
@@ -156,16 +160,17 @@ def parser() -> argparse.ArgumentParser:
     size = p.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="a third of the steps")
     size.add_argument("--full", action="store_true", help="four times the steps")
-    p.add_argument("--json", action="store_true", help="print summary.json instead of tables")
-    p.add_argument("--quiet", action="store_true", help="no progress, no tables")
+    add_output_arguments(
+        p, json="print summary.json instead of tables", quiet="no progress, no tables"
+    )
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    args = _parse(arguments)
-    with exit_codes() as status:
+    with exit_codes(arguments) as status:
+        args = _parse(arguments)
         name = f"{resolve_name(args.dataset)}-{args.preset or args.model}"
         folder = args.out or Path("results") / name
         check_writable(folder)
@@ -263,20 +268,21 @@ def _run(args: argparse.Namespace, dataset: Dataset, folder: Path, command: str)
         print(f"data: {dataset.describe()}", *([dataset.note] if dataset.note else []), sep="\n  ")
     with (
         _members(args, folder) as store,
-        _progress(silent) as progress,
+        progress_bars(silent) as progress,
         _runner(args.scheduler, args.tensorboard) as make_runner,
     ):
         plan = replace(plan, store=store)
         comparison = run_comparison(dataset, spec, plan, progress, make_runner)
         sheets = draw_pictures(dataset, spec, plan, comparison, make_runner)
-    written = ("comparison", "summary", "report", *FIGURES, *SHEETS)
+    written = ("comparison", "summary", "report", "run", *FIGURES, *SHEETS)
     with all_or_nothing(folder, outputs=written) as staged:
         comparison.write(staged)
         figures = save_figures(comparison, staged) + save_sheets(sheets, staged)
         write_report(comparison, staged, figures)
+        write_run_file(staged, "linvae compare", args)
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     if args.json:
-        print(json.dumps(comparison.to_json(), indent=2))
+        print_json(comparison.to_json())
     elif not args.quiet:
         render_text(comparison)
         print(f"files: {folder}/report.html, comparison.csv, summary.json, figures (PNG, PDF)")
@@ -376,29 +382,6 @@ def _log(board: TensorBoard, job: Job[Any], rows: list[dict[str, float]]) -> Non
     for row in rows:
         beta = job.spec.betas[0] * job.factors[int(row["point"])]
         board.add(f"{what}, beta {beta:.4g}, seed {row['seed']:.0f}", row)
-
-
-@contextmanager
-def _progress(silent: bool) -> Iterator[Callable[[str, int, int], None] | None]:
-    """A bar with the time left on a terminal; one line per task where the output is piped."""
-    if silent:
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress, TaskID
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def update(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-                if not console.is_terminal:
-                    print(f"training {what} ({total} steps)", file=sys.stderr, flush=True)
-            bar.update(tasks[what], completed=done)
-
-        yield update
 
 
 if __name__ == "__main__":

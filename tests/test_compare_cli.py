@@ -125,8 +125,8 @@ BAD = {
     "decoder_variance nan": (["--decoder-variance", "nan"], "'nan' must be a finite number > 0"),
     "decoder_variance inf": (["--decoder-variance", "inf"], "'inf' must be a finite number > 0"),
     "seeds": (["--seeds", "0"], "'0' must be an integer >= 1"),
-    "architecture": (["--architecture", "transformer"], "invalid choice: 'transformer'"),
-    "model": (["--model", "gan"], "invalid choice: 'gan'"),
+    "architecture": (["--architecture", "transformer"], "'transformer' must be one of linear, mlp"),
+    "model": (["--model", "gan"], "'gan' must be one of vae, cvae, hvae"),
     "quick and full": (["--quick", "--full"], "not allowed with"),
 }
 

@@ -167,7 +167,12 @@ def _moments(args: argparse.Namespace, data: Dataset | OwnData) -> Moments:
     if isinstance(data, Dataset):
         return Moments.from_data(data.target, data.condition)
     with progress_bars(args.quiet or args.json) as progress:
-        return Moments.from_batches(_told(data, progress))
+        try:
+            return Moments.from_batches(_told(data, progress))
+        except ValueError as error:  # of the moments, which know no file
+            if data.name in str(error):
+                raise
+            raise ValueError(f"{data.name}: {error}") from error
 
 
 def _told(data: OwnData, progress: Callable[[str, int, int], None] | None) -> Iterator[Batch]:

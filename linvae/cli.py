@@ -18,23 +18,29 @@ from linvae.spec import LATENT_SOURCES, Detached, LatentReconstruction
 
 if TYPE_CHECKING:
     from linvae.data import Dataset
+    from linvae.data.own import OwnData
 
 __all__ = [
     "add_data_arguments",
+    "add_own_data_arguments",
     "add_reconstruction_arguments",
     "all_or_nothing",
     "check_writable",
     "exit_codes",
     "load_named",
+    "open_own",
     "positive_float",
     "positive_int",
     "positive_ints",
     "reconstruction_of",
+    "refuse_idle_data",
     "refuse_idle_reconstruction",
 ]
 
 # fields of the latent reconstruction that --lr-... set
 RECONSTRUCTION = ("weight", "source", "detach", "encoder_share")
+OF_DATASETS = ("split", "image_size", "max_samples", "data_dir", "download")
+OF_FILES = ("array", "scale", "condition_dim")
 WARMUPS = ("none", "linear", "exponential", "kl-adaptive")  # as in linvae.train
 
 
@@ -75,6 +81,42 @@ def load_named(args: argparse.Namespace) -> Dataset:
     if args.max_samples and args.max_samples < dataset.n_samples:
         dataset = dataset.subset(args.max_samples, seed=0)
     return dataset
+
+
+def add_own_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """A file of one's own, and the options of named datasets; none is set where none is given."""
+    own = parser.add_argument_group("your own data")
+    own.add_argument(
+        "--data", type=Path, help=".npy, .npz, .csv, .parquet, .h5, or a folder of images"
+    )
+    own.add_argument("--array", help="name of the array in an .npz or .h5 file")
+    own.add_argument("--condition-dim", type=positive_int, help="columns that are given, the first")
+    own.add_argument("--scale", type=positive_float, help="factor on all its values (default 1)")
+    add_data_arguments(parser)
+    parser.set_defaults(dataset=None, download=None)
+
+
+def refuse_idle_data(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Exit with a usage error on options of the source that is not used; sets the dataset."""
+    if args.data and args.dataset:
+        parser.error("--data and --dataset are two sources: leave one of them out")
+    idle, where = (OF_DATASETS, "--data") if args.data else (OF_FILES, "--dataset")
+    for name in idle:
+        if getattr(args, name) is not None:
+            parser.error(f"--{name.replace('_', '-')} has no effect with {where}: leave it out")
+    args.dataset = args.dataset or "digits"
+
+
+def open_own(args: argparse.Namespace) -> OwnData:
+    """The file of `add_own_data_arguments`."""
+    from linvae.data.own import open_own_data
+
+    return open_own_data(
+        args.data,
+        array=args.array,
+        condition_dim=args.condition_dim or 0,
+        scale=args.scale or 1.0,
+    )
 
 
 def add_reconstruction_arguments(parser: argparse.ArgumentParser) -> None:

@@ -43,9 +43,9 @@ difference counts from `MARGIN` beta nats on.
 **Tolerance**: t_j = max(0.1 nats, 5 % of predicted_j) + z se_j. The first term is what compare
 grants to training (`linvae.verdicts.RATE_TOLERANCE`). se_j: standard error of observed_j -
 predicted_j over independent samples, which both are means of: of the KL of a sample less
-a_j (e^2/theta_j^2 - 1), e its score of the mode and a_j = d predicted_j / d log theta_j^2, 1/2 for a
-unit in use. z: a unit of k is wrong, on
-either side, in 1 % of the cases, to first order in 1/sqrt(n). Sums alike.
+a_j (e^2/theta_j^2 - 1), e its score of the mode and a_j = d predicted_j / d log theta_j^2, 1/2 for
+a unit in use. z: a unit of k is wrong, on either side, in 1 % of the cases, to first order in
+1/sqrt(n). Sums alike.
 
 One level, a Gaussian decoder, an encoder that sees the condition if there is one; anything else is
 refused, with the call that answers. Errors: ValueError for outputs of an encoder that are no pair

@@ -13,10 +13,17 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from linvae.cli import add_data_arguments, exit_codes, load_named, positive_float, positive_int
+from linvae.cli import (
+    add_own_data_arguments,
+    exit_codes,
+    load_named,
+    open_own,
+    positive_float,
+    positive_int,
+    refuse_idle_data,
+)
 
 if TYPE_CHECKING:
     from linvae.data import Dataset
@@ -27,8 +34,6 @@ if TYPE_CHECKING:
     from linvae.theory.advice import Advice
 
 MODELS = ("vae", "cvae", "hvae")
-OF_DATASETS = ("split", "image_size", "max_samples", "data_dir")
-OF_FILES = ("array", "scale", "condition_dim")
 GRID = 7  # betas from half the lowest threshold to a quarter above the highest
 MODES_SHOWN = 8
 EXAMPLES = """\
@@ -49,14 +54,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    own = p.add_argument_group("your own data")
-    own.add_argument(
-        "--data", type=Path, help=".npy, .npz, .csv, .parquet, .h5, or a folder of images"
-    )
-    own.add_argument("--array", help="name of the array in an .npz or .h5 file")
-    own.add_argument("--condition-dim", type=positive_int, help="columns that are given, the first")
-    own.add_argument("--scale", type=positive_float, help="factor on all values (default 1)")
-    add_data_arguments(p)
+    add_own_data_arguments(p)
     p.add_argument("--model", choices=MODELS, help="default vae; cvae where there is a condition")
     p.add_argument("--latent-dim", type=positive_int, default=8, help="units per level, default 8")
     p.add_argument(
@@ -79,7 +77,6 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--json", action="store_true", help="print all numbers as JSON")
     p.add_argument("--quiet", action="store_true", help="print the advice only")
-    p.set_defaults(dataset=None)
     return p
 
 
@@ -102,16 +99,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments, none of them idle."""
     p = parser()
     args = p.parse_args(argv)
-    if args.data and args.dataset:
-        p.error("--data and --dataset are two sources: leave one of them out")
-    idle, where = (OF_DATASETS, "--data") if args.data else (OF_FILES, "--dataset")
-    for name in idle:
-        if getattr(args, name) is not None:
-            p.error(f"--{name.replace('_', '-')} has no effect with {where}: leave it out")
+    refuse_idle_data(p, args)
     for name in ("keep_units", "rate", "squared_error"):
         if args.model == "hvae" and getattr(args, name) is not None:
             p.error(f"--{name.replace('_', '-')} is for vae and cvae: hvae has one price per level")
-    args.dataset = args.dataset or "digits"
     return args
 
 
@@ -119,16 +110,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _load(args: argparse.Namespace) -> Dataset | OwnData:
-    if args.data is None:
-        return load_named(args)
-    from linvae.data.own import open_own_data
-
-    return open_own_data(
-        args.data,
-        array=args.array,
-        condition_dim=args.condition_dim or 0,
-        scale=args.scale or 1.0,
-    )
+    return load_named(args) if args.data is None else open_own(args)
 
 
 def _moments(data: Dataset | OwnData) -> Moments:
@@ -264,12 +246,11 @@ def _betas(spec: LinearSpec, moments: Moments) -> list[float]:
 def _point(
     args: argparse.Namespace, spec: LinearSpec, moments: Moments, beta: float, s: float
 ) -> Point:
-    from linvae.spec import default_spec
+    from linvae.spec import default_spec, model_name
     from linvae.theory import solve
     from linvae.theory.marginal import log_likelihood
 
-    name = {"VAESpec": "vae", "CVAESpec": "cvae"}.get(type(spec).__name__, "hvae")
-    at = default_spec(name, args.latent_dim, s).scale_betas(beta)
+    at = default_spec(model_name(spec), args.latent_dim, s).scale_betas(beta)
     solution = solve(at, moments)
     return Point(
         beta=beta,

@@ -546,8 +546,13 @@ def test_a_model_of_pythae_trained_by_pythae(seed, tmp_path):
             no_cuda=True,
         )
         TrainingPipeline(training_config=settings, model=model)(train_data=y)
-        found.append(diagnose(model, y, beta=beta, decoder=model).verdict)
-    assert found == [ALIVE_AS_PREDICTED, OPTIMISATION, COLLAPSED_AS_PREDICTED]
+        found.append(diagnose(model, y, beta=beta, decoder=model))
+    healthy, stopped, collapsed = found
+    # 0.03 to 0.06 nats above the optimum, with up to 0.5 nats more than it has: pythae's encoder is
+    # an MLP, which is free to spend them at this beta
+    assert healthy.verdict in (ALIVE_AS_PREDICTED, OFF_OPTIMUM)
+    assert healthy.missing_modes == ()
+    assert (stopped.verdict, collapsed.verdict) == (OPTIMISATION, COLLAPSED_AS_PREDICTED)
 
 
 def test_a_fixed_variance_is_that_of_the_encoder():

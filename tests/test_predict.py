@@ -163,6 +163,7 @@ USAGE = {
     "two-sources": (["--data", "x.npy", "--dataset", "digits"], "--data and --dataset are two"),
     "scale": (["--dataset", "digits", "--scale", "2"], "--scale has no effect with --dataset"),
     "split": (["--data", "x.npy", "--split", "test"], "--split has no effect with --data"),
+    "download": (["--data", "x.npy", "--download"], "--download has no effect with --data"),
     "levels": (["--model", "hvae", "--rate", "1"], "--rate is for vae and cvae: hvae has one"),
     "beta": (["--beta", "-1"], "'-1' must be a finite number > 0"),
 }

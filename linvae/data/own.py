@@ -75,6 +75,14 @@ class OwnData:
         rows = max(1, BATCH_BYTES // (8 * (self.target_dim + self.condition_dim)))
         return self.read(rows)
 
+    def arrays(self) -> tuple[Values, Values | None]:
+        """All targets (n, d), and conditions (n, dx) or None. Raises ValueError as `batches`."""
+        parts = list(self.batches())
+        if not self.condition_dim:
+            return np.concatenate([np.asarray(part) for part in parts]), None
+        condition, target = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return target, condition
+
     def describe(self) -> str:
         """One line: name, n, dimensions and, where known, the first 12 digits of the sha256."""
         condition = f", condition dim {self.condition_dim}" if self.condition_dim else ""

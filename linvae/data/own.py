@@ -54,8 +54,8 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 class OwnData:
     """Samples of a file, read again every time that `batches` is called.
 
-    `note`: what was flattened, taken for a header, scaled or left as it is. `sha256` is empty for folders and for files
-    above 256 MiB.
+    `note`: what was flattened, taken for a header, scaled or left as it is. `sha256` is empty for
+    folders and for files above 256 MiB.
     """
 
     name: str

@@ -268,7 +268,7 @@ def search_beta(
     rate_nats: float | None = None,
     squared_error: float | None = None,
 ) -> BetaAdvice:
-    """The beta that keeps so many units on level 1, spends such a rate in all, or has such an error.
+    """The beta that keeps so many units on level 1, or has such a rate in all, or such an error.
 
     Of any model that `solve` knows; exactly one of the three is given, the error in data units^2.
     Raises ValueError where no beta has it, as at a jump, and as `solve`. Equality that a test

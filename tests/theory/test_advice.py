@@ -273,7 +273,9 @@ SEARCHED = {
     "learned-cvae": (CVAESpec(2, decoder_variance="learned"), conditional()),
     "fixed": (VAESpec(4, decoder_variance=S, encoder_variance=0.3), PLAIN),
     "diagonal": (VAESpec(2, decoder_variance=S, encoder_variance=(0.2, 0.6)), PLAIN),
-    "hvae": (HVAESpec.markovian((3, 3), decoder_variance=S, encoder_variances=(S / 2, None)), PLAIN),
+    "hvae": (
+        HVAESpec.markovian((3, 3), decoder_variance=S, encoder_variances=(S / 2, None)), PLAIN
+    ),
     "hvae-learned": (HVAESpec((3, 2), betas=(0.5, 0.9), decoder_variance=S), PLAIN),
 }  # fmt: skip
 

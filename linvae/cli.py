@@ -34,28 +34,35 @@ from linvae.version import __version__
 
 if TYPE_CHECKING:
     from linvae.data import Dataset
+    from linvae.data.own import OwnData
 
 __all__ = [
     "Parser",
     "add_data_arguments",
     "add_output_arguments",
+    "add_own_data_arguments",
     "add_reconstruction_arguments",
     "all_or_nothing",
     "check_writable",
     "exit_codes",
     "load_named",
+    "open_own",
     "positive_float",
     "positive_int",
     "positive_ints",
     "print_json",
     "progress_bars",
     "reconstruction_of",
+    "refuse_idle_data",
     "refuse_idle_reconstruction",
+    "variance",
     "write_run_file",
 ]
 
 # fields of the latent reconstruction that --lr-... set
 RECONSTRUCTION = ("weight", "source", "detach", "encoder_share")
+OF_DATASETS = ("split", "image_size", "max_samples", "data_dir", "download")
+OF_FILES = ("array", "scale", "condition_dim")
 WARMUPS = ("none", "linear", "exponential", "kl-adaptive")  # as in linvae.train
 UNUSABLE, MISSING, INTERNAL, INTERRUPTED, PIPE_CLOSED = 2, 3, 70, 130, 141
 EXIT_CODES = (
@@ -267,6 +274,46 @@ def load_named(args: argparse.Namespace) -> Dataset:
     return dataset
 
 
+def add_own_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """A file of one's own, and the options of named datasets; none is set where none is given."""
+    own = parser.add_argument_group("your own data")
+    own.add_argument(
+        "--data",
+        type=Path,
+        help=".npy, .npz, .csv, .parquet, .h5, or a folder of images (default: --dataset)",
+    )
+    own.add_argument("--array", help="name in an .npz or .h5 file (default: its one, or target)")
+    own.add_argument(
+        "--condition-dim", type=positive_int, help="columns that are given, the first (default 0)"
+    )
+    own.add_argument("--scale", type=positive_float, help="factor on all its values (default 1)")
+    add_data_arguments(parser)
+    parser.set_defaults(dataset=None, download=None)
+
+
+def refuse_idle_data(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Exit with a usage error on options of the source that is not used; sets the dataset."""
+    if args.data and args.dataset:
+        parser.error("--data and --dataset are two sources: leave one of them out")
+    idle, where = (OF_DATASETS, "--data") if args.data else (OF_FILES, "--dataset")
+    for name in idle:
+        if getattr(args, name) is not None:
+            parser.error(f"--{name.replace('_', '-')} has no effect with {where}: leave it out")
+    args.dataset = args.dataset or "digits"
+
+
+def open_own(args: argparse.Namespace) -> OwnData:
+    """The file of `add_own_data_arguments`."""
+    from linvae.data.own import open_own_data
+
+    return open_own_data(
+        args.data,
+        array=args.array,
+        condition_dim=args.condition_dim or 0,
+        scale=args.scale or 1.0,
+    )
+
+
 def add_reconstruction_arguments(parser: argparse.ArgumentParser) -> None:
     """Weight, routing and warm-up of the loss; None where not given, so that idle ones are seen."""
     group = parser.add_argument_group("--remedy latent-reconstruction")
@@ -324,6 +371,11 @@ def positive_int(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be an integer >= 1")
     return value
+
+
+def variance(text: str) -> float | str:
+    """Argument type: finite number > 0, or "learned"."""
+    return text if text == "learned" else positive_float(text)
 
 
 def count(text: str) -> int:

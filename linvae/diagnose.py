@@ -10,17 +10,20 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linvae.cli import (
     Parser,
-    add_data_arguments,
     add_output_arguments,
+    add_own_data_arguments,
     check_writable,
     exit_codes,
     load_named,
+    open_own,
     positive_float,
+    refuse_idle_data,
     write_run_file,
 )
 
@@ -31,6 +34,7 @@ EXAMPLES = """\
 ENCODER and --decoder are files of TorchScript (.pt, .ts) or ONNX (.onnx). The encoder takes samples
 (n, d), float32, scaled as in its training, and returns (mean, log_variance), (n, k) each:
   torch.jit.trace(encoder, batch).save("encoder.pt")
+A TorchScript file is a program, which can do what you can: run only files that you trust.
 
 examples:
   python -m linvae.diagnose encoder.pt --data samples.npy --beta 1 --decoder-variance 0.1
@@ -48,10 +52,11 @@ def parser() -> Parser:
         config=True,
     )
     p.add_argument("encoder", type=Path, help="file of the trained encoder, see below")
-    add_data_arguments(p)
-    p.add_argument("--data", type=Path, help="own samples: .npy, (n, d) (default: --dataset)")
+    add_own_data_arguments(p)
     p.add_argument(
-        "--condition", type=Path, help="what encoder and decoder see besides: .npy (default: none)"
+        "--condition",
+        type=Path,
+        help="what encoder and decoder see besides: a file as --data (default: none)",
     )
     p.add_argument(
         "--decoder", type=Path, help="its file: the objective is compared too (default: none)"
@@ -71,6 +76,11 @@ def parser() -> Parser:
         "--encoder-variance", type=positive_float, help="latent units^2 (default: learned)"
     )
     p.add_argument(
+        "--trust-log-variances",
+        action="store_true",
+        help="go on where the log-variances look like variances",
+    )
+    p.add_argument(
         "--out", type=Path, help="folder for diagnosis.json and pictures (default: none)"
     )
     add_output_arguments(
@@ -84,7 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     with exit_codes(arguments) as status:
-        args = parser().parse_args(arguments)
+        p = parser()
+        args = p.parse_args(arguments)
+        refuse_idle_data(p, args)
         if args.out:
             check_writable(args.out)
         target, condition = _load(args)
@@ -99,6 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             prior_variance=args.prior_variance,
             encoder_variance=args.encoder_variance,
             decoder=args.decoder,
+            trust_log_variances=args.trust_log_variances,
         )
         if args.out:
             _write(found, args.out)
@@ -109,26 +122,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _load(args: argparse.Namespace) -> tuple[Any, Any]:
     """Target and condition, of files or of a dataset."""
-    condition = _array(args.condition) if args.condition else None
     if args.data:
-        return _array(args.data), condition
-    dataset = load_named(args)
-    return dataset.target, condition
-
-
-def _array(path: Path) -> Any:
-    import numpy as np
-
-    from linvae.data import MissingDataError
-
-    if not path.exists():
-        raise MissingDataError(f"{path} does not exist: give a .npy file of samples (n, d)")
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        target, condition = open_own(args).arrays()
+    else:
+        target, condition = load_named(args).target, None
+    if not args.condition:
+        return target, condition
+    if condition is not None:
         raise ValueError(
-            f"{path} is no .npy file of numbers: write it with numpy.save(path, samples)"
-        ) from error
+            f"--condition {args.condition}: {args.data} has a condition of its own, of "
+            f"{condition.shape[1]} columns; leave one of them out"
+        )
+    from linvae.data.own import open_own_data
+
+    given, more = open_own_data(args.condition).arrays()
+    if more is not None:
+        raise ValueError(f"--condition {args.condition} holds two arrays: store the one alone")
+    return target, given
 
 
 def _write(found: Diagnosis, folder: Path) -> None:
@@ -170,6 +180,7 @@ def _json(found: Diagnosis) -> str:
         "n_samples": found.n_samples,
     }
     content["units"] = found.to_rows()
+    content["modes"] = [asdict(mode) for mode in found.modes]
     return json.dumps(json_safe(content), indent=2)
 
 

@@ -3,27 +3,34 @@
 A trained encoder is held against the optimum of the linear VAE of the same beta, decoder variance
 and latent dimension on the same data (`linvae.solve`), unit by unit:
 
-    observed_j  = mean over the data of KL(q(z_j|x) || p),  descending
-    predicted_j = the rate of mode j at the linear optimum, descending
+    observed_j  = mean over the data of KL(q(z_j|x) || p)
+    predicted_j = the rate of its mode at the linear optimum
 
-both less what an idle unit costs (nothing, unless the encoder variance is fixed). Units of a
-trained network are in no order and may be rotated, so ranks are compared, and sums of ranks: at
-every stationary point of a linear VAE each unit in use carries a mode of its own, so no sum of the
-largest observed rates exceeds that of the predicted ones. With t_j the tolerance below,
+both less what an idle unit costs (nothing, unless the encoder variance is fixed). Units are in no
+order and may be rotated. **The mode of a unit** is found from the data: what share of each mode's
+variance the means hold (`linvae.theory.held_modes`); units that hold none take the modes that are
+left. A mode is **missing** where all units together hold less of it than theory by more than its
+tolerance, and less than that in all. Of excess, ranks decide: at every stationary point of a linear
+VAE each unit in use carries a mode of its own, so no sum of the largest observed rates exceeds that
+of the largest predicted ones. With t_j the tolerance below,
 
 | verdict                                  | where                                               |
 |------------------------------------------|-----------------------------------------------------|
-| alive beyond the linear theory           | observed_j > predicted_j + t_j, and the sum to rank |
-|                                          | j exceeds its own tolerance or predicted_j = 0      |
+| alive beyond the linear theory           | by rank, observed and its sum to that rank exceed   |
+|                                          | the predicted ones by more than their tolerances    |
 | collapsed below the threshold: optimisation | observed_j < t_j and < predicted_j - t_j         |
-| alive in both                            | otherwise, both above `ALIVE` nats, at any rate     |
+| alive, not at the optimum                | otherwise further than t_j from predicted_j         |
+| alive in both                            | within t_j, both above `ALIVE` nats                 |
 | collapsed as theory predicts             | the rest: mode variance below beta s, or so close   |
 |                                          | above it that t_j does not tell                     |
 
 A unit that theory keeps alive is "beyond" too, although collapsed, where units beyond the theory
-hold its nats already (the sum to its rank), or where a `decoder` is given and the network's
-objective is below the linear optimum's: then there is nothing that the collapse has lost. Where it
-is above, units that theory keeps alive are not "beyond": their rate does not pay.
+hold its nats already (the sum to its rank), or where the code **pays**: its objective is below the
+linear optimum's, so there is nothing that the collapse has lost. Where it **costs**, nothing is
+"beyond". With a `decoder` the objective is the network's. Without one (and without a condition)
+two bounds of any decoder's are taken instead (`linvae.theory.any_decoder`), and where they do not
+tell, "beyond" says that it cannot tell: an untrained network may be such a code. Either way a
+difference counts from `MARGIN` beta nats on.
 
 | symbol  | argument               | shape           | unit                            |
 |---------|------------------------|-----------------|---------------------------------|
@@ -33,18 +40,19 @@ is above, units that theory keeps alive are not "beyond": their rate does not pa
 | sigma^2 | encoder_variance       | scalar          | latent units^2, None: learned   |
 | t_j     | tolerance_nats         | (k,)            | nats                            |
 
-**Tolerance**: t_j = max(0.1 nats, 5 % of predicted_j) + z sqrt(se_j^2 + sd_j^2). The first term is
-what compare grants to training (`linvae.verdicts.RATE_TOLERANCE`). se_j: standard error of the mean
-KL over independent samples. sd_j: of the prediction, by the delta method, from the relative
-standard deviation sqrt(2/n) of a sample eigenvalue of Gaussian data: for a unit in use 1/sqrt(2 n).
-z: both signs of k units are wrong in 1 % of the cases. Of a sum the first term is that of the
-summed prediction, se_j that of the summed KL, and the sd_j, of nearly independent eigenvalues, add
-in squares.
+**Tolerance**: t_j = max(0.1 nats, 5 % of predicted_j) + z se_j. The first term is what compare
+grants to training (`linvae.verdicts.RATE_TOLERANCE`). se_j: standard error of observed_j -
+predicted_j over independent samples, which both are means of: of the KL of a sample less
+a_j (e^2/theta_j^2 - 1), e its score of the mode and a_j = d predicted_j / d log theta_j^2, 1/2 for
+a unit in use. z: a unit of k is wrong, on either side, in 1 % of the cases, to first order in
+1/sqrt(n). Sums alike.
 
-Errors: ValueError for outputs of an encoder that are no pair of finite (n, k) arrays, variances
-where log-variances should be, a learned decoder variance (give the number that was learned), and as
-`Moments.from_data` and `VAESpec`. Source: ours; the optimum is that of `linvae.theory.vae`.
-Equality that a test checks: the encoder of `solve`'s weights has observed = predicted.
+One level, a Gaussian decoder, an encoder that sees the condition if there is one; anything else is
+refused, with the call that answers. Errors: ValueError for outputs of an encoder that are no pair
+of finite (n, k) arrays, variances where log-variances should be, a learned decoder variance (give
+the number that was learned), and as `Moments.from_data` and `VAESpec`. Source: ours; the optimum is
+that of `linvae.theory.vae`. Equality that a test checks: the encoder of `solve`'s weights has
+observed = predicted, and a mode that it lacks is named.
 """
 
 from __future__ import annotations
@@ -52,21 +60,25 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.special import ndtri
 
-from linvae.encoders import NetworkFunction, as_function
+from linvae.encoders import NetworkFunction, as_arrays, as_function
 from linvae.metrics.observe import principal_axes
 from linvae.moments import Moments
 from linvae.objectives import GaussianLevel, gaussian_distortion, gaussian_rate_per_unit
 from linvae.plots import LOOKS, QUIET, THEORY, Drawing, new_figure
 from linvae.spec import CVAESpec, VAESpec
 from linvae.theory import Solution, solve
+from linvae.theory.any_decoder import best_decoder_errors
 from linvae.theory.finite_training import escape_times
+from linvae.theory.held_modes import HeldModes, assign_units, held_modes
+from linvae.theory.modes import Modes, mode_decomposition
 from linvae.theory.noise_estimation import FALSE_ALARM
 from linvae.verdicts import RATE_TOLERANCE, REMEDY_WORDS
 from linvae.wording import nats, number, plain
@@ -78,23 +90,62 @@ __all__ = [
     "ALIVE_AS_PREDICTED",
     "BEYOND",
     "COLLAPSED_AS_PREDICTED",
+    "OFF_OPTIMUM",
     "OPTIMISATION",
     "Diagnosis",
+    "ModeDiagnosis",
     "UnitDiagnosis",
     "diagnose",
 ]
 
 Array = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Evidence = Literal["pays", "costs", "even", "unknown"]
 
 COLLAPSED_AS_PREDICTED = "collapsed as theory predicts"
 OPTIMISATION = "collapsed below the threshold: optimisation"
 ALIVE_AS_PREDICTED = "alive in both"
+OFF_OPTIMUM = "alive, not at the optimum"
 BEYOND = "alive beyond the linear theory"
 ALIVE = 0.01  # nats, the cutoff of active units in `linvae.metrics.observe`
 ROWS = 4096  # samples that networks see at a time
+SUBSET = 2000  # samples whose pairs are compared where no decoder is given: 32 MB of doubles
+# times beta, nats: what the optimum loses with a mode of 0.1 nats, (e^0.2 - 1.2)/2
+MARGIN = 0.0107
 # E z^2 over the prior variance is 1 at an optimum; variances v in place of their logarithms make
 # it 1 - v + e^v >= 2: half-way
 TOO_WIDE = 1.5
+
+
+@dataclass(frozen=True)
+class ModeDiagnosis:
+    """One mode of the data that has a unit at the linear optimum; nats without beta.
+
+    | field                     | meaning                                             | unit   |
+    |---------------------------|-----------------------------------------------------|--------|
+    | mode                      | from 1, by descending variance                      | -      |
+    | variance                  | theta^2                                             | data^2 |
+    | predicted_nats            | information at the linear optimum                   | nats   |
+    | held_nats                 | what a linear decoder reads of it off all units     | nats   |
+    | tolerance_nats            | of the difference                                   | nats   |
+    | missing                   | True where it is in no unit and should be           | -      |
+    | critical_beta             | above it the mode collapses                         | -      |
+    | critical_decoder_variance | the same, all else fixed                            | data^2 |
+    | escape_time               | of plain descent from small weights, in steps times | time   |
+    |                           | learning rate; NaN: not known                       |        |
+    | aggressive_escape_time    | the same with the encoder at its best response      | time   |
+    """
+
+    mode: int
+    variance: float
+    predicted_nats: float
+    held_nats: float
+    tolerance_nats: float
+    missing: bool
+    critical_beta: float
+    critical_decoder_variance: float
+    escape_time: float
+    aggressive_escape_time: float
 
 
 @dataclass(frozen=True)
@@ -105,19 +156,22 @@ class UnitDiagnosis:
     |---------------------------|-----------------------------------------------------|--------|
     | unit                      | of the encoder, from 1 (a principal axis where the  | -      |
     |                           | encoder variance is fixed)                          |        |
-    | predicted_nats            | of the mode of the same rank, at the linear optimum | nats   |
+    | mode                      | the one that it carries, or should, from 1          | -      |
+    | mode_missing              | True where no unit holds that mode                  | -      |
+    | predicted_nats            | of the mode, at the linear optimum                  | nats   |
     | observed_nats             | mean over the data                                  | nats   |
     | standard_error            | of `observed_nats`                                  | nats   |
     | tolerance_nats            | t_j of the module                                   | nats   |
-    | critical_beta             | above it the mode collapses                         | -      |
-    | critical_decoder_variance | the same, all else fixed                            | data^2 |
-    | escape_time               | of plain descent from small weights, in steps times | time   |
-    |                           | learning rate; NaN: not known                       |        |
-    | aggressive_escape_time    | the same with the encoder at its best response      | time   |
+    | critical_beta and the     | of the mode, as in `ModeDiagnosis`                  |        |
+    | three after it            |                                                     |        |
+    | evidence                  | whether the code of all units "pays", "costs", is   | -      |
+    |                           | "even" with the linear optimum, or "unknown"        |        |
     | verdict, advice           | words, and what to do                               |        |
     """
 
     unit: int
+    mode: int
+    mode_missing: bool
     predicted_nats: float
     observed_nats: float
     standard_error: float
@@ -126,6 +180,7 @@ class UnitDiagnosis:
     critical_decoder_variance: float
     escape_time: float
     aggressive_escape_time: float
+    evidence: Evidence
     verdict: str
 
     @property
@@ -136,13 +191,14 @@ class UnitDiagnosis:
 
 @dataclass(frozen=True, eq=False)
 class Diagnosis:
-    """Units by descending observed rate, and what they say together.
+    """Units by descending observed rate, the modes, and what they say together.
 
     `linear`: the linear optimum. `objective_nats`: that of the network, to hold against
     `linear.objective`, and its Monte-Carlo error; NaN without a decoder.
     """
 
     units: tuple[UnitDiagnosis, ...]
+    modes: tuple[ModeDiagnosis, ...]
     spec: VAESpec
     n_samples: int
     objective_nats: float
@@ -151,13 +207,15 @@ class Diagnosis:
 
     @property
     def verdict(self) -> str:
-        """Optimisation where any unit says so, then beyond, then alive in both."""
+        """Of the unit that matters most: failures of training, then what is beyond, then life."""
         found = {unit.verdict for unit in self.units}
-        return next(
-            v
-            for v in (OPTIMISATION, BEYOND, ALIVE_AS_PREDICTED, COLLAPSED_AS_PREDICTED)
-            if v in found
-        )
+        order = (OPTIMISATION, BEYOND, OFF_OPTIMUM, ALIVE_AS_PREDICTED, COLLAPSED_AS_PREDICTED)
+        return next(v for v in order if v in found)
+
+    @property
+    def missing_modes(self) -> tuple[ModeDiagnosis, ...]:
+        """Modes that no linear decoder reads off the units, although theory keeps them alive."""
+        return tuple(mode for mode in self.modes if mode.missing)
 
     @property
     def predicted_rate(self) -> float:
@@ -191,8 +249,19 @@ class Diagnosis:
             f"{found}; "
             f"{nats(self.observed_rate)} nats in {self.observed_active_units} active units, "
             f"{nats(self.predicted_rate)} in {self.predicted_active_units} at the linear optimum"
-            f"{self._objectives()}. Unit {unit.unit}: {unit.advice}."
+            f"{self._objectives()}. {self._missing()}Unit {unit.unit}: {unit.advice}."
         )
+
+    def _missing(self) -> str:
+        """Which modes, where training is to blame; a curved code may hold them all the same."""
+        if not self.missing_modes or self.verdict not in (OPTIMISATION, OFF_OPTIMUM):
+            return ""
+        modes = [
+            f"{m.mode} ({nats(m.held_nats)} of {nats(m.predicted_nats)} nats, alive up to beta = "
+            f"{number(m.critical_beta)})"
+            for m in self.missing_modes
+        ]
+        return f"Missing {'mode' if len(modes) == 1 else 'modes'}: {', '.join(modes)}. "
 
     def _objectives(self) -> str:
         if math.isnan(self.objective_nats):
@@ -214,13 +283,15 @@ class Diagnosis:
         from rich.table import Table
 
         shown = Table(title=self.verdict)
-        for name in ("unit", "predicted, nats", "observed, nats", "critical beta"):
+        for name in ("unit", "mode", "predicted, nats", "observed, nats", "critical beta"):
             shown.add_column(name, justify="right")
         shown.add_column("verdict")
         for u in self.units:
             seen = f"{nats(u.observed_nats)} ± {nats(u.standard_error)}"
             critical = number(u.critical_beta)
-            shown.add_row(str(u.unit), nats(u.predicted_nats), seen, critical, u.verdict)
+            shown.add_row(
+                str(u.unit), str(u.mode), nats(u.predicted_nats), seen, critical, u.verdict
+            )
         return shown
 
     def draw(self) -> Drawing:
@@ -258,6 +329,9 @@ def diagnose(
     prior_variance: float = 1.0,
     encoder_variance: float | None = None,
     decoder: Any = None,
+    likelihood: str = "gaussian",
+    encoder_sees: str = "both",
+    trust_log_variances: bool = False,
     seed: int = 0,
 ) -> Diagnosis:
     """Hold a trained encoder against the linear optimum on `target` (n, d); see the module.
@@ -266,19 +340,16 @@ def diagnose(
     condition after it, returns means and log-variances, (n, k) each. `decoder`, if there is one:
     latents (n, k), and condition, to the mean of the target; four draws per sample, two of them the
     others reflected, `seed`. Data should be those, or of the kind, that the network was trained on,
-    in the same units.
+    in the same units. `trust_log_variances`: take them even where they look like variances.
     Raises ValueError as the module says.
     """
-    if not isinstance(decoder_variance, (int, float)):
-        raise ValueError(
-            f"decoder_variance={decoder_variance!r} must be a number in diagnose: give the value "
-            "that the network has learned"
-        )
+    _check_model(decoder_variance, likelihood, encoder_sees)
     y = np.asarray(target)
     x = None if condition is None else np.asarray(condition)
     moments = Moments.from_data(y, x)
     mean, log_variance = _posteriors(as_function(encoder), y, x)
-    _refuse_variances(mean, log_variance, prior_variance)
+    if not trust_log_variances:
+        _refuse_variances(mean, log_variance, prior_variance)
     kind = VAESpec if x is None else CVAESpec
     spec = kind(
         mean.shape[1],
@@ -294,10 +365,35 @@ def diagnose(
     if decoder is not None:
         q = GaussianLevel(torch.from_numpy(mean), torch.from_numpy(log_variance))
         objective, error = _objective(spec, q, as_function(decoder, "decoder"), y, x, seed)
-    rates = _above_idle(mean, log_variance, spec)
-    lead, doubt = solution.objective - objective, _quantile(1) * error
-    units = _units(spec, moments, solution, rates, lead > doubt, lead < -doubt)
-    return Diagnosis(units, spec, len(y), objective, error, solution)
+        evidence = _evidence(spec, solution.objective - objective, error)
+    else:
+        evidence = _evidence_of_bounds(spec, mean, log_variance, y, x, seed)
+    code = _code(mean, log_variance, spec)
+    units, modes = _judged(spec, moments, solution, code, _scores(spec, moments, y, x), evidence, x)
+    return Diagnosis(units, modes, spec, len(y), objective, error, solution)
+
+
+def _check_model(decoder_variance: Any, likelihood: str, encoder_sees: str) -> None:
+    """Refuse what has no known optimum to be held against, with the call that answers instead."""
+    if isinstance(decoder_variance, bool) or not isinstance(decoder_variance, Real):
+        raise ValueError(
+            f"decoder_variance={decoder_variance!r} must be a number in diagnose: give the value "
+            "that the network has learned"
+        )
+    if likelihood != "gaussian":
+        raise ValueError(
+            f"likelihood={likelihood!r} must be 'gaussian' in diagnose: of other decoders the "
+            "optimum is not known, only when total collapse is stable; hold beta against "
+            f"linvae.stability(VAESpec(k, likelihood={likelihood!r}), moments).critical_beta[0]: "
+            "collapsed in all units below it is a failure of training"
+        )
+    if encoder_sees != "both":
+        raise ValueError(
+            f"encoder_sees={encoder_sees!r} must be 'both' in diagnose: an encoder that does not "
+            "see the condition collapses earlier; hold its rate against "
+            "linvae.solve(CVAESpec(k, encoder_sees='target', ...), moments).rates (one unit or a "
+            "scalar target), or beta against linvae.stability of the same"
+        )
 
 
 def _check_fixed(log_variance: Array, encoder_variance: float) -> None:
@@ -319,7 +415,7 @@ def _posteriors(encoder: NetworkFunction, y: Any, x: Any) -> tuple[Array, Array]
     for start in range(0, len(y), ROWS):
         rows = slice(start, start + ROWS)
         output = encoder(y[rows]) if x is None else encoder(y[rows], x[rows])
-        parts.append(_checked_pair(output, len(y[rows])))
+        parts.append(_checked_pair(as_arrays(output), len(y[rows])))
     widths = {mean.shape[1] for mean, _ in parts}
     if len(widths) > 1:
         raise ValueError(f"encoder returned {sorted(widths)} units in different batches")
@@ -328,8 +424,12 @@ def _posteriors(encoder: NetworkFunction, y: Any, x: Any) -> tuple[Array, Array]
 
 
 def _checked_pair(output: Any, n: int) -> tuple[Array, Array]:
-    if hasattr(output, "embedding") and hasattr(output, "log_covariance"):
-        output = output.embedding, output.log_covariance
+    if isinstance(output, (tuple, list)) and any(isinstance(v, (tuple, list)) for v in output):
+        raise ValueError(
+            f"encoder returned {len(output)} pairs, as a hierarchy of as many levels does: "
+            "diagnose knows one level; hold the rates of the levels against "
+            "linvae.solve(HVAESpec(...), moments).rates"
+        )
     if not isinstance(output, (tuple, list)) or len(output) != 2:
         what = (
             f"{len(output)} parts" if isinstance(output, (tuple, list)) else type(output).__name__
@@ -365,8 +465,9 @@ def _refuse_variances(mean: Array, log_variance: Array, prior_variance: float) -
         raise ValueError(
             f"encoder's log-variances are all above log(prior_variance)="
             f"{math.log(prior_variance):.3g} and E z^2 is {widest:.3g}, beyond {TOO_WIDE} * "
-            f"prior_variance={prior_variance}: it returns variances or standard deviations; return "
-            "their logarithm, log sigma^2"
+            f"prior_variance={prior_variance}: probably it returns variances or standard "
+            "deviations; return their logarithm, log sigma^2, or give trust_log_variances=True "
+            "(--trust-log-variances) if it does"
         )
 
 
@@ -378,13 +479,42 @@ def _rates(mean: Array, log_variance: Array, prior_variance: float) -> Array:
     return rates
 
 
-def _above_idle(mean: Array, log_variance: Array, spec: VAESpec) -> Array:
-    """Rates less those of an idle unit; with a fixed variance, along principal axes."""
+@dataclass(frozen=True)
+class _Code:
+    """Means and variances, along principal axes where the latter are fixed; rates above idle."""
+
+    mean: Array
+    variance: Array
+    rates: Array
+
+
+def _code(mean: Array, log_variance: Array, spec: VAESpec) -> _Code:
+    variance = np.exp(log_variance)
     if spec.encoder_variance is None:
-        return _rates(mean, log_variance, spec.prior_variance)
+        return _Code(mean, variance, _rates(mean, log_variance, spec.prior_variance))
     axes = principal_axes(torch.from_numpy(mean)).numpy()
     idle = _rates(0 * mean[:1], log_variance[:1], spec.prior_variance)
-    return np.asarray(_rates(axes, log_variance, spec.prior_variance) - idle)
+    return _Code(axes, variance, _rates(axes, log_variance, spec.prior_variance) - idle)
+
+
+def _scores(spec: VAESpec, moments: Moments, y: Any, x: Any) -> Array:
+    """Centred scores of the modes that may have a unit, (n, m)."""
+    modes: Modes = mode_decomposition(spec, moments)
+    readout = modes.readout[: spec.latent_dim].T
+    parts = []
+    for start in range(0, len(y), ROWS):
+        rows = slice(start, start + ROWS)
+        v = y[rows] if x is None else np.concatenate([x[rows], y[rows]], axis=1)
+        parts.append((v - moments.mean) @ readout)
+    return np.concatenate(parts) * (modes.variances[: spec.latent_dim] > 0)
+
+
+def _beyond_condition(mean: Array, x: Any) -> Array:
+    """Means less their regression on the condition, which the decoder sees anyhow."""
+    if x is None:
+        return mean
+    given = np.column_stack([np.ones(len(x)), x]).astype(np.float64)
+    return np.asarray(mean - given @ np.linalg.lstsq(given, mean, rcond=None)[0])
 
 
 def _objective(
@@ -413,8 +543,7 @@ def _squared_errors(decoder: NetworkFunction, z: Array, y: Any, x: Any) -> Array
     for start in range(0, len(y), ROWS):
         rows = slice(start, start + ROWS)
         output = decoder(z[rows]) if x is None else decoder(z[rows], x[rows])
-        output = getattr(output, "reconstruction", output)
-        decoded = np.asarray(output, dtype=np.float64).reshape(len(z[rows]), -1)
+        decoded = np.asarray(as_arrays(output), dtype=np.float64).reshape(len(z[rows]), -1)
         if decoded.shape != y[rows].shape:
             raise ValueError(
                 f"decoder returned {decoded.shape} for {z[rows].shape} latents but the target has "
@@ -424,39 +553,111 @@ def _squared_errors(decoder: NetworkFunction, z: Array, y: Any, x: Any) -> Array
     return np.concatenate(errors)
 
 
+def _evidence(spec: VAESpec, lead: float, error: float) -> Evidence:
+    """What an objective below the linear optimum's by `lead` says, beyond margin and error."""
+    doubt = MARGIN * spec.beta + _quantile(1) * error
+    if not abs(lead) > doubt:  # NaN, where variances overflow, says nothing
+        return "even"
+    return "pays" if lead > 0 else "costs"
+
+
+def _evidence_of_bounds(
+    spec: VAESpec, mean: Array, log_variance: Array, y: Any, x: Any, seed: int
+) -> Evidence:
+    """What every decoder, and one that can be had, would make of the code of some samples."""
+    if x is not None:  # the condition tells every sample
+        return "unknown"
+    rng = np.random.default_rng(seed)
+    some = np.sort(rng.permutation(len(y))[:SUBSET])
+    target, mu, variance = y[some].astype(np.float64), mean[some], np.exp(log_variance[some])
+    linear = solve(spec, Moments.from_data(target)).objective
+    rate = _rates(mu, log_variance[some], spec.prior_variance).sum(axis=1)
+    noise = rng.standard_normal(mu.shape)
+    draws = np.array([best_decoder_errors(target, mu, variance, e) for e in (noise, -noise)])
+    s = torch.tensor(float(spec.decoder_variance)).double()
+    paid = gaussian_distortion(torch.from_numpy(draws), y.shape[1], s).numpy()
+    objective = paid.mean(axis=(0, 2)) + spec.beta * rate.mean()  # of the bound, of one to be had
+    error = np.sqrt(np.mean(((paid[0] - paid[1]) / 2) ** 2, axis=1) / len(some))
+    least, had = (_evidence(spec, linear - o, e) for o, e in zip(objective, error, strict=True))
+    if least == "costs":
+        return "costs"
+    return "pays" if had == "pays" else "unknown"
+
+
 # --- what it means ------------------------------------------------------------------------------
 
 
-def _units(
-    spec: VAESpec, moments: Moments, solution: Solution, rates: Array, better: bool, worse: bool
-) -> tuple[UnitDiagnosis, ...]:
-    k, n = spec.latent_dim, len(rates)
-    order = np.argsort(-rates.mean(axis=0), kind="stable")
-    rates = rates[:, order]
-    observed = rates.mean(axis=0)
-    predicted, wider = (_predicted(spec, part) for part in (solution, _wider(spec, moments)))
-    sd = wider - predicted
-    error = rates.std(axis=0, ddof=1) / math.sqrt(n)
-    tolerance = _tolerance(predicted, error, sd, k)
-    sums = np.cumsum(rates, axis=1)
-    sum_error = sums.std(axis=0, ddof=1) / math.sqrt(n)
-    slack = _tolerance(np.cumsum(predicted), sum_error, np.sqrt(np.cumsum(sd**2)), k)
-    found = _verdicts(predicted, observed, tolerance, slack, better, worse)
+def _judged(
+    spec: VAESpec,
+    moments: Moments,
+    solution: Solution,
+    code: _Code,
+    scores: Array,
+    evidence: Evidence,
+    x: Any,
+) -> tuple[tuple[UnitDiagnosis, ...], tuple[ModeDiagnosis, ...]]:
+    """Units by descending rate, and modes."""
+    predicted, slope = _predicted(spec, solution), _slope(spec, moments, solution)
+    surprise = slope * _relative_squares(scores, spec.latent_dim)
+    held = held_modes(scores, _beyond_condition(code.mean, x), code.variance)
+    modes = _modes(spec, moments, solution, held, surprise)
+    order = np.argsort(-code.rates.mean(axis=0), kind="stable")
+    rates = code.rates[:, order]
+    carried = assign_units(held.unit_shares[:, order], rates.mean(axis=0))
+    observed, error = rates.mean(axis=0), _error(rates)
+    tolerance = _tolerance(
+        predicted[carried], _error(rates - surprise[:, carried]), spec.latent_dim
+    )
+    beyond, full = _beyond(predicted, surprise, rates)
+    found = _verdicts(predicted[carried], observed, tolerance, beyond, full, evidence)
+    units = []
+    for j, mode in enumerate(modes[i] for i in carried):
+        units.append(
+            UnitDiagnosis(
+                unit=int(order[j]) + 1,
+                mode=mode.mode,
+                mode_missing=mode.missing,
+                predicted_nats=float(predicted[carried[j]]),
+                observed_nats=float(observed[j]),
+                standard_error=float(error[j]),
+                tolerance_nats=float(tolerance[j]),
+                critical_beta=mode.critical_beta,
+                critical_decoder_variance=mode.critical_decoder_variance,
+                escape_time=mode.escape_time,
+                aggressive_escape_time=mode.aggressive_escape_time,
+                evidence=evidence,
+                verdict=found[j],
+            )
+        )
+    return tuple(units), modes
+
+
+def _modes(
+    spec: VAESpec, moments: Moments, solution: Solution, held: HeldModes, surprise: Array
+) -> tuple[ModeDiagnosis, ...]:
+    """The first k; those beyond the target's dimensions have no variance and are held by nobody."""
+    k, m = spec.latent_dim, len(held.shares)
+    predicted, seen = solution.information[0, :k], np.zeros(k)
+    seen[:m] = held.held_nats
+    influence = -surprise
+    influence[:, :m] += held.influence
+    tolerance = _tolerance(predicted, _error(influence), k)
+    missing = _missing(predicted, seen, tolerance)
     times = [_escape_times(spec, moments, solution, update) for update in ("joint", "aggressive")]
     return tuple(
-        UnitDiagnosis(
-            unit=int(order[j]) + 1,
-            predicted_nats=float(predicted[j]),
-            observed_nats=float(observed[j]),
-            standard_error=float(error[j]),
-            tolerance_nats=float(tolerance[j]),
-            critical_beta=float(solution.critical_beta[j]),
-            critical_decoder_variance=float(solution.critical_decoder_variance[j]),
-            escape_time=float(times[0][j]),
-            aggressive_escape_time=float(times[1][j]),
-            verdict=found[j],
+        ModeDiagnosis(
+            mode=i + 1,
+            variance=float(solution.mode_variances[i]),
+            predicted_nats=float(predicted[i]),
+            held_nats=float(seen[i]),
+            tolerance_nats=float(tolerance[i]),
+            missing=bool(missing[i]),
+            critical_beta=float(solution.critical_beta[i]),
+            critical_decoder_variance=float(solution.critical_decoder_variance[i]),
+            escape_time=float(times[0][i]),
+            aggressive_escape_time=float(times[1][i]),
         )
-        for j in range(k)
+        for i in range(k)
     )
 
 
@@ -469,18 +670,36 @@ def _predicted(spec: VAESpec, solution: Solution) -> Array:
     return np.asarray(rates - _rates(0 * idle, idle, spec.prior_variance)[0])
 
 
-def _wider(spec: VAESpec, moments: Moments) -> Solution:
-    """The optimum where every eigenvalue is a standard deviation above that of the sample."""
+def _slope(spec: VAESpec, moments: Moments, solution: Solution) -> Array:
+    """d predicted / d log theta^2, over a standard deviation of a sample eigenvalue, sqrt(2/n)."""
     assert moments.n_samples is not None
-    wider = moments.covariance * (1 + math.sqrt(2 / moments.n_samples))
-    return solve(spec, Moments.from_covariance(wider, condition_dim=moments.condition_dim))
+    step = math.sqrt(2 / moments.n_samples)
+    wider = Moments.from_covariance(
+        moments.covariance * (1 + step), condition_dim=moments.condition_dim
+    )
+    rise = _predicted(spec, solve(spec, wider)) - _predicted(spec, solution)
+    return np.asarray(rise / math.log1p(step))
 
 
-def _tolerance(predicted: Array, error: Array, sd: Array, k: int) -> Array:
-    """t_j of the module; `predicted`, its errors: of units or of sums of units."""
+def _relative_squares(scores: Array, k: int) -> Array:
+    """e^2/theta^2 - 1 of every sample, (n, k): its share in the error of a sample eigenvalue."""
+    squares = np.zeros((len(scores), k))
+    theta2 = np.mean(scores**2, axis=0)
+    squares[:, : len(theta2)] = scores**2 / np.where(theta2 > 0, theta2, 1.0) - (theta2 > 0)
+    return squares
+
+
+def _error(values: Array) -> Array:
+    """Standard error of the mean over samples."""
+    error: Array = values.std(axis=0, ddof=1) / math.sqrt(len(values))
+    return error
+
+
+def _tolerance(predicted: Array, error: Array, k: int) -> Array:
+    """t_j of the module; `predicted` and the error of the difference: of units, sums or modes."""
     least, share = RATE_TOLERANCE
-    tolerance: Array = np.maximum(least, share * predicted)
-    return tolerance + _quantile(k) * np.sqrt(error**2 + sd**2)
+    tolerance: Array = np.maximum(least, share * predicted) + _quantile(k) * error
+    return tolerance
 
 
 def _quantile(k: int) -> float:
@@ -488,24 +707,47 @@ def _quantile(k: int) -> float:
     return float(-ndtri(FALSE_ALARM / (2 * k)))
 
 
+def _missing(predicted: Array, seen: Array, tolerance: Array) -> Bools:
+    """Where next to nothing is there of what should be."""
+    return np.asarray((seen < predicted - tolerance) & (seen < tolerance))
+
+
+def _beyond(predicted: Array, surprise: Array, rates: Array) -> tuple[Bools, Bools]:
+    """Of every rank: beyond the theory; whether such units hold all nats up to there."""
+    k, observed = len(predicted), rates.mean(axis=0)
+    tolerance = _tolerance(predicted, _error(rates - surprise), k)
+    sums = _error(np.cumsum(rates - surprise, axis=1))
+    slack = _tolerance(np.cumsum(predicted), sums, k)
+    return _beyond_ranks(predicted, observed, tolerance, slack)
+
+
+def _beyond_ranks(
+    predicted: Array, observed: Array, tolerance: Array, slack: Array
+) -> tuple[Bools, Bools]:
+    excess = observed - predicted
+    total = np.cumsum(excess)
+    beyond = (excess > tolerance) & (total > slack)
+    return beyond, (total >= 0) & np.logical_or.accumulate(beyond)
+
+
 def _verdicts(
     predicted: Array,
     observed: Array,
     tolerance: Array,
-    slack: Array,
-    better: bool = False,
-    worse: bool = False,
+    beyond: Bools,
+    full: Bools,
+    evidence: Evidence,
 ) -> list[str]:
-    """Of every rank; the module's table. Objective `better`, `worse` than the linear optimum's."""
-    excess = observed - predicted
-    total = np.cumsum(excess)
-    beyond = (excess > tolerance) & (((total > slack) & (not worse)) | (predicted <= 0))
-    missing = (excess < -tolerance) & (observed < tolerance)
-    held = (total >= 0) & np.logical_or.accumulate(beyond)
-    alive = np.minimum(predicted, observed) > ALIVE
-    found = np.where(alive, ALIVE_AS_PREDICTED, COLLAPSED_AS_PREDICTED)
+    """Of every unit, with the rate of its mode; the module's table."""
+    missing = _missing(predicted, observed, tolerance)
+    excused = missing & (full | (evidence == "pays"))
+    found = np.where(
+        np.minimum(predicted, observed) > ALIVE, ALIVE_AS_PREDICTED, COLLAPSED_AS_PREDICTED
+    )
+    found = np.where(np.abs(observed - predicted) > tolerance, OFF_OPTIMUM, found)
     found = np.where(missing, OPTIMISATION, found)
-    found = np.where(beyond | (missing & (held | better)), BEYOND, found)
+    if evidence != "costs":
+        found = np.where(beyond | excused, BEYOND, found)
     return [str(verdict) for verdict in found]
 
 
@@ -542,9 +784,10 @@ def _change_price(u: UnitDiagnosis) -> str:
 
 def _change_training(u: UnitDiagnosis) -> str:
     ways = f"{REMEDY_WORDS['aggressive']} or {REMEDY_WORDS['annealing']}"
+    state = "is in no unit" if u.mode_missing else "is held by others in part, not by a unit alone"
     start = (
-        f"theory keeps as many units alive up to beta = {number(u.critical_beta)} (which mode is "
-        f"missing ranks do not tell): train longer, or {ways}"
+        f"mode {u.mode}, which theory keeps alive up to beta = {number(u.critical_beta)}, {state}: "
+        f"train longer, or {ways}"
     )
     if math.isnan(u.escape_time):
         return start
@@ -556,24 +799,40 @@ def _change_training(u: UnitDiagnosis) -> str:
 
 
 def _keep(u: UnitDiagnosis) -> str:
-    kept = f"stays alive up to beta = {number(u.critical_beta)}"
-    if abs(u.observed_nats - u.predicted_nats) <= u.tolerance_nats:
-        return kept
+    return f"stays alive up to beta = {number(u.critical_beta)}"
+
+
+def _settle(u: UnitDiagnosis) -> str:
+    start = (
+        f"holds {nats(u.observed_nats)} nats where mode {u.mode} has {nats(u.predicted_nats)} at "
+        "the linear optimum"
+    )
+    if u.evidence == "costs" and u.observed_nats > u.predicted_nats:
+        return f"{start}, and its nats do not pay: train longer"
     return (
-        f"{kept}, but its rate is not that of the linear optimum: units that still turn towards "
-        "the modes (train longer), or a code of another shape"
+        f"{start}: units that still grow or turn towards the modes (train longer), or a code of "
+        "another shape"
     )
 
 
 def _curved(u: UnitDiagnosis) -> str:
+    known = u.evidence == "pays"
     if u.observed_nats < u.predicted_nats:
-        return "collapsed, but curved units hold what linear theory would give it"
-    return (
-        f"holds {nats(u.observed_nats)} nats where a linear model holds {nats(u.predicted_nats)}: "
-        "curved structure, which linvae.universal_threshold bounds, or a network that is not at "
-        "its optimum, which its decoder would show, if beta, decoder variance and the scale of the "
-        "data are those of the training"
+        return f"collapsed, but {'curved' if known else 'other'} units hold its nats"
+    start = (
+        f"holds {nats(u.observed_nats)} nats where a linear model holds {nats(u.predicted_nats)}"
     )
+    if known:
+        return (
+            f"{start}, and they pay: curved structure, which linvae.universal_threshold bounds, if "
+            "beta, decoder variance and the scale of the data are those of the training"
+        )
+    why = (
+        "its objective is that of the linear optimum"
+        if u.evidence == "even"
+        else "cannot tell without decoder (give it)"
+    )
+    return f"{start}: curved structure, or a network that is not at its optimum; {why}"
 
 
 _ADVICE = {  # in the order of the sentence
@@ -581,4 +840,5 @@ _ADVICE = {  # in the order of the sentence
     COLLAPSED_AS_PREDICTED: _change_price,
     OPTIMISATION: _change_training,
     BEYOND: _curved,
+    OFF_OPTIMUM: _settle,
 }

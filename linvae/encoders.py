@@ -27,8 +27,9 @@ import torch
 from torch import Tensor, nn
 
 from linvae.models.layers import evaluating
+from linvae.models.script_file import load_script, one_line
 
-__all__ = ["NetworkFunction", "as_function", "load_network"]
+__all__ = ["NetworkFunction", "as_arrays", "as_function", "load_network"]
 
 NetworkFunction = Callable[..., Any]
 SUFFIXES = {
@@ -70,18 +71,7 @@ def load_network(path: Path) -> NetworkFunction:
             "torch.jit.trace(encoder, batch).save(path), or load the model yourself and give the "
             "object (nothing is unpickled here)"
         )
-    return _onnx_function(path) if kind == "ONNX" else _script_function(path)
-
-
-def _script_function(path: Path) -> NetworkFunction:
-    try:
-        network = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
-    except RuntimeError as error:
-        raise ValueError(
-            f"{path} is no TorchScript file ({_reason(error)}): weights alone are not "
-            "enough, save the network with torch.jit.trace(encoder, batch).save(path)"
-        ) from error
-    return _torch_function(network)
+    return _onnx_function(path) if kind == "ONNX" else _torch_function(load_script(path))
 
 
 def _onnx_function(path: Path) -> NetworkFunction:
@@ -95,10 +85,16 @@ def _onnx_function(path: Path) -> NetworkFunction:
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # of the runtime, which has no common kind of its own
-        raise ValueError(f"{path} is no ONNX file ({_reason(error)})") from error
+        raise ValueError(f"{path} is no ONNX file ({one_line(error)})") from error
     names = [argument.name for argument in session.get_inputs()]
 
     def run(*batch: Any) -> Any:
+        if len(names) != len(batch):
+            raise ValueError(
+                f"{path} takes {len(names)} inputs ({', '.join(names)}) and {len(batch)} are "
+                "given: an encoder takes the target, and the condition after it if there is one; "
+                "a decoder the latents, and the condition"
+            )
         given = {n: np.asarray(v, dtype=np.float32) for n, v in zip(names, batch, strict=True)}
         with _failing_on(batch):
             return session.run(None, given)
@@ -115,7 +111,7 @@ def _torch_function(network: nn.Module, shape: tuple[int, ...] | None = None) ->
         if shape is not None:
             tensors[0] = tensors[0].reshape(-1, *shape)
         with torch.no_grad(), evaluating(network), _failing_on(batch):
-            return _arrays(network(*tensors))
+            return as_arrays(network(*tensors))
 
     return run
 
@@ -128,19 +124,13 @@ def _failing_on(batch: tuple[Any, ...]) -> Iterator[None]:
     except Exception as error:  # of any kind that a network raises
         shapes = " and ".join(str(np.shape(v)) for v in batch)
         raise ValueError(
-            f"the network cannot take a batch of shape {shapes} ({_reason(error)}): give data of "
+            f"the network cannot take a batch of shape {shapes} ({one_line(error)}): give data of "
             "the shape that it was trained on, or wrap it in a function that reshapes them"
         ) from error
 
 
-def _reason(error: Exception) -> str:
-    """One line; TorchScript puts it below the traceback."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1] if "Traceback" in str(error) else lines[0]
-
-
-def _arrays(output: Any) -> Any:
-    """Tensors as arrays, wherever the output has them."""
+def as_arrays(output: Any) -> Any:
+    """What a network returned: tensors as arrays, objects of pythae as their parts."""
     if hasattr(output, "embedding") and hasattr(output, "log_covariance"):
         output = output.embedding, output.log_covariance
     elif hasattr(output, "reconstruction"):
@@ -148,5 +138,5 @@ def _arrays(output: Any) -> Any:
     if isinstance(output, Tensor):
         return output.double().cpu().numpy()
     if isinstance(output, (tuple, list)):
-        return tuple(_arrays(part) for part in output)
+        return tuple(as_arrays(part) for part in output)
     return output

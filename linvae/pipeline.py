@@ -35,7 +35,7 @@ from linvae.rows import (
     theory_rows,
     threshold_rows,
 )
-from linvae.spec import LatentReconstruction, LinearSpec, default_spec
+from linvae.spec import LatentReconstruction, LinearSpec, default_spec, model_name
 from linvae.theory import Solution, solve
 from linvae.theory.modes import mode_decomposition
 from linvae.theory.network_bounds import network_bounds
@@ -363,7 +363,7 @@ def _settings(
     seconds: dict[str, float],
 ) -> dict[str, object]:
     """Everything needed to know what was run, and to run it again."""
-    model = {"VAESpec": "vae", "CVAESpec": "cvae", "HVAESpec": "hvae"}[type(spec).__name__]
+    model = model_name(spec)
     return {
         "dataset": dataset.name,
         "data_description": dataset.describe(),

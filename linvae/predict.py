@@ -13,22 +13,26 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linvae.cli import (
     Parser,
-    add_data_arguments,
     add_output_arguments,
+    add_own_data_arguments,
     all_or_nothing,
     check_writable,
     exit_codes,
     load_named,
+    open_own,
     positive_float,
     positive_int,
     print_json,
     progress_bars,
+    refuse_idle_data,
+    variance,
     write_run_file,
 )
 
@@ -38,12 +42,12 @@ if TYPE_CHECKING:
     from linvae.moments import Moments
     from linvae.report import Table
     from linvae.spec import LinearSpec
-    from linvae.theory.advice import Advice
+    from linvae.theory.advice import Advice, BetaAdvice
+    from linvae.theory.solution import Solution
 
 MODELS = ("vae", "cvae", "hvae")
-OF_DATASETS = ("split", "image_size", "max_samples", "data_dir")
-OF_FILES = ("array", "scale", "condition_dim")
-GRID = 7  # betas from half the lowest threshold to a quarter above the highest
+GRID = 7  # betas from half the lowest threshold, or 1/2000 of the highest, to a quarter above that
+CALM = 2048  # dimensions up to which one thread of linear algebra is enough, a minute at most
 MODES_SHOWN = 8
 EXAMPLES = """\
 examples:
@@ -63,25 +67,14 @@ def parser() -> Parser:
         examples=EXAMPLES,
         config=True,
     )
-    own = p.add_argument_group("your own data")
-    own.add_argument(
-        "--data",
-        type=Path,
-        help=".npy, .npz, .csv, .parquet, .h5, or a folder of images (default: --dataset)",
-    )
-    own.add_argument("--array", help="name in an .npz or .h5 file (default: its one, or target)")
-    own.add_argument(
-        "--condition-dim", type=positive_int, help="columns that are given, the first (default 0)"
-    )
-    own.add_argument("--scale", type=positive_float, help="factor on all values (default 1)")
-    add_data_arguments(p)
+    add_own_data_arguments(p)
     p.add_argument("--model", choices=MODELS, help="default vae; cvae where there is a condition")
     p.add_argument("--latent-dim", type=positive_int, default=8, help="units per level, default 8")
     p.add_argument(
         "--decoder-variance",
-        type=positive_float,
+        type=variance,
         action="append",
-        help="variance of p(y|z), data units squared (default 1); repeat for a grid",
+        help="variance of p(y|z), data units squared, or learned (default 1); repeat for a grid",
     )
     p.add_argument(
         "--beta",
@@ -104,7 +97,6 @@ def parser() -> Parser:
     )
     p.add_argument("--out", type=Path, help="folder for prediction.json (default: none written)")
     add_output_arguments(p, json="print all numbers as JSON", quiet="print the advice only")
-    p.set_defaults(dataset=None)
     return p
 
 
@@ -141,16 +133,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments, none of them idle."""
     p = parser()
     args = p.parse_args(argv)
-    if args.data and args.dataset:
-        p.error("--data and --dataset are two sources: leave one of them out")
-    idle, where = (OF_DATASETS, "--data") if args.data else (OF_FILES, "--dataset")
-    for name in idle:
-        if getattr(args, name) is not None:
-            p.error(f"--{name.replace('_', '-')} has no effect with {where}: leave it out")
-    for name in ("keep_units", "rate", "squared_error"):
-        if args.model == "hvae" and getattr(args, name) is not None:
-            p.error(f"--{name.replace('_', '-')} is for vae and cvae: hvae has one price per level")
-    args.dataset = args.dataset or "digits"
+    refuse_idle_data(p, args)
+    if args.model == "hvae" and "learned" in (args.decoder_variance or ()):
+        p.error("--decoder-variance learned is for vae and cvae: give hvae a number")
     return args
 
 
@@ -158,16 +143,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _load(args: argparse.Namespace) -> Dataset | OwnData:
-    if args.data is None:
-        return load_named(args)
-    from linvae.data.own import open_own_data
-
-    return open_own_data(
-        args.data,
-        array=args.array,
-        condition_dim=args.condition_dim or 0,
-        scale=args.scale or 1.0,
-    )
+    return load_named(args) if args.data is None else open_own(args)
 
 
 def _moments(args: argparse.Namespace, data: Dataset | OwnData) -> Moments:
@@ -199,13 +175,29 @@ def _told(data: OwnData, progress: Callable[[str, int, int], None] | None) -> It
 def _refuse_too_wide(data: Dataset | OwnData) -> None:
     """Moments and their decomposition hold about four matrices of doubles."""
     needed = 4 * 8 * (data.target_dim + data.condition_dim) ** 2
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there = _memory()
     if needed > there:
         raise ValueError(
             f"{data.name} has {data.target_dim + data.condition_dim} dimensions, whose covariance "
-            f"takes {needed / 2**30:.0f} GiB to decompose, and this machine has "
-            f"{there / 2**30:.0f}: shrink the images, or leave columns out"
+            f"takes {needed / 2**30:.0f} GiB to decompose, and there are "
+            f"{there / 2**30:.0f} here: shrink the images, or leave columns out"
         )
+
+
+def _memory(root: Path = Path("/sys/fs/cgroup"), group: Path = Path("/proc/self/cgroup")) -> int:
+    """Bytes of the machine, or of the container where it is allowed fewer."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    mine = [root]
+    with suppress(OSError):
+        for line in group.read_text(encoding="utf-8").splitlines():
+            _, controller, path = line.split(":", 2)
+            start = root / controller / path.lstrip("/") if controller else root / path.lstrip("/")
+            mine += [start, *(up for up in start.parents if up.is_relative_to(root))]
+    for folder in mine:
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            with suppress(OSError, ValueError):  # "max" is no limit
+                limits.append(int((folder / name).read_text(encoding="utf-8")))
+    return min(limits)
 
 
 def _model(args: argparse.Namespace, data: Dataset | OwnData) -> LinearSpec:
@@ -235,7 +227,7 @@ class Point:
     """One optimum of the grid; nats per sample, squared error in data units squared."""
 
     beta: float
-    decoder_variance: float
+    decoder_variance: float  # the optimal one where it is learned
     active_units: tuple[int, ...]
     rates_nats: tuple[float, ...]
     distortion_nats: float
@@ -251,6 +243,7 @@ class Prediction:
     data: str
     note: str
     spec: LinearSpec
+    at: float | str  # the decoder variance that thresholds and advice are for
     thresholds: list[dict[str, Any]]
     grid: list[Point]
     asked: list[dict[str, Any]]
@@ -266,6 +259,7 @@ class Prediction:
             "data": self.data,
             "note": self.note,
             "spec": repr(self.spec),
+            "thresholds_at": {"beta": self.spec.betas[0], "decoder_variance": self.at},
             "thresholds": self.thresholds,
             "predictions": [asdict(point) for point in self.grid],
             "asked": self.asked,
@@ -276,10 +270,28 @@ class Prediction:
 
 
 def _predict(args: argparse.Namespace, data: Dataset | OwnData) -> Prediction:
+    with _calm(data):
+        return _prediction(args, data)
+
+
+def _calm(data: Dataset | OwnData) -> AbstractContextManager[object]:
+    """One thread of linear algebra: several wait for each other, turning, where cores are busy."""
+    from threadpoolctl import threadpool_limits
+
+    import linvae.theory  # noqa: F401  only libraries that are loaded are limited
+
+    if data.target_dim + data.condition_dim > CALM:
+        return nullcontext()
+    calm: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
+    return calm
+
+
+def _prediction(args: argparse.Namespace, data: Dataset | OwnData) -> Prediction:
     spec = _model(args, data)
     moments = _moments(args, data)
     betas = sorted(set(args.beta)) if args.beta else _betas(spec, moments)
-    variances = sorted(set(args.decoder_variance or [1.0]))
+    variances = sorted(set(args.decoder_variance or [1.0]), key=str)
+    variances.sort(key=lambda s: math.inf if s == "learned" else s)
     thresholds = _thresholds(spec, moments)
     if not thresholds:
         raise ValueError(
@@ -290,11 +302,12 @@ def _predict(args: argparse.Namespace, data: Dataset | OwnData) -> Prediction:
         data=data.describe(),
         note=data.note,
         spec=spec,
+        at=spec.decoder_variance,
         thresholds=thresholds,
         grid=[_point(args, spec, moments, beta, s) for s in variances for beta in betas],
         asked=[{"asked": words, **advice.to_rows()[0]} for words, advice in asked],
         advice=[
-            *_now(spec, moments),
+            *_now(spec, moments, thresholds),
             *(_words(words, advice) for words, advice in asked),
             *_why(spec, moments),
         ],
@@ -307,7 +320,7 @@ def _betas(spec: LinearSpec, moments: Moments) -> list[float]:
 
     from linvae.theory import solve
 
-    critical = solve(spec, moments).level_critical_betas
+    critical = _critical_betas(spec, moments, solve(spec, moments))
     critical = critical[np.isfinite(critical) & (critical > 0)]
     if critical.size == 0:
         return [1.0]
@@ -317,18 +330,17 @@ def _betas(spec: LinearSpec, moments: Moments) -> list[float]:
 
 
 def _point(
-    args: argparse.Namespace, spec: LinearSpec, moments: Moments, beta: float, s: float
+    args: argparse.Namespace, spec: LinearSpec, moments: Moments, beta: float, s: Any
 ) -> Point:
-    from linvae.spec import default_spec
+    from linvae.spec import default_spec, model_name
     from linvae.theory import solve
     from linvae.theory.marginal import log_likelihood
 
-    name = {"VAESpec": "vae", "CVAESpec": "cvae"}.get(type(spec).__name__, "hvae")
-    at = default_spec(name, args.latent_dim, s).scale_betas(beta)
+    at = default_spec(model_name(spec), args.latent_dim, s).scale_betas(beta)
     solution = solve(at, moments)
     return Point(
         beta=beta,
-        decoder_variance=s,
+        decoder_variance=solution.decoder_variance,
         active_units=tuple(solution.active_units.tolist()),
         rates_nats=tuple(solution.rates.tolist()),
         distortion_nats=solution.distortion,
@@ -346,20 +358,36 @@ def _thresholds(spec: LinearSpec, moments: Moments) -> list[dict[str, Any]]:
 
     solution = solve(spec, moments)
     with_unit = min(max(spec.latent_dims), len(solution.mode_variances))
+    critical = _critical_betas(spec, moments, solution)
     rows: list[dict[str, Any]] = [
         {
             "mode": mode + 1,
             "variance": float(solution.mode_variances[mode]),
-            "critical_betas": solution.level_critical_betas[:, mode].tolist(),
+            "critical_betas": critical[:, mode].tolist(),
             "critical_decoder_variance": float(solution.critical_decoder_variance[mode]),
         }
         for mode in range(with_unit)
         if solution.mode_variances[mode] > 0
     ]
-    if isinstance(spec, CVAESpec):
+    if isinstance(spec, CVAESpec) and spec.decoder_variance != "learned":
         for row, found in zip(rows, mode_correlations(spec, moments).to_rows(), strict=False):
             row |= {key: found[key] for key in ("correlation", "critical_correlation")}
     return rows
+
+
+def _critical_betas(spec: LinearSpec, moments: Moments, solution: Solution) -> Any:
+    """(levels, modes), those of a learned decoder variance too."""
+    import numpy as np
+
+    from linvae.spec import VAESpec
+    from linvae.theory.modes import mode_decomposition
+    from linvae.theory.vae import learned_critical_betas
+
+    if not isinstance(spec, VAESpec) or spec.decoder_variance != "learned":
+        return solution.level_critical_betas
+    critical = learned_critical_betas(spec, mode_decomposition(spec, moments))
+    beyond = np.full(len(solution.mode_variances) - len(critical), np.nan)
+    return np.append(critical, beyond)[None]
 
 
 # --- advice -------------------------------------------------------------------------------------
@@ -367,48 +395,72 @@ def _thresholds(spec: LinearSpec, moments: Moments) -> list[dict[str, Any]]:
 
 def _asked(
     args: argparse.Namespace, spec: LinearSpec, moments: Moments, most_units: int
-) -> Iterator[tuple[str, Advice]]:
-    """What was asked for; how all units stay, where nothing was."""
+) -> Iterator[tuple[str, Advice | BetaAdvice]]:
+    """What was asked for; how all units of one level stay, where nothing was."""
     from linvae.spec import VAESpec
-    from linvae.theory.advice import keep_units, reach_error, reach_rate
+    from linvae.theory.advice import keep_units, reach_error, reach_rate, search_beta
 
-    if not isinstance(spec, VAESpec):
-        return
-    units = args.keep_units
-    if units is None and args.rate is None and args.squared_error is None:
+    units, level = args.keep_units, " on level 1" if len(spec.latent_dims) > 1 else ""
+    if units is None and args.rate is None and args.squared_error is None and not level:
         units = most_units
+    if isinstance(spec, VAESpec) and spec.decoder_variance != "learned":
+        if units is not None:
+            yield f"To keep {_units(units)}", keep_units(spec, moments, units)
+        if args.rate is not None:
+            yield f"To spend {args.rate:g} nats", reach_rate(spec, moments, args.rate)
+        if args.squared_error is not None:
+            advice = reach_error(spec, moments, args.squared_error)
+            yield f"For a squared error of {args.squared_error:g}", advice
+        return
     if units is not None:
-        yield f"To keep {_units(units)}", keep_units(spec, moments, units)
+        yield f"To keep {_units(units)}{level}", search_beta(spec, moments, units=units)
     if args.rate is not None:
-        yield f"To spend {args.rate:g} nats", reach_rate(spec, moments, args.rate)
+        yield f"To spend {args.rate:g} nats", search_beta(spec, moments, rate_nats=args.rate)
     if args.squared_error is not None:
-        advice = reach_error(spec, moments, args.squared_error)
-        yield f"For a squared error of {args.squared_error:g}", advice
+        found = search_beta(spec, moments, squared_error=args.squared_error)
+        yield f"For a squared error of {args.squared_error:g}", found
 
 
-def _now(spec: LinearSpec, moments: Moments) -> Iterator[str]:
+def _now(spec: LinearSpec, moments: Moments, thresholds: list[dict[str, Any]]) -> Iterator[str]:
     """What one has at the spec's own beta; levels of a hierarchy have their own sentences."""
     from linvae.theory import solve
 
     if len(spec.latent_dims) > 1:
         return
-    solution, s = solve(spec, moments), float(spec.decoder_variance)
+    solution = solve(spec, moments)
     yield (
-        f"At beta {spec.betas[0]:g} and decoder variance {s:g}: {solution.active_units[0]} of "
-        f"{_units(spec.latent_dims[0])} active; all are collapsed from beta "
-        f"{solution.critical_beta[0]:.4g} on."
+        f"At beta {spec.betas[0]:g} and {_variance_words(spec, solution.decoder_variance)}: "
+        f"{solution.active_units[0]} of {_units(spec.latent_dims[0])} active; all are collapsed "
+        f"from beta {thresholds[0]['critical_betas'][0]:.4g} on."
     )
 
 
-def _words(asked: str, advice: Advice) -> str:
+def _variance_words(spec: LinearSpec, s: float) -> str:
+    if spec.decoder_variance == "learned":
+        return f"a learned decoder variance, {s:.4g}"
+    return f"decoder variance {s:g}"
+
+
+def _words(asked: str, advice: Advice | BetaAdvice) -> str:
     """One sentence: beta, or the decoder variance, and what one has then."""
-    spec = advice.spec
+    from linvae.theory.advice import Advice
+
+    if not isinstance(advice, Advice):
+        beta = _value("beta", advice.beta, (advice.low, advice.high))
+        levels = len(advice.rates_nats) > 1
+        units = ", ".join(map(str, advice.active_units))
+        then = f"{units} units on the levels" if levels else _units(advice.active_units[0])
+        return (
+            f"{asked}: {beta}{', of level 1, the others in proportion' if levels else ''}; then "
+            f"{then} active, rate {sum(advice.rates_nats):.4g} nats, squared error "
+            f"{advice.squared_error:.4g}."
+        )
     beta = _value("beta", advice.beta, advice.beta_range)
     s = _value("decoder variance", advice.decoder_variance, advice.decoder_variance_range)
     return (
-        f"{asked}: {beta} at decoder variance {float(spec.decoder_variance):g}, or {s} at beta "
-        f"{spec.beta:g}; then {_units(advice.active_units)} active, rate {advice.rate_nats:.4g} "
-        f"nats, squared error {advice.squared_error:.4g}."
+        f"{asked}: {beta} at decoder variance {float(advice.spec.decoder_variance):g}, or {s} at "
+        f"beta {advice.spec.beta:g}; then {_units(advice.active_units)} active, rate "
+        f"{advice.rate_nats:.4g} nats, squared error {advice.squared_error:.4g}."
     )
 
 
@@ -442,7 +494,7 @@ def _why(spec: LinearSpec, moments: Moments) -> Iterator[str]:
     from linvae.spec import CVAESpec, HVAESpec
     from linvae.theory.advice import level_order, mode_correlations
 
-    if isinstance(spec, CVAESpec):
+    if isinstance(spec, CVAESpec) and spec.decoder_variance != "learned":
         top = mode_correlations(spec, moments).to_rows()[0]
         yield _correlation_words(spec, top["correlation"], top["critical_correlation"])
     if isinstance(spec, HVAESpec):
@@ -526,7 +578,18 @@ def _threshold_table(prediction: Prediction) -> Table:
     )
     hidden = len(prediction.thresholds) - len(rows)
     more = f" ({hidden} weaker ones not shown, see --json)" if hidden else ""
-    return Table(f"Thresholds: a mode is collapsed above{more}", header, rows)
+    return Table(f"Thresholds{_place(prediction)}: a mode is collapsed above{more}", header, rows)
+
+
+def _place(prediction: Prediction) -> str:
+    """Which point of a grid; the critical betas are of every beta, decoder variances of one."""
+    places = []
+    if len({point.decoder_variance for point in prediction.grid}) > 1:
+        at = prediction.at
+        places.append(f"{at} decoder variance" if at == "learned" else f"decoder variance {at:g}")
+    if len({point.beta for point in prediction.grid}) > 1 and prediction.at != "learned":
+        places.append(f"beta {prediction.spec.betas[0]:g}")
+    return f" at {' and '.join(places)}" if places else ""
 
 
 def _grid_table(prediction: Prediction) -> Table:

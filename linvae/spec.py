@@ -423,6 +423,15 @@ def default_spec(model: str, latent_dim: int, decoder_variance: float) -> Linear
     raise ValueError(f"model={model!r} must be one of vae, cvae, hvae")
 
 
+def model_name(spec: LinearSpec) -> str:
+    """The `--model` that a spec is one of. Raises ValueError for those the command lines lack."""
+    names = {VAESpec: "vae", CVAESpec: "cvae", HVAESpec: "hvae"}
+    name = names.get(type(spec))
+    if name is None:
+        raise ValueError(f"spec={spec!r} must be a VAESpec, CVAESpec or HVAESpec")
+    return name
+
+
 def _set(spec: object, **fields: Any) -> None:
     for name, value in fields.items():
         object.__setattr__(spec, name, value)
@@ -430,17 +439,23 @@ def _set(spec: object, **fields: Any) -> None:
 
 def _positive(name: str, value: Any, where: str) -> float:
     try:
-        number = float(value)
+        number = float(value) if _is_number(value) else math.nan
     except (TypeError, ValueError):
         number = math.nan
-    if not (math.isfinite(number) and number > 0) or isinstance(value, (bool, str)):
+    if not (math.isfinite(number) and number > 0):
         raise ValueError(f"{name}={value!r} must be a finite number > 0 in {where}")
     return number
 
 
+def _is_number(value: Any) -> bool:
+    """False for text and for truth values, those of NumPy and torch too."""
+    kind = str(getattr(value, "dtype", ""))
+    return not isinstance(value, (bool, str)) and "bool" not in kind
+
+
 def _not_negative(name: str, value: Any, where: str) -> float:
     try:
-        zero = not isinstance(value, (bool, str)) and float(value) == 0
+        zero = _is_number(value) and float(value) == 0
         return 0.0 if zero else _positive(name, value, where)
     except (TypeError, ValueError):
         raise ValueError(f"{name}={value!r} must be a finite number >= 0 in {where}") from None

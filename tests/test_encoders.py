@@ -137,6 +137,8 @@ def test_onnx_runs_with_float32_by_name(monkeypatch, tmp_path):
     assert mean.dtype == np.float32
     np.testing.assert_array_equal(mean, DATA[:, :2].astype(np.float32))
     assert given == {"providers": ["CPUExecutionProvider"]}
+    with pytest.raises(ValueError, match=r"e\.onnx takes 1 inputs \(target\) and 2 are given"):
+        as_function(tmp_path / "e.onnx")(DATA, DATA)
 
 
 def test_a_real_onnx_file(tmp_path):

@@ -8,11 +8,13 @@ import sys
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import linvae.__main__
 from linvae import CVAESpec, Moments, VAESpec, solve
 from linvae.data import load_dataset
-from linvae.predict import _correlation_words, _level_words, _value, main
+from linvae.predict import _correlation_words, _level_words, _memory, _value, main
+from linvae.spec import default_spec
 from linvae.theory.marginal import log_likelihood
 
 DIGITS = Moments.from_data(load_dataset("digits").target)
@@ -136,6 +138,112 @@ def test_hierarchy_says_which_level_dies_first(capsys):
     assert second.startswith(f"Level 1 dies when beta, of level 1, exceeds {2 * edge:.4g}: no mode")
 
 
+def test_a_learned_decoder_variance(capsys):
+    """Against the solver, and thresholds against it a thousandth beside them."""
+    found = answer(capsys, "--decoder-variance", "learned", "--latent-dim", "3", "--rate", "2")
+    assert found["thresholds_at"] == {"beta": 1.0, "decoder_variance": "learned"}
+    for point in found["predictions"]:
+        solution = solve(VAESpec(3, beta=point["beta"], decoder_variance="learned"), DIGITS)
+        assert point["decoder_variance"] == pytest.approx(solution.decoder_variance)
+        assert point["active_units"] == solution.active_units.tolist()
+    for i, row in enumerate(found["thresholds"]):
+        (edge,) = row["critical_betas"]
+        for factor, units in ((0.999, i + 1), (1.001, i)):
+            spec = VAESpec(3, beta=factor * edge, decoder_variance="learned")
+            assert solve(spec, DIGITS).active_units[0] == units
+    at = solve(VAESpec(3, beta=found["asked"][0]["beta"], decoder_variance="learned"), DIGITS)
+    assert at.rates[0] == pytest.approx(2, rel=1e-5)
+    assert "a learned decoder variance, 0.0459" in found["advice"][0]
+
+
+def test_advice_for_a_hierarchy(capsys):
+    """All betas in proportion; `solve` there has what was asked for."""
+    options = ["--model", "hvae", "--latent-dim", "3", "--keep-units", "2", "--rate", "3"]
+    found = answer(capsys, *options, "--squared-error", "4")
+    units, rate, error = (
+        solve(default_spec("hvae", 3, 1.0).scale_betas(asked["beta"]), DIGITS)
+        for asked in found["asked"]
+    )
+    assert units.active_units[0] == 2
+    assert rate.rates.sum() == pytest.approx(3, rel=1e-5)
+    assert error.squared_error == pytest.approx(4, rel=1e-5)
+    assert ", of level 1, the others in proportion; then" in found["advice"][1]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            ["--decoder-variance", "2", "--decoder-variance", "3"],
+            "at decoder variance 2 and beta 1",
+        ),
+        (["--decoder-variance", "2", "--beta", "0.1", "--beta", "0.2"], "at beta 0.1: a mode is"),
+        (["--decoder-variance", "2", "--beta", "0.1"], "Thresholds: a mode is"),
+    ],
+    ids=["variances", "betas", "point"],
+)
+def test_the_table_says_what_its_thresholds_are_of(options, words, capsys):
+    assert main([*options, "--latent-dim", "2"]) == 0
+    assert words in " ".join(capsys.readouterr().out.split())
+    found = answer(capsys, *options)
+    assert found["thresholds_at"]["decoder_variance"] == 2.0
+
+
+def test_a_very_wide_spectrum_leaves_weak_modes_out_of_the_grid(tmp_path, capsys):
+    np.save(tmp_path / "wide.npy", SAMPLES * 10.0 ** np.array([4, 3, 2, 1, 0]))
+    found = answer(capsys, "--data", str(tmp_path / "wide.npy"))
+    betas = [p["beta"] for p in found["predictions"] if p["beta"] != 1.0]
+    top = found["thresholds"][0]["critical_betas"][0]
+    assert betas[0] == pytest.approx(top / 2000, rel=0.05)  # two digits
+
+
+@pytest.mark.parametrize(("dims", "inside"), [(5, 1), (9, 2)], ids=["narrow", "wide"])
+def test_one_thread_of_linear_algebra_up_to_a_width(dims, inside, tmp_path, monkeypatch):
+    """Where two are allowed; and they are again afterwards."""
+    import linvae.predict
+    from linvae.moments import Moments
+
+    threads = []
+
+    def seen(*arguments):
+        threads.append(blas_threads())
+        return real(*arguments)
+
+    real = Moments.from_batches
+    monkeypatch.setattr(Moments, "from_batches", seen)
+    monkeypatch.setattr(linvae.predict, "CALM", 8)
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(30, dims)))
+    with threadpool_limits(2, user_api="blas"):
+        if max(blas_threads()) < 2:
+            pytest.skip("the linear algebra here has one thread")
+        assert main(["--data", str(tmp_path / "a.npy"), "--quiet"]) == 0
+        assert threads == [{inside}]
+        assert blas_threads() == {2}
+
+
+def blas_threads():
+    return {lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"}
+
+
+CGROUPS = {
+    "v2": ("0::/a/b\n", {"a/memory.max": "4096\n", "a/b/memory.max": "max\n"}, 4096),
+    "v2-root": ("0::/\n", {"memory.max": "8192\n"}, 8192),
+    "v1": ("4:memory:/x\n", {"memory/x/memory.limit_in_bytes": "512\n"}, 512),
+    "v1-none": ("4:memory:/x\n", {"memory/x/memory.limit_in_bytes": f"{2**63 - 4096}\n"}, None),
+    "none": ("", {}, None),
+}
+
+
+@pytest.mark.parametrize(("group", "files", "limit"), CGROUPS.values(), ids=CGROUPS)
+def test_memory_is_that_of_the_container(group, files, limit, tmp_path):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "group").write_text(group)
+    physical = _memory(tmp_path / "empty", tmp_path / "nothing")
+    assert _memory(tmp_path, tmp_path / "group") == (limit or physical)
+
+
 WORDS = {
     "closed": (_value("beta", 2.0, (1.0, 4.0)), "beta from 1 to 4 (say 2)"),
     "to-zero": (_value("beta", 2.0, (0.0, 4.0)), "beta below 4 (say 2)"),
@@ -163,7 +271,9 @@ USAGE = {
     "two-sources": (["--data", "x.npy", "--dataset", "digits"], "--data and --dataset are two"),
     "scale": (["--dataset", "digits", "--scale", "2"], "--scale has no effect with --dataset"),
     "split": (["--data", "x.npy", "--split", "test"], "--split has no effect with --data"),
-    "levels": (["--model", "hvae", "--rate", "1"], "--rate is for vae and cvae: hvae has one"),
+    "download": (["--data", "x.npy", "--download"], "--download has no effect with --data"),
+    "learned": (["--model", "hvae", "--decoder-variance", "learned"], "learned is for vae and cva"),
+    "variance": (["--decoder-variance", "earned"], "'earned' must be a finite number > 0"),
     "beta": (["--beta", "-1"], "'-1' must be a finite number > 0"),
 }
 

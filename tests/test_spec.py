@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from linvae.moments import Moments
-from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LatentReconstruction, VAESpec
+from linvae.spec import (
+    ARVAESpec,
+    CVAESpec,
+    HVAESpec,
+    LatentReconstruction,
+    VAESpec,
+    default_spec,
+    model_name,
+)
 from linvae.theory import objective, solve
 
 NOT_POSITIVE = {
@@ -366,3 +374,24 @@ def test_one_number_is_no_hierarchy(build):
 def test_latent_reconstruction_names_what_it_refuses(field, value, bound):
     with pytest.raises(ValueError, match=f"{field}={value!r} must be {bound} in LatentRec"):
         LatentReconstruction(**{"weight": 1.0, field: value})
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64])
+def test_numbers_of_numpy_are_numbers(kind):
+    spec = VAESpec(2, beta=kind(2), decoder_variance=kind(1), weight_decay=kind(0))
+    assert spec == VAESpec(2, beta=2.0)
+    assert all(type(v) is float for v in (spec.beta, spec.decoder_variance, spec.weight_decay))
+
+
+@pytest.mark.parametrize("field", ["beta", "decoder_variance", "prior_variance", "weight_decay"])
+@pytest.mark.parametrize("value", [True, np.True_, np.array(True)], ids=["python", "numpy", "0-d"])
+def test_truth_values_are_not_numbers(field, value):
+    with pytest.raises(ValueError, match=f"{field}=.*True.* must be a finite number"):
+        VAESpec(2, **{field: value})
+
+
+def test_model_names_are_those_of_the_command_lines():
+    for name in ("vae", "cvae", "hvae"):
+        assert model_name(default_spec(name, 2, 0.5)) == name
+    with pytest.raises(ValueError, match=r"spec=ARVAESpec.* must be a VAESpec, CVAESpec or HVAESp"):
+        model_name(ARVAESpec(2))

@@ -54,8 +54,8 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 class OwnData:
     """Samples of a file, read again every time that `batches` is called.
 
-    `note`: what was flattened, scaled or left as it is. `sha256` is empty for folders and for files
-    above 256 MiB.
+    `note`: what was flattened, taken for a header, scaled or left as it is. `sha256` is empty for
+    folders and for files above 256 MiB.
     """
 
     name: str
@@ -75,6 +75,14 @@ class OwnData:
         rows = max(1, BATCH_BYTES // (8 * (self.target_dim + self.condition_dim)))
         return self.read(rows)
 
+    def arrays(self) -> tuple[Values, Values | None]:
+        """All targets (n, d), and conditions (n, dx) or None. Raises ValueError as `batches`."""
+        parts = list(self.batches())
+        if not self.condition_dim:
+            return np.concatenate([np.asarray(part) for part in parts]), None
+        condition, target = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return target, condition
+
     def describe(self) -> str:
         """One line: name, n, dimensions and, where known, the first 12 digits of the sha256."""
         condition = f", condition dim {self.condition_dim}" if self.condition_dim else ""
@@ -89,6 +97,7 @@ class _Table:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     read: Callable[[int], Iterator[Values]]
+    header: str = ""
 
     @property
     def width(self) -> int:
@@ -203,6 +212,11 @@ def _note(tables: dict[str, _Table], scale: float) -> str:
         f"{name}: samples of shape {table.shape[1:]}, flattened"
         for name, table in tables.items()
         if len(table.shape) > 2
+    ]
+    notes += [
+        f"{name}: the first line, {table.header!r}, is its header"
+        for name, table in tables.items()
+        if table.header
     ]
     if scale != 1:
         notes.append(f"values multiplied by {scale:.6g}")
@@ -361,12 +375,17 @@ def _csv(file: Path) -> _Table:
         header = _is_header(fields)
         n = sum(1 for _ in lines) + (not header) * bool(first)
     return _Table(
-        (n, len(fields)), np.dtype(float), lambda rows: _csv_blocks(file, delimiter, header, rows)
+        (n, len(fields)),
+        np.dtype(float),
+        lambda rows: _csv_blocks(file, delimiter, header, rows),
+        ",".join(fields)[:60] if header else "",
     )
 
 
 def _is_header(fields: list[str]) -> bool:
-    """True for a first line of words; refuses one of both words, or gaps, and numbers."""
+    """True for a first line of words, or of 0 to d - 1 as pandas writes; refuses mixtures, gaps."""
+    if len(fields) > 1 and fields == [str(i) for i in range(len(fields))]:
+        return True
     numbers = sum(_is_number(field) for field in fields)
     if numbers < len(fields) and (numbers or not all(field.strip() for field in fields)):
         raise ValueError(

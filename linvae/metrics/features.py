@@ -35,6 +35,7 @@ from torch import Tensor
 from linvae.data.sheet import as_bytes
 from linvae.models import Architecture
 from linvae.models.blocks import Network, image_encoder
+from linvae.models.script_file import load_script
 from linvae.train.data import BatchOrder, stream
 
 __all__ = ["FeatureSpace", "inception_space", "pixel_space", "trained_space"]
@@ -114,13 +115,7 @@ def inception_space(
     network has an argument `return_features`, as NVIDIA's Inception has, is told to. Raises
     ValueError where the file is no TorchScript.
     """
-    try:
-        network: Any = torch.jit.load(path, map_location=device).eval()  # type: ignore[no-untyped-call]
-    except RuntimeError as error:
-        raise ValueError(
-            f"{path} is no TorchScript file ({str(error).splitlines()[0]}): weights alone are not "
-            "enough here, save their network with torch.jit.script(network).save(path)"
-        ) from error
+    network: Any = load_script(path, device).eval()
     arguments = [argument.name for argument in network.forward.schema.arguments]
     told = {"return_features": True} if "return_features" in arguments else {}
 

@@ -20,6 +20,10 @@ question about its optimum is one about w, answered by beta = w/s or by s = w/be
 | rho_i       | correlations                   | (modes,) | -               |
 | v_i         | target_variances               | (modes,) | data units^2    |
 
+**Other models** - a learned decoder variance, a fixed encoder variance, a hierarchy - are searched:
+`search_beta` scales all betas by one factor, along which the rate that they pay for falls, and
+halves the interval in which `solve` passes what was asked for.
+
 **Conditional**: along mode i of Cov(y|x), of target variance v_i, the condition has the correlation
 rho_i = sqrt(1 - theta_i^2/v_i) with the target, and the mode collapses from sqrt(1 - beta s/v_i) on
 (`linvae.theory.stability.critical_correlation`; Dang et al. 2024, Theorem 2).
@@ -35,6 +39,7 @@ advised decoder variance, has what was asked for.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -50,11 +55,12 @@ from linvae.theory.rate_distortion import (
     water_level,
     water_level_of_error,
 )
-from linvae.theory.solution import ROUNDING
+from linvae.theory.solution import ROUNDING, Solution
 from linvae.theory.stability import critical_correlation
 
 __all__ = [
     "Advice",
+    "BetaAdvice",
     "LevelOrder",
     "ModeCorrelations",
     "keep_units",
@@ -62,10 +68,14 @@ __all__ = [
     "mode_correlations",
     "reach_error",
     "reach_rate",
+    "search_beta",
 ]
 
 Array = npt.NDArray[np.float64]
 Reason = Literal["data", "price", "starved", "noise", "never"]
+FARTHEST = 25.0  # log of the factors on beta that are searched, 7e10 either way
+PRECISION = 1e-12  # of its logarithm
+SEARCHED = 1e-6  # share by which what is found may miss what was asked for
 OPEN_END = 2.0  # an interval open to 0 or infinity: the suggestion lies so far inside its end
 
 
@@ -217,6 +227,120 @@ def _advice(spec: VAESpec, modes: Modes, w: float, low: float, high: float) -> A
         rate_nats=float(at.rates[0]),
         squared_error=float(at.squared_errors[0]) + modes.unexplained,
     )
+
+
+@dataclass(frozen=True)
+class BetaAdvice:
+    """A beta, of level 1 where there are more, the others in proportion; all else as in `spec`.
+
+    `low` <= beta < `high` do as well where a number of units was asked for; else all are equal.
+    `active_units` and `rates_nats`, one per level, and `squared_error` are those at `beta`.
+    """
+
+    spec: LinearSpec
+    beta: float
+    low: float
+    high: float
+    active_units: tuple[int, ...]
+    rates_nats: tuple[float, ...]
+    squared_error: float
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One row."""
+        return [
+            {
+                "beta": self.beta,
+                "beta_low": self.low,
+                "beta_high": self.high,
+                "active_units": list(self.active_units),
+                "rate_nats": float(sum(self.rates_nats)),
+                "rates_nats": list(self.rates_nats),
+                "squared_error": self.squared_error,
+            }
+        ]
+
+
+def search_beta(
+    spec: LinearSpec,
+    moments: Moments,
+    *,
+    units: int | None = None,
+    rate_nats: float | None = None,
+    squared_error: float | None = None,
+) -> BetaAdvice:
+    """The beta that keeps so many units on level 1, or has such a rate in all, or such an error.
+
+    Of any model that `solve` knows; exactly one of the three is given, the error in data units^2.
+    Raises ValueError where no beta has it, as at a jump, and as `solve`. Equality that a test
+    checks: `solve` at the advised beta has what was asked for, and the closed forms agree.
+    """
+    asked = {"units": units, "rate_nats": rate_nats, "squared_error": squared_error}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if len(given) != 1:
+        raise ValueError(f"search_beta needs exactly one of {', '.join(asked)}, got {list(given)}")
+    ((name, value),) = given.items()
+    if not (np.isfinite(value) and (value > 0 or (name == "units" and value == 0))):
+        raise ValueError(f"{name}={value!r} must be a finite number > 0 in search_beta")
+    if name == "units":
+        low = _crossing(spec, moments, lambda at: at.active_units[0] <= value)
+        high = np.inf if value == 0 else _crossing(
+            spec, moments, lambda at: at.active_units[0] < value
+        )  # fmt: skip
+        factor = _middle(low, high)
+    else:
+        met = {
+            "rate_nats": lambda at: at.rates.sum() <= value,
+            "squared_error": lambda at: at.squared_error >= value,
+        }[name]
+        factor = low = high = _crossing(spec, moments, met)
+    found = _at(spec, moments, factor) if 0 < factor < np.inf else None
+    if found is None or not _meets(found, name, value):
+        near = "" if found is None else f" beta = {spec.betas[0] * factor:.6g} is nearest;"
+        raise ValueError(
+            f"{name}={value}: no beta of {spec!r} has exactly that on these data;{near} the "
+            "optimum jumps over it, or never comes to it: ask for more or less"
+        )
+    beta = spec.betas[0]
+    return BetaAdvice(
+        spec=spec,
+        beta=beta * factor,
+        low=beta * low,
+        high=beta * high,
+        active_units=tuple(found.active_units.tolist()),
+        rates_nats=tuple(found.rates.tolist()),
+        squared_error=found.squared_error,
+    )
+
+
+def _at(spec: LinearSpec, moments: Moments, factor: float) -> Solution | None:
+    """The optimum with all betas times `factor`; None where there is none."""
+    found = solve(spec.scale_betas(factor), moments, allow_unbounded=True)
+    return None if found.status == "unbounded" else found
+
+
+def _meets(found: Solution, name: str, value: float) -> bool:
+    if name == "units":
+        return bool(found.active_units[0] == value)
+    seen = found.rates.sum() if name == "rate_nats" else found.squared_error
+    return bool(abs(seen - value) <= SEARCHED * value)
+
+
+def _crossing(spec: LinearSpec, moments: Moments, met: Callable[[Solution], bool]) -> float:
+    """The factor on all betas from which on `met` is true; 0 and infinity: always and never."""
+
+    def beyond(log_factor: float) -> bool:
+        found = _at(spec, moments, float(np.exp(log_factor)))
+        return found is not None and bool(met(found))
+
+    low, high = -FARTHEST, FARTHEST
+    if beyond(low):
+        return 0.0
+    if not beyond(high):
+        return float(np.inf)
+    while high - low > PRECISION:
+        middle = (low + high) / 2
+        low, high = (low, middle) if beyond(middle) else (middle, high)
+    return float(np.exp(high))
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,7 +44,12 @@ from linvae.spec import VAESpec
 from linvae.theory.modes import Modes
 from linvae.theory.solution import ROUNDING, ModeStates, Status, UnboundedObjectiveError
 
-__all__ = ["noise_fraction", "optimal_decoder_variance", "solve_one_level"]
+__all__ = [
+    "learned_critical_betas",
+    "noise_fraction",
+    "optimal_decoder_variance",
+    "solve_one_level",
+]
 
 Array = npt.NDArray[np.float64]
 
@@ -109,6 +114,21 @@ def optimal_decoder_variance(spec: VAESpec, modes: Modes, allow_unbounded: bool 
         f"(rank {active} of {d} dimensions, beta={beta}), so the decoder variance runs to 0; "
         f"{way_out} a fixed decoder_variance"
     )
+
+
+def learned_critical_betas(spec: VAESpec, modes: Modes) -> Array:
+    """Beta at which every mode with a unit collapses where s is learned, (min(k, d),).
+
+    d theta_i^2/(i theta_i^2 + variance beyond mode i), the module's condition at equality; 0 for
+    modes without variance. Equality that a test checks: a thousandth above it `solve` has i - 1
+    active units, a thousandth below it i.
+    """
+    theta2, d = modes.variances, len(modes.basis)
+    i = np.arange(1, min(spec.latent_dim, d) + 1)
+    used = theta2[: len(i)]
+    beyond = (np.cumsum(theta2[::-1])[::-1] - theta2)[: len(i)] + modes.unexplained
+    left = i * used + beyond
+    return np.asarray(np.divide(d * used, left, out=np.zeros_like(used), where=left > 0))
 
 
 def noise_fraction(inverse: Array) -> Array:

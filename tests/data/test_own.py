@@ -304,3 +304,23 @@ def test_an_image_too_large_to_be_one_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9)
     with pytest.raises(ValueError, match="decompression bomb"):
         open_own_data(tmp_path)
+
+
+def test_a_header_is_noted_and_that_of_pandas_is_one(tmp_path):
+    """0 to d - 1 is what pandas calls columns without names; a first sample of others stays."""
+    for header, n in (("0,1,2,3", 5), ("one,two,three,four", 5), ("0,1,2,4", 6), ("0.0,1,2,3", 6)):
+        np.savetxt(tmp_path / "a.csv", np.eye(5, 4), delimiter=",", header=header, comments="")
+        data = open_own_data(tmp_path / "a.csv")
+        assert data.n_samples == n
+        noted = f"target: the first line, {header!r}, is its header"
+        assert data.note == (noted if n == 5 else "")
+    np.savetxt(tmp_path / "one.csv", [0.0, 1.0, 2.0])
+    assert open_own_data(tmp_path / "one.csv").n_samples == 3
+
+
+def test_all_arrays_at_once(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(12.0).reshape(4, 3))
+    target, condition = open_own_data(tmp_path / "a.npy").arrays()
+    assert condition is None and np.array_equal(target, np.arange(12.0).reshape(4, 3))
+    target, condition = open_own_data(tmp_path / "a.npy", condition_dim=1).arrays()
+    assert condition.tolist() == [[0], [3], [6], [9]] and target.shape == (4, 2)

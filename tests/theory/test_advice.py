@@ -16,7 +16,10 @@ from linvae.theory.advice import (
     mode_correlations,
     reach_error,
     reach_rate,
+    search_beta,
 )
+from linvae.theory.modes import mode_decomposition
+from linvae.theory.vae import learned_critical_betas
 from tests.theory.problems import random_covariance
 
 S, BETA = 0.3, 0.7
@@ -262,3 +265,77 @@ def test_other_models_are_refused():
         mode_correlations(VAESpec(2), PLAIN)
     with pytest.raises(ValueError, match="must be an HVAESpec in level_order"):
         level_order(VAESpec(2), PLAIN)
+
+
+SEARCHED = {
+    "closed": (VAESpec(4, beta=BETA, decoder_variance=S), PLAIN),
+    "learned": (VAESpec(3, beta=BETA, decoder_variance="learned"), PLAIN),
+    "learned-cvae": (CVAESpec(2, decoder_variance="learned"), conditional()),
+    "fixed": (VAESpec(4, decoder_variance=S, encoder_variance=0.3), PLAIN),
+    "diagonal": (VAESpec(2, decoder_variance=S, encoder_variance=(0.2, 0.6)), PLAIN),
+    "hvae": (
+        HVAESpec.markovian((3, 3), decoder_variance=S, encoder_variances=(S / 2, None)), PLAIN
+    ),
+    "hvae-learned": (HVAESpec((3, 2), betas=(0.5, 0.9), decoder_variance=S), PLAIN),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("spec", "moments"), SEARCHED.values(), ids=SEARCHED)
+def test_searched_betas_have_what_was_asked(spec, moments):
+    """`solve` there; 1e-6 is what the search grants itself."""
+    now = solve(spec.scale_betas(0.8), moments)
+    rate, error = float(now.rates.sum()), now.squared_error
+    for asked in ({"rate_nats": rate}, {"squared_error": error}):
+        found = search_beta(spec, moments, **asked)
+        assert found.beta == pytest.approx(0.8 * spec.betas[0], rel=1e-5)
+        seen = solve(spec.scale_betas(found.beta / spec.betas[0]), moments)
+        assert found.rates_nats == pytest.approx(seen.rates.tolist(), rel=1e-9)
+    for units in range(min(2, now.active_units[0]) + 1):
+        found = search_beta(spec, moments, units=units)
+        for edge, kept in ((found.low * 1.001, True), (found.high * 0.999, True),
+                           (found.low * 0.999, False), (found.high * 1.001, False)):  # fmt: skip
+            if 0 < edge < np.inf:
+                there = solve(spec.scale_betas(edge / spec.betas[0]), moments, allow_unbounded=True)
+                assert (there.active_units[0] == units) == kept
+
+
+@both
+def test_the_search_agrees_with_the_closed_forms(spec, moments):
+    pairs = [
+        (keep_units(spec, moments, 1), search_beta(spec, moments, units=1)),
+        (reach_rate(spec, moments, 0.7), search_beta(spec, moments, rate_nats=0.7)),
+    ]
+    error = pairs[1][0].squared_error
+    pairs.append(
+        (reach_error(spec, moments, error), search_beta(spec, moments, squared_error=error))
+    )
+    for closed, found in pairs:
+        np.testing.assert_allclose(
+            (found.beta, found.low, found.high), (closed.beta, *closed.beta_range), rtol=1e-9
+        )
+
+
+@pytest.mark.parametrize("name", ["learned", "learned-cvae"])
+def test_learned_thresholds_are_where_units_leave(name):
+    spec, moments = SEARCHED[name]
+    critical = learned_critical_betas(spec, mode_decomposition(spec, moments))
+    assert np.all(np.diff(critical) < 0)
+    for i, beta in enumerate(critical):
+        counts = [
+            solve(replace(spec, beta=beta * f), moments).active_units[0] for f in (0.999, 1.001)
+        ]
+        assert counts == [i + 1, i]
+        assert search_beta(spec, moments, units=i).low == pytest.approx(beta, rel=1e-9)
+
+
+def test_what_no_beta_has_is_refused():
+    spec = VAESpec(4, decoder_variance=S, encoder_variance=0.3)
+    equal = Moments.from_covariance(np.diag([2.0, 2.0, 1.0]))
+    with pytest.raises(ValueError, match=r"units=1: no beta of VAESpec.* jumps over it"):
+        search_beta(spec, equal, units=1)
+    with pytest.raises(ValueError, match=r"squared_error=99\.0: no beta"):
+        search_beta(spec, PLAIN, squared_error=99.0)
+    with pytest.raises(ValueError, match="rate_nats=-1 must be a finite number > 0"):
+        search_beta(spec, PLAIN, rate_nats=-1)
+    with pytest.raises(ValueError, match="needs exactly one of units, rate_nats, squared_error"):
+        search_beta(spec, PLAIN, units=1, rate_nats=1.0)

@@ -1,0 +1,109 @@
+"""What codes hold of modes: closed forms, rotations, Hadamard's inequality."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import ortho_group
+
+from linvae.moments import Moments
+from linvae.spec import VAESpec
+from linvae.testing import spectrum_data
+from linvae.theory import solve
+from linvae.theory.any_decoder import best_decoder_errors
+from linvae.theory.held_modes import assign_units, held_modes
+from linvae.theory.modes import mode_decomposition
+
+DATA = spectrum_data((5.0, 2.0, 0.9, 0.3), n_samples=500, seed=1)
+MOMENTS = Moments.from_data(DATA)
+
+
+def scores(spec):
+    return (DATA - MOMENTS.mean) @ mode_decomposition(spec, MOMENTS).readout.T
+
+
+@pytest.mark.parametrize("fixed", [None, 0.3])
+def test_the_optimum_holds_its_information(fixed):
+    """-log(r)/2 of every mode, to the rounding of float32 data."""
+    spec = VAESpec(4, beta=0.8, decoder_variance=0.5, encoder_variance=fixed)
+    solution = solve(spec, MOMENTS)
+    variance = np.tile(np.diag(solution.weights["Sigma"]), (len(DATA), 1))
+    found = held_modes(scores(spec), DATA @ solution.weights["W"].T, variance)
+    np.testing.assert_allclose(found.held_nats, solution.information[0], rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(found.unit_shares.sum(axis=1), found.shares, atol=1e-9)
+    # its mean is known: the regression fits these samples
+    np.testing.assert_allclose(found.influence.mean(axis=0), 0, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rotations_change_nothing_and_the_sum_rule_holds(seed):
+    """Any linear code of one variance, turned; the information of the joint Gaussian above all."""
+    rng = np.random.default_rng(seed)
+    e, W = scores(VAESpec(4)), rng.standard_normal((3, 4))
+    variance = np.full((len(DATA), 3), rng.uniform(0.1, 2.0))
+    found = held_modes(e, DATA @ W.T, variance)
+    turned = held_modes(e, DATA @ W.T @ ortho_group.rvs(3, random_state=seed), variance)
+    np.testing.assert_allclose(turned.held_nats, found.held_nats, rtol=1e-9)
+    code = W @ MOMENTS.covariance @ W.T
+    information = np.linalg.slogdet(np.eye(3) + code / variance[0, 0])[1] / 2
+    assert 0 < found.held_nats.sum() < information
+
+
+def test_influence_is_the_standard_error():
+    """Of 400 fresh sets of samples, the spread of held nats, known to 4 %: three times that."""
+    rng, held, said = np.random.default_rng(0), [], []
+    for _ in range(400):
+        e = rng.standard_normal((300, 2)) * [2.0, 1.0]
+        mean = e @ [[0.4, 0.1], [0.2, 0.5]]
+        found = held_modes(e, mean, np.full((300, 2), 0.5))
+        held.append(found.held_nats)
+        said.append(found.influence.std(axis=0) / math.sqrt(300))
+    np.testing.assert_allclose(np.std(held, axis=0), np.mean(said, axis=0), rtol=0.12)
+
+
+def test_permuted_units_get_their_modes_and_idle_ones_the_rest():
+    shares = np.array([[0.0, 0.9, 0.0, 0.0], [0.01, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.7]])
+    modes = assign_units(shares, np.array([0.2, 1.0, 0.1, 0.8]))
+    assert modes.tolist() == [1, 0, 3, 2]  # the fourth mode has no variance, three are in the data
+
+
+def test_a_mode_without_variance_is_held_by_nobody():
+    e = np.column_stack([np.arange(4.0) - 1.5, np.zeros(4)])
+    found = held_modes(e, e[:, :1], np.full((4, 1), 0.1))
+    assert found.held_nats[0] == pytest.approx(math.log(1.35 / 0.1) / 2)  # 1.25 + 0.1 over 0.1
+    assert found.held_nats[1] == found.unit_shares[1, 0] == 0
+
+
+def test_best_decoder_of_a_collapsed_code():
+    """The mean of all, 1, or of the other n - 1, n^2/(n - 1)^2 as far off."""
+    y = np.array([[-1.0], [0.0], [1.0], [4.0]])
+    flat = np.zeros((4, 2)), np.ones((4, 2)), np.ones((4, 2))
+    own, other = best_decoder_errors(y, *flat)
+    np.testing.assert_allclose(own, [4.0, 1.0, 0.0, 9.0])
+    np.testing.assert_allclose(other, own * 16 / 9, atol=1e-15)
+
+
+def test_best_decoder_of_two_far_clusters():
+    """Each cluster has a mean of its own: of two samples, or of the other one alone."""
+    y = np.array([[0.0], [2.0], [10.0], [16.0]])
+    mean = np.array([[-9.0], [-9.0], [9.0], [9.0]])
+    own, other = best_decoder_errors(y, mean, np.ones((4, 1)), np.full((4, 1), 0.3))
+    np.testing.assert_allclose(own, [1.0, 1.0, 9.0, 9.0])
+    np.testing.assert_allclose(other, [4.0, 4.0, 36.0, 36.0])
+
+
+def test_no_decoder_undercuts_the_bound():
+    """The optimum's own, on the same draws; both to the error of the draws, 5 of them."""
+    spec = VAESpec(2, beta=0.8, decoder_variance=0.5)
+    weights = solve(spec, MOMENTS).weights
+    mean, sigma2 = DATA @ weights["W"].T, np.diag(weights["Sigma"])
+    noise = np.random.default_rng(0).standard_normal(mean.shape)
+    own, other = best_decoder_errors(DATA, mean, np.tile(sigma2, (len(DATA), 1)), noise)
+    linear = np.sum((DATA - (mean + np.sqrt(sigma2) * noise) @ weights["U"].T) ** 2, axis=1)
+    doubt = 5 * np.std(own - linear) / math.sqrt(len(DATA))
+    assert own.mean() < linear.mean() + doubt
+    assert own.mean() < other.mean()
+    # Gaussian data: the linear decoder is the best there is, the others' mean is no better
+    assert other.mean() > linear.mean() - doubt

@@ -1,7 +1,7 @@
 """Our docstrings as Markdown: what a terminal reads as it stands, and a site must be told.
 
-A bar that something follows at once, as in |w|^2 or Cov(y|x), is no border of a cell, and lines that
-start with `>>>` are code, not quotations.
+A bar that something follows at once, as in |w|^2 or Cov(y|x), is no border of a cell, and lines
+that start with `>>>` are code, not quotations.
 """
 
 from __future__ import annotations

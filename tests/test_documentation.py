@@ -1,5 +1,6 @@
 """README and docs/: their code runs, their commands are commands, and the site needs no network."""
 
+# ruff: noqa: E402  (what follows importorskip, and the site's tools, which are no package)
 from __future__ import annotations
 
 import argparse
@@ -20,7 +21,8 @@ from typing import get_args
 from unittest import SkipTest
 
 import pytest
-import sybil
+
+sybil = pytest.importorskip("sybil", reason="the documentation's tools need Python 3.11")
 from sybil.example import Example
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
@@ -33,8 +35,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS))  # the site's own tools are no package
 
-from docstrings import as_markdown  # noqa: E402
-from hooks import commands as help_of_commands  # noqa: E402
+from docstrings import as_markdown
+from hooks import commands as help_of_commands
 
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

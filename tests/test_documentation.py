@@ -23,6 +23,7 @@ from unittest import SkipTest
 import pytest
 
 sybil = pytest.importorskip("sybil", reason="the documentation's tools need Python 3.11")
+from filelock import FileLock
 from sybil.example import Example
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
@@ -256,13 +257,25 @@ def test_docstrings_as_markdown():
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory) -> Path:
-    """The built site, strictly: no page missing, no link or anchor broken, no name unknown."""
-    folder = tmp_path_factory.mktemp("site")
+    """The built site, strictly: no page missing, no link or anchor broken, no name unknown.
+
+    Built once, whichever worker of xdist asks first.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with FileLock(shared / "site.lock"):
+        if not (shared / "site.built").exists():
+            build(shared / "site")
+            (shared / "site.built").touch()
+    return shared / "site"
+
+
+def build(folder: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(folder)]
     quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
-    return folder
 
 
 class Page(HTMLParser):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 # Before NumPy is imported, and for the processes that tests start: the matrices here are small, and
 # threads of BLAS that wait for each other cost three to five times the time where cores are shared.
@@ -12,6 +15,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,3 +43,52 @@ def real_data(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
         return root
 
     return require
+
+
+@pytest.fixture
+def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of 20 steps: for tests that look at what is written, not at the numbers."""
+    import linvae.pipeline as pipeline
+
+    full = pipeline.make_plan
+
+    def short(**options: Any) -> Any:
+        plan = full(**options)
+        return replace(plan, config=replace(plan.config, steps=20))
+
+    monkeypatch.setattr(pipeline, "make_plan", short)
+
+
+@pytest.fixture
+def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are empty files: for tests that look at the members and the table."""
+    monkeypatch.setattr("linvae.plots.save_figure", lambda figure, path: path.touch())
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium of this machine; nothing is downloaded.
+
+    Of one module: while it is open the thread has a running event loop, which others may not want.
+    """
+    sync_api = pytest.importorskip("playwright.sync_api", reason='pip install "linvae[browser]"')
+    found = [path for name in CHROMIUM if (path := shutil.which(name))]
+    if not found:
+        pytest.skip(f"no browser on the PATH: none of {', '.join(CHROMIUM)}")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=found[0], args=["--disable-gpu"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def browser_page(browser: Browser) -> Iterator[Page]:
+    """An empty page with nothing remembered; after the test its console must hold no error."""
+    context = browser.new_context()
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda e: errors.append(str(e)))
+    yield page
+    context.close()
+    assert not errors, f"errors in the browser's console: {errors}"

@@ -7,6 +7,7 @@ import argparse
 import ast
 import contextlib
 import doctest
+import functools
 import html
 import importlib
 import io
@@ -15,7 +16,10 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import get_args
 from unittest import SkipTest
@@ -347,3 +351,49 @@ def test_site_has_the_help_of_every_command(built):
         assert heading in page
     assert "--keep-units K" in page
     assert "--inverse-lipschitz L" in page
+
+
+# --- in a browser -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def address(site) -> Iterator[str]:
+    """The site behind a server of this machine: a browser searches in nothing else."""
+    handler = functools.partial(Quiet, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves files and says nothing."""
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("page", ["index", "tutorial", "theory/linear", "api/linvae"])
+def test_a_page_in_a_browser(address, browser_page, page, scheme):
+    """Nothing is asked of another host, formulas take room, the colours are the reader's."""
+    asked = []
+    browser_page.on("request", lambda request: asked.append(request.url))
+    browser_page.emulate_media(color_scheme=scheme)
+    browser_page.goto(f"{address}/{page}.html", wait_until="networkidle")
+    assert [url for url in asked if not url.startswith((address, "data:"))] == []
+    heights = browser_page.locator("math").evaluate_all(
+        "all => all.map(one => one.getBoundingClientRect().height)"
+    )
+    assert len(heights) > 20 if page == "theory/linear" else not heights
+    assert all(height > 5 for height in heights)  # pixels; a formula that is not drawn has none
+    shown = browser_page.locator("body").get_attribute("data-md-color-scheme")
+    assert shown == {"light": "default", "dark": "slate"}[scheme]
+
+
+def test_search_finds_a_page(address, browser_page):
+    browser_page.goto(f"{address}/index.html", wait_until="networkidle")
+    browser_page.get_by_placeholder("Search").fill("isotonic regression")
+    found = browser_page.locator(".md-search-result__link").first
+    found.wait_for(state="attached")
+    assert "theory" in found.get_attribute("href")

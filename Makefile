@@ -19,8 +19,9 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
+# not --quiet: strict would no longer see the warnings
 docs: $(INSTALLED)  ## the documentation, in site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # torch first and alone: later steps then keep it. On Linux the default index has the CUDA build;
 # the CPU build is enough: make TORCH_INDEX=https://download.pytorch.org/whl/cpu

@@ -49,9 +49,13 @@ def parser() -> Parser:
     )
     p.add_argument("encoder", type=Path, help="file of the trained encoder, see below")
     add_data_arguments(p)
-    p.add_argument("--data", type=Path, help="own samples instead of --dataset: .npy, (n, d)")
-    p.add_argument("--condition", type=Path, help="what encoder and decoder see besides: .npy")
-    p.add_argument("--decoder", type=Path, help="its file: the objective is compared too")
+    p.add_argument("--data", type=Path, help="own samples: .npy, (n, d) (default: --dataset)")
+    p.add_argument(
+        "--condition", type=Path, help="what encoder and decoder see besides: .npy (default: none)"
+    )
+    p.add_argument(
+        "--decoder", type=Path, help="its file: the objective is compared too (default: none)"
+    )
     p.add_argument("--beta", type=positive_float, default=1.0, help="weight on KL, default 1")
     p.add_argument(
         "--decoder-variance",
@@ -66,7 +70,9 @@ def parser() -> Parser:
     p.add_argument(
         "--encoder-variance", type=positive_float, help="latent units^2 (default: learned)"
     )
-    p.add_argument("--out", type=Path, help="folder for diagnosis.json and the picture (PNG, PDF)")
+    p.add_argument(
+        "--out", type=Path, help="folder for diagnosis.json and pictures (default: none)"
+    )
     add_output_arguments(
         p, json="print diagnosis.json instead of the table", quiet="print the sentence only"
     )

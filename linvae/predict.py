@@ -65,10 +65,14 @@ def parser() -> Parser:
     )
     own = p.add_argument_group("your own data")
     own.add_argument(
-        "--data", type=Path, help=".npy, .npz, .csv, .parquet, .h5, or a folder of images"
+        "--data",
+        type=Path,
+        help=".npy, .npz, .csv, .parquet, .h5, or a folder of images (default: --dataset)",
     )
-    own.add_argument("--array", help="name of the array in an .npz or .h5 file")
-    own.add_argument("--condition-dim", type=positive_int, help="columns that are given, the first")
+    own.add_argument("--array", help="name in an .npz or .h5 file (default: its one, or target)")
+    own.add_argument(
+        "--condition-dim", type=positive_int, help="columns that are given, the first (default 0)"
+    )
     own.add_argument("--scale", type=positive_float, help="factor on all values (default 1)")
     add_data_arguments(p)
     p.add_argument("--model", choices=MODELS, help="default vae; cvae where there is a condition")
@@ -86,10 +90,17 @@ def parser() -> Parser:
         help="weight of the KL, no unit; repeat for a grid (default: around the thresholds)",
     )
     asked = p.add_argument_group("advice: which beta, or decoder variance")
-    asked.add_argument("--keep-units", type=int, metavar="K", help="keeps K units active")
-    asked.add_argument("--rate", type=float, metavar="NATS", help="spends so many nats in all")
     asked.add_argument(
-        "--squared-error", type=float, metavar="E", help="data units squared, sum over dimensions"
+        "--keep-units", type=int, metavar="K", help="keeps K units active (default: all)"
+    )
+    asked.add_argument(
+        "--rate", type=float, metavar="NATS", help="spends so many nats (default: not asked)"
+    )
+    asked.add_argument(
+        "--squared-error",
+        type=float,
+        metavar="E",
+        help="data units squared, sum over dimensions (default: not asked)",
     )
     p.add_argument("--out", type=Path, help="folder for prediction.json (default: none written)")
     add_output_arguments(p, json="print all numbers as JSON", quiet="print the advice only")
@@ -167,7 +178,12 @@ def _moments(args: argparse.Namespace, data: Dataset | OwnData) -> Moments:
     if isinstance(data, Dataset):
         return Moments.from_data(data.target, data.condition)
     with progress_bars(args.quiet or args.json) as progress:
-        return Moments.from_batches(_told(data, progress))
+        try:
+            return Moments.from_batches(_told(data, progress))
+        except ValueError as error:  # of the moments, which know no file
+            if data.name in str(error):
+                raise
+            raise ValueError(f"{data.name}: {error}") from error
 
 
 def _told(data: OwnData, progress: Callable[[str, int, int], None] | None) -> Iterator[Batch]:

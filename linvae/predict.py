@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from linvae.advice_words import now_words, units_text, why_words
 from linvae.cli import add_data_arguments, exit_codes, load_named, positive_float, positive_int
 
 if TYPE_CHECKING:
@@ -239,9 +240,9 @@ def _predict(args: argparse.Namespace, data: Dataset | OwnData) -> Prediction:
         grid=[_point(args, spec, moments, beta, s) for s in variances for beta in betas],
         asked=[{"asked": words, **advice.to_rows()[0]} for words, advice in asked],
         advice=[
-            *_now(spec, moments),
+            *now_words(spec, moments),
             *(_words(words, advice) for words, advice in asked),
-            *_why(spec, moments),
+            *why_words(spec, moments),
         ],
     )
 
@@ -323,26 +324,12 @@ def _asked(
     if units is None and args.rate is None and args.squared_error is None:
         units = most_units
     if units is not None:
-        yield f"To keep {_units(units)}", keep_units(spec, moments, units)
+        yield f"To keep {units_text(units)}", keep_units(spec, moments, units)
     if args.rate is not None:
         yield f"To spend {args.rate:g} nats", reach_rate(spec, moments, args.rate)
     if args.squared_error is not None:
         advice = reach_error(spec, moments, args.squared_error)
         yield f"For a squared error of {args.squared_error:g}", advice
-
-
-def _now(spec: LinearSpec, moments: Moments) -> Iterator[str]:
-    """What one has at the spec's own beta; levels of a hierarchy have their own sentences."""
-    from linvae.theory import solve
-
-    if len(spec.latent_dims) > 1:
-        return
-    solution, s = solve(spec, moments), float(spec.decoder_variance)
-    yield (
-        f"At beta {spec.betas[0]:g} and decoder variance {s:g}: {solution.active_units[0]} of "
-        f"{_units(spec.latent_dims[0])} active; all are collapsed from beta "
-        f"{solution.critical_beta[0]:.4g} on."
-    )
 
 
 def _words(asked: str, advice: Advice) -> str:
@@ -352,8 +339,8 @@ def _words(asked: str, advice: Advice) -> str:
     s = _value("decoder variance", advice.decoder_variance, advice.decoder_variance_range)
     return (
         f"{asked}: {beta} at decoder variance {float(spec.decoder_variance):g}, or {s} at beta "
-        f"{spec.beta:g}; then {_units(advice.active_units)} active, rate {advice.rate_nats:.4g} "
-        f"nats, squared error {advice.squared_error:.4g}."
+        f"{spec.beta:g}; then {units_text(advice.active_units)} active, rate "
+        f"{advice.rate_nats:.4g} nats, squared error {advice.squared_error:.4g}."
     )
 
 
@@ -367,52 +354,6 @@ def _value(name: str, value: float, bounds: tuple[float, float]) -> str:
     if math.isinf(high):
         return f"{name} {low:.4g} or more"
     return f"{name} from {low:.4g} to {high:.4g} (say {value:.4g})"
-
-
-def _units(n: int) -> str:
-    return f"{n} unit" if n == 1 else f"{n} units"
-
-
-WHY = {
-    "data": "no mode of the data pays for it any longer",
-    "price": "a nat of it costs more than one of the level below, which lives on",
-    "starved": "a nat of it costs as much as one of the level below, and both die together",
-    "noise": "it copies the noise of the encoder below it",
-    "never": "a learned encoder below leaves it nothing to say",
-}
-
-
-def _why(spec: LinearSpec, moments: Moments) -> Iterator[str]:
-    """What decides besides beta and s: the condition of a CVAE, the levels of a hierarchy."""
-    from linvae.spec import CVAESpec, HVAESpec
-    from linvae.theory.advice import level_order, mode_correlations
-
-    if isinstance(spec, CVAESpec):
-        top = mode_correlations(spec, moments).to_rows()[0]
-        yield _correlation_words(spec, top["correlation"], top["critical_correlation"])
-    if isinstance(spec, HVAESpec):
-        order = level_order(spec, moments)
-        for place, level in enumerate(order.order):
-            yield _level_words(
-                level, float(order.critical_betas[level - 1]), order.reasons[level - 1], place == 0
-            )
-
-
-def _correlation_words(spec: LinearSpec, rho: float, critical: float) -> str:
-    where = f"at beta {spec.betas[0]:g} and decoder variance {float(spec.decoder_variance):g}"
-    known = f"The condition predicts the strongest mode with correlation {rho:.4g}"
-    if critical == 0:
-        return f"{known}; {where} that mode is collapsed whatever the condition."
-    state = "so it is collapsed" if rho >= critical else "so it is alive"
-    return f"{known}; {where} the mode collapses from {critical:.4g} on, {state}."
-
-
-def _level_words(level: int, critical: float, reason: str, first: bool) -> str:
-    if reason in ("noise", "never"):
-        what = "never dies" if reason == "noise" else "is idle at every beta"
-        return f"Level {level} {what}: {WHY[reason]}."
-    dies = "dies first," if first else "dies"
-    return f"Level {level} {dies} when beta, of level 1, exceeds {critical:.4g}: {WHY[reason]}."
 
 
 # --- text ---------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@
                                       | wording < verdicts < report, plots < sheets
                                       metrics < jobs < cluster
                                       < compare, predict, diagnose, diagnosis, testing,
-                                        pipeline, cli, __main__
+                                        explore, explorer, advice_words, pipeline, cli, __main__
 
 A module imports from lower layers only, and the three groups divided by bars do not see each
 other. Theory takes moments, not data sets; data knows nothing of the rest; verdicts, report and
@@ -30,6 +30,9 @@ TOP = {
     "predict",
     "diagnose",
     "diagnosis",
+    "advice_words",
+    "explore",
+    "explorer",
     "testing",
     "text",
     "pictures",

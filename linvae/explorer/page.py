@@ -30,17 +30,22 @@ from linvae.wording import nats, number
 __all__ = ["page"]
 
 Array = npt.NDArray[np.float64]
-# Okabe & Ito, safe for colour-blind readers; the lighter ones on a dark page
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#7a7a7a"
-LEVELS = ((BLUE, "solid"), (ORANGE, "dashed"))
-INK = {False: ("#1b1c1e", "#d9dbde"), True: ("#e8e8e6", "#363b41")}  # text, grid; by darkness
-LOOKS = {"active": ("circle", BLUE), "collapsed": ("x", ORANGE), "no unit": ("dot", GREY)}
+Ends = tuple[float, float]
+# Okabe & Ito, safe for colour-blind readers; by darkness of the page: text, grid, levels 1 and 2
+INK = {
+    False: ("#1b1c1e", "#d9dbde", ("#0072B2", "#D55E00")),
+    True: ("#e8e8e6", "#363b41", ("#56B4E9", "#E69F00")),
+}
+GREY = "#7a7a7a"
+DASHES = ("solid", "dashed")  # of levels
+LOOKS = {"active": ("circle", 0, 8), "collapsed": ("x", 1, 8), "no unit": ("dot", None, 20)}
 LOG_FLOOR = 1e-12  # of the largest variance: what a logarithmic axis can still show
+BETA = "beta of level 1, no unit"
 FIGURES = {
-    "unit_rates": ("Rate of each unit", "beta", "rate, nats"),
-    "active": ("Active units", "beta", "active units"),
+    "unit_rates": ("Rate of each unit", BETA, "rate, nats"),
+    "active": ("Active units", BETA, "number of active units"),
     "tradeoff": ("Squared error against rate", "rate of level 1, nats", "error, data units²"),
-    "spectrum": ("Spectrum of the modes", "mode", "variance, data units²"),
+    "spectrum": ("Spectrum of the modes", "number of the mode", "variance, data units²"),
 }
 Scale = Literal["linear", "log"]
 SCALES: dict[str, tuple[Scale, Scale]] = {
@@ -56,71 +61,87 @@ class _Figures:
 
     def __init__(self) -> None:
         self.data: dict[str, ColumnDataSource] = {}
-        self.betas = Range1d(start=0.1, end=10)
+        self.coloured: list[tuple[Any, int]] = []  # glyphs, and which colour of `INK` they have
         self.figures = {name: self._figure(name, *SCALES[name]) for name in FIGURES}
-        for level, (colour, dash) in enumerate(LEVELS):
-            self._level(level, colour, dash)
+        for level in range(len(DASHES)):
+            self._level(level)
         self._marks()
+        for drawn in self.figures.values():
+            drawn.add_layout(drawn.legend[0], "above")
 
     def _figure(self, name: str, x_axis: Scale, y_axis: Scale) -> Any:
         title, x_label, y_label = FIGURES[name]
-        shared: dict[str, Any] = {"x_range": self.betas} if x_label == "beta" else {}
-        return figure(
+        drawn = figure(
             name=name, title=title, x_axis_label=x_label, y_axis_label=y_label,
-            x_axis_type=x_axis, y_axis_type=y_axis, height=300, sizing_mode="stretch_width",
+            x_axis_type=x_axis, y_axis_type=y_axis, height=340, sizing_mode="stretch_width",
             tools="pan,wheel_zoom,box_zoom,reset,save", active_drag=None, toolbar_location="below",
-            background_fill_alpha=0, border_fill_alpha=0, outline_line_alpha=0, **shared,
+            background_fill_alpha=0, border_fill_alpha=0, outline_line_alpha=0,
+            x_range=Range1d(start=0.1, end=10), y_range=Range1d(start=0.1, end=10),
         )  # fmt: skip
+        drawn.toolbar.logo = None
+        return drawn
 
     def _source(self, name: str, *columns: str) -> ColumnDataSource:
         self.data[name] = ColumnDataSource({column: [] for column in columns}, name=name)
         return self.data[name]
 
-    def _level(self, level: int, colour: str, dash: str) -> None:
-        look = {"line_color": colour, "line_dash": dash, "line_width": 2}
-        label = {"legend_label": f"level {level + 1}"}
-        rates = self._source(f"rates_{level}", "xs", "ys")
-        self.figures["unit_rates"].multi_line("xs", "ys", source=rates, **look, **label)
-        limits = self._source(f"thresholds_{level}", "x")
-        self.figures["unit_rates"].vspan(
-            x="x", source=limits, line_color=colour, line_dash="dotted",
-            legend_label=f"thresholds, level {level + 1}",
-        )  # fmt: skip
-        steps = self._source(f"steps_{level}", "x", "y")
-        self.figures["active"].step("x", "y", source=steps, mode="after", **look, **label)
+    def _level(self, level: int) -> None:
+        look = {"line_dash": DASHES[level], "line_width": 2, "legend_label": f"level {level + 1}"}
+        rates, limits = self._source(f"rates_{level}", "xs", "ys"), f"thresholds_{level}"
+        units, steps = self.figures["unit_rates"], self._source(f"steps_{level}", "x", "y")
+        for drawn in (
+            units.multi_line("xs", "ys", source=rates, **look),
+            units.vspan(
+                x="x", source=self._source(limits, "x"), line_dash="dotted",
+                legend_label=f"its thresholds, {level + 1}",
+            ),
+            self.figures["active"].step("x", "y", source=steps, mode="after", **look),
+        ):  # fmt: skip
+            self.coloured.append((drawn.glyph, level))
 
     def _marks(self) -> None:
         line = {"line_color": GREY, "line_width": 3, "line_alpha": 0.8}
         at = self._source("beta", "x")
         for name in ("unit_rates", "active"):
             self.figures[name].vspan(x="x", source=at, legend_label="this beta", **line)
-        path = self._source("path", "x", "y")
-        self.figures["tradeoff"].line("x", "y", source=path, line_color=BLUE, line_width=2)
-        here = self._source("here", "x", "y")
-        self.figures["tradeoff"].scatter(
-            "x", "y", source=here, size=12, marker="diamond", color=ORANGE, legend_label="this beta"
-        )
-        for state, (marker, colour) in LOOKS.items():
-            self.figures["spectrum"].scatter(
-                "x", "y", source=self._source(state, "x", "y"), marker=marker, color=colour,
-                size=14 if marker == "dot" else 8, line_width=2, legend_label=state,
+        trade, path = self.figures["tradeoff"], self._source("path", "x", "y")
+        curve = trade.line("x", "y", source=path, line_width=2, legend_label="all betas")
+        here = trade.scatter(
+            "x", "y", source=self._source("here", "x", "y"), size=12, marker="diamond",
+            legend_label="this beta",
+        )  # fmt: skip
+        self.coloured += [(curve.glyph, 0), (here.glyph, 1)]
+        for state, (marker, colour, size) in LOOKS.items():
+            modes = self.figures["spectrum"].scatter(
+                "x", "y", source=self._source(state, "x", "y"), marker=marker, color=GREY,
+                size=size, line_width=2, legend_label=state,
             )  # fmt: skip
+            self.coloured += [(modes.glyph, colour)] if colour is not None else []
         water = self._source("water", "y")
         self.figures["spectrum"].hspan(y="y", source=water, legend_label="waterline", **line)
 
     def update(self, found: Curves | None) -> None:
         """The data of `found`, nothing where there is no optimum."""
-        for name, columns in (_columns(found) if found else {}).items():
-            self.data[name].data = columns
         if found is None:
             for source in self.data.values():
                 source.data = {column: [] for column in source.column_names}
-        else:
-            self.betas.update(start=float(found.betas[0]), end=float(found.betas[-1]))
+            return
+        for name, columns in _columns(found).items():
+            self.data[name].data = columns
+        for name, (across, up) in _ranges(found).items():
+            for axis, (start, end) in zip(("x_range", "y_range"), (across, up), strict=True):
+                getattr(self.figures[name], axis).update(start=float(start), end=float(end))
+        for name in ("unit_rates", "active"):
+            for item in self.figures[name].legend[0].items:
+                item.visible = len(found.rates) > 1 or "2" not in item.label.value
 
     def ink(self, dark: bool) -> None:
-        """Colours of text and grid for a light or a dark page."""
-        text, line = INK[dark]
+        """Colours for a light or a dark page."""
+        text, line, levels = INK[dark]
+        for glyph, level in self.coloured:
+            glyph.line_color = levels[level]
+            if hasattr(glyph, "fill_color"):
+                glyph.fill_color = levels[level]
         for drawn in self.figures.values():
             drawn.title.text_color = text
             for axis in drawn.axis:
@@ -129,7 +150,10 @@ class _Figures:
                     major_tick_line_color=text, minor_tick_line_color=line,
                 )  # fmt: skip
             drawn.grid.grid_line_color = line
-            drawn.legend.update(label_text_color=text, background_fill_alpha=0, border_line_alpha=0)
+            drawn.legend.update(
+                label_text_color=text, background_fill_alpha=0, border_line_alpha=0,
+                orientation="horizontal", ncols=3, padding=0, margin=0,
+            )  # fmt: skip
 
 
 def _columns(found: Curves) -> dict[str, dict[str, Any]]:
@@ -140,7 +164,7 @@ def _columns(found: Curves) -> dict[str, dict[str, Any]]:
         "here": {"x": [float(found.now.rates[0])], "y": [found.squared_error]},
         "water": {"y": [found.waterline]},
     }
-    for level in range(len(LEVELS)):
+    for level in range(len(DASHES)):
         there = level < len(found.rates)
         rates = found.unit_rates[level] if there else []
         limits = found.thresholds[level] if there else np.empty(0)
@@ -162,17 +186,41 @@ def _modes(found: Curves, state: str) -> dict[str, Any]:
     return {"x": index + 1.0, "y": found.variances[index]}
 
 
+def _ranges(found: Curves) -> dict[str, tuple[Ends, Ends]]:
+    """The ends of both axes of every figure, with room for marks; a logarithmic one has no 0."""
+    betas = found.betas[0], found.betas[-1]
+    rates, errors = found.rates[0], found.squared_errors
+    shown = found.variances[found.variances > LOG_FLOOR * found.variances[0]]
+    heights = np.append(shown, found.waterline)
+    return {
+        "unit_rates": (betas, _room(0.0, found.unit_rates.max())),
+        "active": (betas, _room(0.0, found.active_units.max())),
+        "tradeoff": (_room(rates.min(), rates.max()), _room(errors.min(), errors.max())),
+        "spectrum": ((0, len(shown) + 1), (heights.min() / 1.5, heights.max() * 1.5)),
+    }
+
+
+def _room(low: float, high: float) -> Ends:
+    """A twentieth more on both sides, and never nothing between them."""
+    room = max(0.05 * (high - low), 1e-9 + 0.01 * abs(high))
+    return low - room, high + room
+
+
 # --- text ---------------------------------------------------------------------------------------
 
 
-def _said(found: Curves | Unsolvable, milliseconds: float) -> str:
-    """What the script of the template writes: sentences, and the numbers as rows of a table."""
+def _said(found: Curves | Unsolvable, request: int, begin: float) -> str:
+    """What the script of the template writes: sentences, and the numbers as rows of a table.
+
+    `request`: which one this answers; `begin`: when that was.
+    """
     rows = _rows(found) if isinstance(found, Curves) else []
     content = {
         "source": found.source,
         "words": list(found.words),
         "rows": rows,
-        "milliseconds": round(milliseconds, 1),
+        "request": request,
+        "milliseconds": round(1e3 * (time.perf_counter() - begin), 2),
     }
     return json.dumps(content)
 
@@ -212,8 +260,10 @@ def page(start: State, source: Source | None) -> Callable[[Document], None]:
         drawn, said = _Figures(), Div(name="said", visible=False)
         wanted = TextInput(name="state", visible=False)
         wanted.on_change("value", lambda _, __, text: _answer(document, drawn, said, text, source))
-        _show(drawn, said, start, source)
-        drawn.ink(dark=False)
+        drawn.ink(dark=False)  # the script asks at once for what the visitor's page is
+        begin, found = time.perf_counter(), curves(start, source)
+        drawn.update(found if isinstance(found, Curves) else None)
+        said.text = _said(found, 0, begin)
         for root in (*drawn.figures.values(), wanted, said):
             document.add_root(root)
         document.title = "linvae explore"
@@ -227,23 +277,18 @@ def _answer(
     document: Document, drawn: _Figures, said: Div, text: str, source: Source | None
 ) -> None:
     """Redraw; what is no state changes nothing and is said."""
+    begin, request = time.perf_counter(), 0
     document.hold("combine")
     try:
-        fields = json.loads(text)
-        drawn.ink(dark=bool(fields.pop("dark", False)))
-        _show(drawn, said, State.of(fields), source)
-    except (ValueError, AttributeError) as error:
-        problem = Unsolvable("", (f"This setting is refused: {error}.",))
-        said.text = _said(problem, 0.0)
-    finally:
-        document.unhold()
-
-
-def _show(drawn: _Figures, said: Div, state: State, source: Source | None) -> None:
-    begin = time.perf_counter()
-    found = curves(state, source)
-    drawn.update(found if isinstance(found, Curves) else None)
-    said.text = _said(found, 1e3 * (time.perf_counter() - begin))
+        asked = json.loads(text)
+        request = int(asked["request"])
+        found = curves(State.of(asked["state"]), source)
+        drawn.ink(dark=bool(asked["dark"]))
+        drawn.update(found if isinstance(found, Curves) else None)
+    except (ValueError, TypeError, KeyError) as error:
+        found = Unsolvable("", (f"This setting is refused: {error}.",))
+    said.text = _said(found, request, begin)
+    document.unhold()
 
 
 def _variables(start: State, source: Source | None) -> dict[str, Any]:

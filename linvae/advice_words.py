@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from linvae.moments import Moments
     from linvae.spec import LinearSpec
 
-__all__ = ["condition_words", "now_words", "units_text", "why_words"]
+__all__ = ["condition_words", "level_words", "now_words", "units_text", "why_words"]
 
 WHY = {
     "data": "no mode of the data pays for it any longer",
@@ -49,7 +49,7 @@ def why_words(spec: LinearSpec, moments: Moments) -> Iterator[str]:
     if isinstance(spec, HVAESpec):
         order = level_order(spec, moments)
         for place, level in enumerate(order.order):
-            yield _level_words(
+            yield level_words(
                 level, float(order.critical_betas[level - 1]), order.reasons[level - 1], place == 0
             )
 
@@ -64,7 +64,8 @@ def condition_words(spec: LinearSpec, rho: float, critical: float) -> str:
     return f"{known}; {where} the mode collapses from {critical:.4g} on, {state}."
 
 
-def _level_words(level: int, critical: float, reason: str, first: bool) -> str:
+def level_words(level: int, critical: float, reason: str, first: bool) -> str:
+    """When a level of a hierarchy dies, and why; reasons as in `linvae.theory.advice`."""
     if reason in ("noise", "never"):
         what = "never dies" if reason == "noise" else "is idle at every beta"
         return f"Level {level} {what}: {WHY[reason]}."

@@ -213,17 +213,18 @@ def _change(now: Solution, problem: _Problem) -> str:
     """Which beta or decoder variance brings the next unit of level 1, or takes the last."""
     width = min(problem.spec.latent_dims[0], int(np.count_nonzero(problem.variances)))
     active = int(now.active_units[0])
-    one_level = len(problem.spec.latent_dims) == 1
-    unit, where = ("unit", "") if one_level else ("unit of level 1", ", all betas in proportion")
+    on, where = "", ""
+    if len(problem.spec.latent_dims) > 1:
+        on, where = " of level 1", ", all betas in proportion"
     index = min(active, width - 1)
     beta, s = now.critical_beta[index], now.critical_decoder_variance[index]
     if active >= width:
         return (
-            f"Every mode that has a {unit} is carried; number {width} is the first to die, at "
+            f"Every mode that has a unit{on} is carried; unit {width} is the first to die, at "
             f"beta {beta:.4g}{where}, or at decoder variance {s:.4g}."
         )
     return (
-        f"To wake {unit} number {active + 1}, take beta below {beta:.4g}{where}, or the decoder "
+        f"To wake unit {active + 1}{on}, take beta below {beta:.4g}{where}, or the decoder "
         f"variance below {s:.4g}."
     )
 

@@ -3,6 +3,7 @@
 The controls are native elements, since those of the library lie in shadow roots where no label of
 the page reaches their handles. A script of the template writes their values, as JSON, into the
 model `state`; the answer comes back as new data of the figures and as JSON in the model `said`.
+Both are data sources of one cell, `text`: so no more of Bokeh's scripts is needed than the plots.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 from bokeh.document import Document
 from bokeh.models import ColumnDataSource, Range1d
-from bokeh.models.widgets import Div, TextInput
 from bokeh.plotting import figure
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -44,7 +44,7 @@ BETA = "beta of level 1, no unit"
 FIGURES = {
     "unit_rates": ("Rate of each unit", BETA, "rate, nats"),
     "active": ("Active units", BETA, "number of active units"),
-    "tradeoff": ("Squared error against rate", "rate of level 1, nats", "error, data units²"),
+    "tradeoff": ("Squared error against rate", "rate of all levels, nats", "error, data units²"),
     "spectrum": ("Spectrum of the modes", "number of the mode", "variance, data units²"),
 }
 Scale = Literal["linear", "log"]
@@ -93,7 +93,7 @@ class _Figures:
             units.multi_line("xs", "ys", source=rates, **look),
             units.vspan(
                 x="x", source=self._source(limits, "x"), line_dash="dotted",
-                legend_label=f"its thresholds, {level + 1}",
+                legend_label=f"thresholds of level {level + 1}",
             ),
             self.figures["active"].step("x", "y", source=steps, mode="after", **look),
         ):  # fmt: skip
@@ -134,6 +134,8 @@ class _Figures:
         for name in ("unit_rates", "active"):
             for item in self.figures[name].legend[0].items:
                 item.visible = len(found.rates) > 1 or "2" not in item.label.value
+        for item in self.figures["spectrum"].legend[0].items:
+            item.visible = item.label.value in ("waterline", *found.states)
 
     def ink(self, dark: bool) -> None:
         """Colours for a light or a dark page."""
@@ -160,8 +162,8 @@ def _columns(found: Curves) -> dict[str, dict[str, Any]]:
     """The columns of every data source."""
     columns: dict[str, dict[str, Any]] = {
         "beta": {"x": [found.beta]},
-        "path": {"x": found.rates[0], "y": found.squared_errors},
-        "here": {"x": [float(found.now.rates[0])], "y": [found.squared_error]},
+        "path": {"x": found.rates.sum(axis=0), "y": found.squared_errors},
+        "here": {"x": [float(found.now.rates.sum())], "y": [found.squared_error]},
         "water": {"y": [found.waterline]},
     }
     for level in range(len(DASHES)):
@@ -189,7 +191,7 @@ def _modes(found: Curves, state: str) -> dict[str, Any]:
 def _ranges(found: Curves) -> dict[str, tuple[Ends, Ends]]:
     """The ends of both axes of every figure, with room for marks; a logarithmic one has no 0."""
     betas = found.betas[0], found.betas[-1]
-    rates, errors = found.rates[0], found.squared_errors
+    rates, errors = found.rates.sum(axis=0), found.squared_errors
     shown = found.variances[found.variances > LOG_FLOOR * found.variances[0]]
     heights = np.append(shown, found.waterline)
     return {
@@ -257,13 +259,13 @@ def page(start: State, source: Source | None) -> Callable[[Document], None]:
     template = environment.get_template("explore.html")
 
     def open_page(document: Document) -> None:
-        drawn, said = _Figures(), Div(name="said", visible=False)
-        wanted = TextInput(name="state", visible=False)
-        wanted.on_change("value", lambda _, __, text: _answer(document, drawn, said, text, source))
+        drawn, said = _Figures(), ColumnDataSource({"text": [""]}, name="said")
+        wanted = ColumnDataSource({"text": [""]}, name="state")
+        wanted.on_change("data", lambda _, __, data: _answer(document, drawn, said, data, source))
         drawn.ink(dark=False)  # the script asks at once for what the visitor's page is
         begin, found = time.perf_counter(), curves(start, source)
         drawn.update(found if isinstance(found, Curves) else None)
-        said.text = _said(found, 0, begin)
+        said.data = {"text": [_said(found, 0, begin)]}
         for root in (*drawn.figures.values(), wanted, said):
             document.add_root(root)
         document.title = "linvae explore"
@@ -274,20 +276,20 @@ def page(start: State, source: Source | None) -> Callable[[Document], None]:
 
 
 def _answer(
-    document: Document, drawn: _Figures, said: Div, text: str, source: Source | None
+    document: Document, drawn: _Figures, said: ColumnDataSource, data: Any, source: Source | None
 ) -> None:
     """Redraw; what is no state changes nothing and is said."""
     begin, request = time.perf_counter(), 0
     document.hold("combine")
     try:
-        asked = json.loads(text)
+        asked = json.loads(data["text"][0])
         request = int(asked["request"])
         found = curves(State.of(asked["state"]), source)
         drawn.ink(dark=bool(asked["dark"]))
         drawn.update(found if isinstance(found, Curves) else None)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, LookupError) as error:
         found = Unsolvable("", (f"This setting is refused: {error}.",))
-    said.text = _said(found, request, begin)
+    said.data = {"text": [_said(found, request, begin)]}
     document.unhold()
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bokeh.document import Document
+from bokeh.resources import Resources
 from bokeh.server.server import BaseServer
 from bokeh.server.tornado import BokehTornado
 from tornado.httpserver import HTTPServer
@@ -42,6 +43,10 @@ class _Guarded(BokehTornado):
         if known and own:
             return super().find_handler(request, **kwargs)
         return self.get_handler_delegate(request, ErrorHandler, {"status_code": 403})
+
+    def resources(self, absolute_url: str | bool | None = None) -> Resources:
+        """The one script that the page needs, of this server, whatever the environment says."""
+        return Resources(mode="server", root_url="/", components=["bokeh"])
 
 
 class Server:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import webbrowser
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,10 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         source = _source(args)
         server = Server(page(_start(args, source), source), args.port)
-        print(f"{server.url}  (Ctrl-C ends it)", flush=True)
-        if not args.no_browser:
-            webbrowser.open(server.url)
-        server.run()
+        with suppress(KeyboardInterrupt):  # the way to end it: no failure
+            print(f"{server.url}  (Ctrl-C ends it)", flush=True)
+            if not args.no_browser:
+                webbrowser.open(server.url)
+            server.run()
     return status.code
 
 

@@ -76,11 +76,9 @@ class Server:
         return f"http://{ADDRESS}:{self.port}/"
 
     def run(self) -> None:
-        """Serve until KeyboardInterrupt, which ends it in order and is not passed on."""
+        """Serve until KeyboardInterrupt, which is passed on."""
         self._server.start()
         try:
             self._server.io_loop.start()
-        except KeyboardInterrupt:
-            pass
         finally:
             self._server.stop()

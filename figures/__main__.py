@@ -1,38 +1,57 @@
-"""`python -m figures`: write all figures, or one of them, as PNG, PDF and CSV, animations as GIF.
-
-Exit codes: 0 = written, 2 = usage.
-"""
+"""`python -m figures`: write all figures, or some, as PNG, PDF and CSV, animations as GIF."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from figures import NAMES, write_figure
+from linvae.cli import Parser, add_output_arguments, check_writable, exit_codes, print_json
+
+EXAMPLES = """\
+examples:
+  python -m figures
+  python -m figures --only thresholds --out /tmp/figures
+"""
+
+
+def parser() -> Parser:
+    """All options."""
+    p = Parser(
+        prog="python -m figures",
+        description="Write all figures, or some, as PNG, PDF and CSV, animations as GIF.",
+        examples=EXAMPLES,
+    )
+    p.add_argument(
+        "--only", metavar="NAME", action="append", choices=NAMES,
+        help=f"one figure, repeatable (default: all): {', '.join(NAMES)}",
+    )  # fmt: skip
+    p.add_argument(
+        "--out", type=Path, default=Path("results/figures"), help="folder (default: %(default)s)"
+    )
+    add_output_arguments(p, json="print the list of files as JSON", quiet="print nothing")
+    return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the figures asked for and say where they are."""
-    parser = argparse.ArgumentParser(prog="python -m figures", description=__doc__.splitlines()[0])
-    parser.add_argument("--only", metavar="NAME", help="one of: " + ", ".join(NAMES))
-    parser.add_argument(
-        "--out", type=Path, default=Path("results/figures"), help="folder (default: %(default)s)"
-    )
-    args = parser.parse_args(argv)
-    if args.only is not None and args.only not in NAMES:
-        parser.error(f"--only {args.only}: no such figure; the figures are {', '.join(NAMES)}")
-    if args.out.exists() and not args.out.is_dir():
-        parser.error(f"--out {args.out}: is a file, not a folder")
-    start = time.perf_counter()
-    for name in [args.only] if args.only else NAMES:
-        begin = time.perf_counter()
-        write_figure(name, args.out)
-        print(f"{name:24s}{time.perf_counter() - begin:6.1f} s", flush=True)
-    print(f"PNG, PDF, CSV and GIF in {args.out} after {time.perf_counter() - start:.0f} s")
-    return 0
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    with exit_codes(arguments) as status:
+        args = parser().parse_args(arguments)
+        check_writable(args.out)
+        say = (lambda text: None) if args.json or args.quiet else partial(print, flush=True)
+        start, paths = time.perf_counter(), []
+        for name in args.only or NAMES:
+            begin = time.perf_counter()
+            paths += write_figure(name, args.out)
+            say(f"{name:24s}{time.perf_counter() - begin:6.1f} s")
+        say(f"PNG, PDF, CSV and GIF in {args.out} after {time.perf_counter() - start:.0f} s")
+        if args.json:
+            print_json([str(path) for path in paths])
+    return status.code
 
 
 if __name__ == "__main__":

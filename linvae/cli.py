@@ -1,26 +1,44 @@
-"""What the command lines share: data options, argument types, exit codes."""
+"""What the command lines share: their parser, data options, argument types, exit codes.
+
+A command is `parser()`, a `Parser`, and `main(argv)`, which parses and works within `exit_codes`:
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        arguments = list(sys.argv[1:] if argv is None else argv)
+        with exit_codes(arguments) as status:
+            args = parser().parse_args(arguments)
+            ...
+        return status.code
+
+What is asked for goes to stdout, with --json as JSON alone; all else to stderr.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from linvae.nearest import nearest
+from linvae.run_file import RUN_FILE, run_file_text, run_values
 from linvae.spec import LATENT_SOURCES, Detached, LatentReconstruction
+from linvae.version import __version__
 
 if TYPE_CHECKING:
     from linvae.data import Dataset
 
 __all__ = [
+    "Parser",
     "add_data_arguments",
+    "add_output_arguments",
     "add_reconstruction_arguments",
     "all_or_nothing",
     "check_writable",
@@ -29,13 +47,179 @@ __all__ = [
     "positive_float",
     "positive_int",
     "positive_ints",
+    "print_json",
+    "progress_bars",
     "reconstruction_of",
     "refuse_idle_reconstruction",
+    "write_run_file",
 ]
 
 # fields of the latent reconstruction that --lr-... set
 RECONSTRUCTION = ("weight", "source", "detach", "encoder_share")
 WARMUPS = ("none", "linear", "exponential", "kl-adaptive")  # as in linvae.train
+UNUSABLE, MISSING, INTERNAL, INTERRUPTED, PIPE_CLOSED = 2, 3, 70, 130, 141
+EXIT_CODES = (
+    "exit codes: 0 ran, 2 usage or unusable input, 3 data missing, 70 internal error (a defect of "
+    "linvae),\n  130 interrupted\n"
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """Of every command: errors are one line that names the nearest option; no abbreviations.
+
+    `examples` and the exit codes end its help. With `config=True` it has --config FILE: options,
+    and positional arguments, from TOML, of which the command line wins. `args.given` has the names
+    of what was given, for `write_run_file`.
+    """
+
+    def __init__(
+        self, *args: Any, examples: str = "", config: bool = False, **options: Any
+    ) -> None:
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        options.setdefault("epilog", f"{examples}\n{EXIT_CODES}" if examples else EXIT_CODES)
+        super().__init__(*args, **{**options, "allow_abbrev": False})
+        self.add_argument("--version", action="version", version=f"linvae {__version__}")
+        self.add_argument("--debug", action="store_true", help="show where an error came from")
+        if config:
+            self.add_argument(
+                "--config",
+                type=Path,
+                metavar="FILE",
+                help=f"options as in the {RUN_FILE} beside a result: latent-dim = 4; those given "
+                "here win (default: none)",
+            )
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As ever, with the values of --config; nothing is left over, but refused."""
+        arguments = list(sys.argv[1:] if args is None else args)
+        given, positional = self._given(arguments)
+        if given.get("config"):
+            arguments = self._with_file(Path(given["config"]), arguments, given, positional)
+            given, positional = self._given(arguments)
+        found, extra = super().parse_known_args(arguments, namespace)
+        if extra:
+            self.error(f"{extra[0]!r} is one argument too many")
+        if self._subparsers is None:  # else the subcommand has said it
+            names = [action.dest for action in self._positional()[:positional]]
+            found.given = (*given, *names)
+        return found, []
+
+    def error(self, message: str) -> Any:
+        """One line, and where to read more; exit code 2."""
+        self.exit(UNUSABLE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = ", ".join(map(str, action.choices))
+            hint = nearest(str(value), map(str, action.choices))
+            raise argparse.ArgumentError(action, f"{value!r} must be one of {known}{hint}")
+
+    def _positional(self) -> list[argparse.Action]:
+        return [action for action in self._actions if not action.option_strings]
+
+    def _given(self, arguments: Sequence[str]) -> tuple[dict[str, str], int]:
+        """Options given, with their last value, and how many positional arguments.
+
+        Every option here takes one value or none, so this needs no parsing.
+        """
+        given: dict[str, str] = {}
+        positional = 0
+        tokens = iter(arguments)
+        for token in tokens:
+            if token == "--":
+                return given, positional + len(list(tokens))
+            if not _is_option(token):
+                positional += 1
+                if self._subparsers is not None:  # the rest is the subcommand's
+                    break
+                continue
+            action, value = self._option(token)
+            if action.nargs == 0:
+                given[action.dest] = token
+            else:
+                given[action.dest] = next(tokens, "") if value is None else value
+        return given, positional
+
+    def _option(self, token: str) -> tuple[argparse.Action, str | None]:
+        """The action of an option, and the value that is joined to it: --beta=4, -n5."""
+        known = self._option_string_actions
+        name, equals, value = token.partition("=")
+        if name in known:
+            return known[name], value if equals else None
+        if token[:2] in known:
+            return known[token[:2]], token[2:]
+        return self.error(f"unknown option {name}{nearest(name, known)}")  # type: ignore[no-any-return]
+
+    def _with_file(
+        self, file: Path, arguments: list[str], given: dict[str, str], positional: int
+    ) -> list[str]:
+        """The arguments, with those of the file that they do not give."""
+        overruled = {*given, *self._rivals(given)}
+        overruled |= {action.dest for action in self._positional()[:positional]}
+        try:
+            values = run_values(file, self._actions, self._check_value)
+        except ValueError as error:
+            self.error(str(error))
+        kept = {dest: tokens for dest, tokens in values.items() if dest not in overruled}
+        names = [action.dest for action in self._positional()]
+        options = [token for dest in kept if dest not in names for token in kept[dest]]
+        last = [token for name in names for token in kept.get(name, ())]
+        separator = ["--"] if last and "--" not in arguments else []
+        return [*options, *arguments, *separator, *last]
+
+    def _rivals(self, given: Iterable[str]) -> set[str]:
+        """What excludes one of the options given: --full on the command line, quick in the file."""
+        groups = [
+            {action.dest for action in group._group_actions}
+            for group in self._mutually_exclusive_groups
+        ]
+        return set().union(*(group for group in groups if group & set(given)))
+
+
+def _is_option(token: str) -> bool:
+    """As argparse has it: no negative number, nothing with spaces, no lone hyphen."""
+    return token.startswith("-") and " " not in token and not token[1:2].isdigit() and token != "-"
+
+
+def add_output_arguments(parser: argparse.ArgumentParser, *, json: str, quiet: str) -> None:
+    """--json and --quiet, with what they do to this command."""
+    parser.add_argument("--json", action="store_true", help=json)
+    parser.add_argument("--quiet", action="store_true", help=quiet)
+
+
+def print_json(content: Any) -> None:
+    """To stdout; NaN as null, infinities as text."""
+    from linvae.comparison import json_safe
+
+    print(json.dumps(json_safe(content), indent=2, allow_nan=False))
+
+
+def write_run_file(folder: Path, command: str, args: argparse.Namespace) -> None:
+    """run.toml: what was given, so that `linvae COMMAND --config FOLDER/run.toml` runs it again."""
+    text = run_file_text(command, {name: getattr(args, name) for name in args.given})
+    (folder / RUN_FILE).write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def progress_bars(silent: bool) -> Iterator[Callable[[str, int, int], None] | None]:
+    """(what, done, total) -> a bar with the time left, on a terminal only; None where silent."""
+    if silent or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done)
+
+        yield update
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -195,23 +379,42 @@ class Status:
 
 
 @contextmanager
-def exit_codes() -> Iterator[Status]:
-    """Turn expected errors into one line and an exit code.
+def exit_codes(arguments: Sequence[str] = ()) -> Iterator[Status]:
+    """Turn errors into one line and an exit code; with --debug among `arguments` a traceback too.
 
-    2: unusable input, training that diverged, or too little memory; 3: data missing; 130:
-    interrupted.
+    2: unusable input, training that diverged, or too little memory; 3: data missing; 70: a defect
+    of ours; 130: interrupted; 141: who read our output has closed it.
     """
-    from linvae.data import MissingDataError  # here: --help needs no data
-
     status = Status()
     try:
         yield status
-    except MissingDataError as error:
-        status.code = 3
-        print(f"linvae: {error}", file=sys.stderr)
-    except (ValueError, OSError, ArithmeticError, MemoryError) as error:
-        status.code = 2
-        print(f"linvae: {error or 'out of memory'}", file=sys.stderr)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        status.code = PIPE_CLOSED
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to flush
     except KeyboardInterrupt:
-        status.code = 130
+        status.code = INTERRUPTED
         print("linvae: interrupted; the same command goes on from what is stored", file=sys.stderr)
+    except Exception as error:
+        status.code = _code(error)
+        if "--debug" in arguments:
+            import traceback
+
+            traceback.print_exc()
+        print(f"linvae: {_words(error, status.code)}", file=sys.stderr)
+
+
+def _code(error: Exception) -> int:
+    from linvae.data import MissingDataError  # here: --help needs no data
+
+    if isinstance(error, MissingDataError):
+        return MISSING
+    expected = (ValueError, OSError, ArithmeticError, MemoryError)
+    return UNUSABLE if isinstance(error, expected) else INTERNAL
+
+
+def _words(error: Exception, code: int) -> str:
+    if code != INTERNAL:
+        return str(error) or "out of memory"
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"internal error ({what}); run again with --debug and report it"

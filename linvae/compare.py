@@ -7,18 +7,20 @@ unusable data, 3 = data missing.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linvae.cli import (
+    Parser,
     add_data_arguments,
+    add_output_arguments,
     add_reconstruction_arguments,
     all_or_nothing,
     check_writable,
@@ -27,16 +29,19 @@ from linvae.cli import (
     positive_float,
     positive_int,
     positive_ints,
+    print_json,
+    progress_bars,
     reconstruction_of,
     refuse_idle_reconstruction,
+    write_run_file,
 )
 from linvae.data import Dataset, resolve_name
 
 if TYPE_CHECKING:
-    from linvae.jobs import Runner
+    from linvae.jobs import Job, Runner
     from linvae.models import Preset
     from linvae.spec import LinearSpec
-    from linvae.train import CellStore, TrainingData
+    from linvae.train import CellStore, TensorBoard, TrainingData
 
 # as in linvae.models, whose import takes seconds
 ARCHITECTURES = ("linear", "mlp", "conv", "resnet", "pixelcnn")
@@ -67,13 +72,13 @@ examples:
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """All options, with units and defaults."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="linvae compare",
         description="Predicted against observed posterior collapse of linear and nonlinear VAEs.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=EXAMPLES,
+        config=True,
     )
     add_data_arguments(p)
     p.add_argument(
@@ -144,21 +149,28 @@ def parser() -> argparse.ArgumentParser:
         help="keep finished members in this folder and take them from it (default: within --out, "
         "until the run has ended: a run that was stopped goes on)",
     )
+    p.add_argument(
+        "--tensorboard",
+        type=Path,
+        metavar="FOLDER",
+        help="curves of the sweep while it trains, one run per member (default: none)",
+    )
     p.add_argument("--scheduler", help="tcp://HOST:PORT of a Dask scheduler: train on its workers")
     p.add_argument("--out", type=Path, help="result folder (default results/DATASET-MODEL)")
     size = p.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="a third of the steps")
     size.add_argument("--full", action="store_true", help="four times the steps")
-    p.add_argument("--json", action="store_true", help="print summary.json instead of tables")
-    p.add_argument("--quiet", action="store_true", help="no progress, no tables")
+    add_output_arguments(
+        p, json="print summary.json instead of tables", quiet="no progress, no tables"
+    )
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    args = _parse(arguments)
-    with exit_codes() as status:
+    with exit_codes(arguments) as status:
+        args = _parse(arguments)
         name = f"{resolve_name(args.dataset)}-{args.preset or args.model}"
         folder = args.out or Path("results") / name
         check_writable(folder)
@@ -175,6 +187,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     refuse_idle_reconstruction(p, args)
     if args.inverse_lipschitz and "inverse-lipschitz" not in (args.remedy or ()):
         p.error("--inverse-lipschitz has no effect: add --remedy inverse-lipschitz")
+    if args.tensorboard and args.scheduler:
+        p.error("--tensorboard has no effect with --scheduler, whose workers train: leave one out")
     if args.preset is None:
         _refuse_idle(p, args)
         return args
@@ -254,20 +268,21 @@ def _run(args: argparse.Namespace, dataset: Dataset, folder: Path, command: str)
         print(f"data: {dataset.describe()}", *([dataset.note] if dataset.note else []), sep="\n  ")
     with (
         _members(args, folder) as store,
-        _progress(silent) as progress,
-        _runner(args.scheduler) as make_runner,
+        progress_bars(silent) as progress,
+        _runner(args.scheduler, args.tensorboard) as make_runner,
     ):
         plan = replace(plan, store=store)
         comparison = run_comparison(dataset, spec, plan, progress, make_runner)
         sheets = draw_pictures(dataset, spec, plan, comparison, make_runner)
-    written = ("comparison", "summary", "report", *FIGURES, *SHEETS)
+    written = ("comparison", "summary", "report", "run", *FIGURES, *SHEETS)
     with all_or_nothing(folder, outputs=written) as staged:
         comparison.write(staged)
         figures = save_figures(comparison, staged) + save_sheets(sheets, staged)
         write_report(comparison, staged, figures)
+        write_run_file(staged, "linvae compare", args)
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     if args.json:
-        print(json.dumps(comparison.to_json(), indent=2))
+        print_json(comparison.to_json())
     elif not args.quiet:
         render_text(comparison)
         print(f"files: {folder}/report.html, comparison.csv, summary.json, figures (PNG, PDF)")
@@ -334,10 +349,18 @@ def _network_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 @contextmanager
-def _runner(scheduler: str | None) -> Iterator[Callable[[TrainingData], Runner]]:
+def _runner(
+    scheduler: str | None, tensorboard: Path | None
+) -> Iterator[Callable[[TrainingData], Runner]]:
     """What trains: this process, or the workers of a scheduler."""
     from linvae.jobs import LocalRunner
 
+    if tensorboard is not None:
+        from linvae.train import TensorBoard
+
+        with TensorBoard(tensorboard) as board:
+            yield lambda data: LocalRunner(data, partial(_log, board))
+        return
     if scheduler is None:
         yield LocalRunner
         return
@@ -350,27 +373,15 @@ def _runner(scheduler: str | None) -> Iterator[Callable[[TrainingData], Runner]]
         client.close()
 
 
-@contextmanager
-def _progress(silent: bool) -> Iterator[Callable[[str, int, int], None] | None]:
-    """A bar with the time left on a terminal; one line per task where the output is piped."""
-    if silent:
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress, TaskID
+def _log(board: TensorBoard, job: Job[Any], rows: list[dict[str, float]]) -> None:
+    """Rows of a sweep, each member in a run of its own name."""
+    from linvae.jobs import SweepJob
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def update(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-                if not console.is_terminal:
-                    print(f"training {what} ({total} steps)", file=sys.stderr, flush=True)
-            bar.update(tasks[what], completed=done)
-
-        yield update
+    assert isinstance(job, SweepJob)  # no other logs
+    what = f"{job.architecture.name} + {job.remedy_name}".removesuffix(" + ")
+    for row in rows:
+        beta = job.spec.betas[0] * job.factors[int(row["point"])]
+        board.add(f"{what}, beta {beta:.4g}, seed {row['seed']:.0f}", row)
 
 
 if __name__ == "__main__":

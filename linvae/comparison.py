@@ -18,7 +18,12 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from linvae.notebook import html_table
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = [
     "LINEAR_TOLERANCE",
@@ -283,6 +288,24 @@ class Comparison:
         """Rows as dictionaries with the short settings repeated as columns."""
         shared = {key: self.settings.get(key) for key in COLUMN_SETTINGS}
         return [shared | dataclasses.asdict(row) for row in self.rows]
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """`to_rows` as a data frame, settings in its `attrs`; needs pandas."""
+        try:
+            import pandas
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "Comparison.to_pandas needs pandas: pip install pandas, or use to_rows()"
+            ) from error
+        frame = pandas.DataFrame(self.to_rows())
+        frame.attrs = json_safe(self.settings)
+        return frame
+
+    def _repr_html_(self) -> str:
+        """The thresholds as a table, in notebooks."""
+        rows = [dataclasses.asdict(t) | {"ratio": t.ratio} for t in self.thresholds()]
+        caption = f"Comparison of {self.settings.get('dataset')}, {self.settings.get('model')}"
+        return html_table(f"{caption}: beta above which the model is collapsed", rows)
 
     def to_json(self) -> dict[str, Any]:
         """Settings and threshold summary; NaN becomes null, so that any reader accepts it."""

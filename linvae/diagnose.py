@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linvae.cli import (
+    Parser,
     add_data_arguments,
+    add_output_arguments,
     check_writable,
     exit_codes,
     load_named,
     positive_float,
+    write_run_file,
 )
 
 if TYPE_CHECKING:
@@ -36,13 +39,13 @@ examples:
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """All options, with units and defaults."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="linvae diagnose",
         description="Observed against predicted KL of every unit of a trained encoder, and why.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=EXAMPLES,
+        config=True,
     )
     p.add_argument("encoder", type=Path, help="file of the trained encoder, see below")
     add_data_arguments(p)
@@ -64,16 +67,18 @@ def parser() -> argparse.ArgumentParser:
         "--encoder-variance", type=positive_float, help="latent units^2 (default: learned)"
     )
     p.add_argument("--out", type=Path, help="folder for diagnosis.json and the picture (PNG, PDF)")
-    p.add_argument("--json", action="store_true", help="print diagnosis.json instead of the table")
-    p.add_argument("--quiet", action="store_true", help="print the sentence only")
+    add_output_arguments(
+        p, json="print diagnosis.json instead of the table", quiet="print the sentence only"
+    )
     p.set_defaults(model="vae")  # of datasets: a condition comes as a file
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    args = parser().parse_args(argv)
-    with exit_codes() as status:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    with exit_codes(arguments) as status:
+        args = parser().parse_args(arguments)
         if args.out:
             check_writable(args.out)
         target, condition = _load(args)
@@ -91,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         if args.out:
             _write(found, args.out)
+            write_run_file(args.out, "linvae diagnose", args)
         _show(found, args)
     return status.code
 

@@ -8,13 +8,14 @@ data, 3 = data missing.
 from __future__ import annotations
 
 import argparse
+import sys
 import webbrowser
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from linvae.cli import add_data_arguments, exit_codes, load_named, positive_int
+from linvae.cli import Parser, add_data_arguments, exit_codes, load_named, positive_int
 
 if TYPE_CHECKING:
     from linvae.explorer.source import Source
@@ -30,14 +31,14 @@ examples:
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """All options."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="linvae explore",
         description="Sliders for beta, variances and widths; rates, thresholds and collapse redraw "
         "at once. On 127.0.0.1 only; Ctrl-C ends it.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=EXAMPLES,
+        config=True,
     )
     own = p.add_argument_group("your own data")
     own.add_argument(
@@ -66,8 +67,9 @@ def _port(text: str) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until Ctrl-C; returns the exit code."""
-    args = _parse(argv)
-    with exit_codes() as status:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    with exit_codes(arguments) as status:
+        args = _parse(arguments)
         _require_bokeh()
         from linvae.explorer.page import page
         from linvae.explorer.server import Server
@@ -82,10 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status.code
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The arguments, one source at most."""
     p = parser()
-    args = p.parse_args(argv)
+    args = p.parse_args(arguments)
     given = [name for name in ("dataset", "data", "covariance") if getattr(args, name) is not None]
     if len(given) > 1:
         p.error(f"--{given[0]} and --{given[1]} are two sources: leave one of them out")
@@ -155,6 +157,4 @@ def _start(args: argparse.Namespace, source: Source | None) -> State:
 
 
 if __name__ == "__main__":
-    import sys
-
     sys.exit(main())

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -30,6 +31,7 @@ from linvae.spec import LinearSpec
 from linvae.train import (
     CellStore,
     ConstantBetas,
+    Log,
     Remedy,
     RemedyBetas,
     TrainConfig,
@@ -69,8 +71,16 @@ class Job(Generic[R]):
         """What the job is, in words."""
         raise NotImplementedError
 
-    def run(self, data: TrainingData, progress: Callable[[int], None] | None = None) -> R:
-        """Do it on the device of `data`; `progress` is called with the number of steps done."""
+    def run(
+        self,
+        data: TrainingData,
+        progress: Callable[[int], None] | None = None,
+        log: Log | None = None,
+    ) -> R:
+        """Do it on the device of `data`; `progress` is called with the number of steps done.
+
+        `log`: with the rows of a sweep's history, as they come.
+        """
         raise NotImplementedError
 
     def per_seed(self) -> list[Job[R]]:
@@ -94,7 +104,10 @@ class ThresholdJob(Job[ThresholdEstimate]):
         return f"{self.architecture.name}: threshold of level {self.level}"
 
     def run(
-        self, data: TrainingData, progress: Callable[[int], None] | None = None
+        self,
+        data: TrainingData,
+        progress: Callable[[int], None] | None = None,
+        log: Log | None = None,
     ) -> ThresholdEstimate:
         """Control runs of all seeds and set-points, and the line through them."""
         return estimate_threshold(
@@ -138,9 +151,14 @@ class SweepJob(Job[Observation]):
         how = f", {self.remedy_name}" if self.remedy_name else ""
         return f"{self.architecture.name}: sweep of beta{how}"
 
-    def run(self, data: TrainingData, progress: Callable[[int], None] | None = None) -> Observation:
+    def run(
+        self,
+        data: TrainingData,
+        progress: Callable[[int], None] | None = None,
+        log: Log | None = None,
+    ) -> Observation:
         """Train all factors and seeds at once and observe every member."""
-        trained = self.train(data, progress)
+        trained = self.train(data, progress, log)
         seen = observe(
             trained.model, data, threshold=self.threshold, epsilon=self.epsilon, delta=self.delta,
             local_nats=self.local_nats,
@@ -150,7 +168,12 @@ class SweepJob(Job[Observation]):
             blown_up[self.seeds.index(found.seed), found.point] = True
         return replace(seen, blown_up=blown_up)
 
-    def train(self, data: TrainingData, progress: Callable[[int], None] | None = None) -> Trained:
+    def train(
+        self,
+        data: TrainingData,
+        progress: Callable[[int], None] | None = None,
+        log: Log | None = None,
+    ) -> Trained:
         """All factors and seeds at once, but for members that the store has."""
         return train_cells(
             self.spec,
@@ -162,6 +185,7 @@ class SweepJob(Job[Observation]):
             seeds=self.seeds,
             store=self.store,
             progress=progress,
+            log=log,
         )
 
     def _kl_weight(self, factors: Sequence[float], n_seeds: int, device: torch.device) -> KLWeight:
@@ -188,7 +212,12 @@ class ModelJob(Job[StackedVAE]):
         """Of what."""
         return f"{self.architecture.name}: pictures"
 
-    def run(self, data: TrainingData, progress: Callable[[int], None] | None = None) -> StackedVAE:
+    def run(
+        self,
+        data: TrainingData,
+        progress: Callable[[int], None] | None = None,
+        log: Log | None = None,
+    ) -> StackedVAE:
         """A stack of these members."""
         assert self.sweep is not None
         return self.sweep.train(data, progress).model
@@ -215,9 +244,13 @@ class Runner(Protocol):
 
 @dataclass(frozen=True)
 class LocalRunner:
-    """One job after another in this process, all seeds of a job at once."""
+    """One job after another in this process, all seeds of a job at once.
+
+    `log` is called with a job and the rows of its history, as they come.
+    """
 
     data: TrainingData
+    log: Callable[[Job[Any], list[dict[str, float]]], None] | None = None
 
     def run(self, jobs: Sequence[Job[R]], progress: Progress | None = None) -> list[Done[R]]:
         """See `Runner`; raises DivergedError where all members of a job diverge."""
@@ -227,7 +260,8 @@ class LocalRunner:
         start = time.perf_counter()
         steps = job.config.steps
         tell = None if progress is None else lambda done: progress(job.name, done, steps)
-        return Done(job.run(self.data, tell), time.perf_counter() - start)
+        log = None if self.log is None else partial(self.log, job)
+        return Done(job.run(self.data, tell, log), time.perf_counter() - start)
 
 
 def merge_seeds(seeds: Sequence[int], parts: Sequence[R | BaseException]) -> R:

@@ -11,17 +11,31 @@ import argparse
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linvae.advice_words import now_words, units_text, why_words
-from linvae.cli import add_data_arguments, exit_codes, load_named, positive_float, positive_int
+from linvae.cli import (
+    Parser,
+    add_data_arguments,
+    add_output_arguments,
+    all_or_nothing,
+    check_writable,
+    exit_codes,
+    load_named,
+    positive_float,
+    positive_int,
+    print_json,
+    progress_bars,
+    write_run_file,
+)
 
 if TYPE_CHECKING:
     from linvae.data import Dataset
-    from linvae.data.own import OwnData
+    from linvae.data.own import Batch, OwnData
     from linvae.moments import Moments
     from linvae.report import Table
     from linvae.spec import LinearSpec
@@ -42,13 +56,13 @@ examples:
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """All options, with units and defaults."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="linvae predict",
         description="Posterior collapse of linear VAEs on your data: closed forms, no training.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=EXAMPLES,
+        config=True,
     )
     own = p.add_argument_group("your own data")
     own.add_argument(
@@ -78,20 +92,25 @@ def parser() -> argparse.ArgumentParser:
     asked.add_argument(
         "--squared-error", type=float, metavar="E", help="data units squared, sum over dimensions"
     )
-    p.add_argument("--json", action="store_true", help="print all numbers as JSON")
-    p.add_argument("--quiet", action="store_true", help="print the advice only")
+    p.add_argument("--out", type=Path, help="folder for prediction.json (default: none written)")
+    add_output_arguments(p, json="print all numbers as JSON", quiet="print the advice only")
     p.set_defaults(dataset=None)
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    args = _parse(argv)
-    with exit_codes() as status:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    with exit_codes(arguments) as status:
+        args = _parse(arguments)
+        if args.out:
+            check_writable(args.out)
         data = _load(args)
         prediction = _predict(args, data)
+        if args.out:
+            _write(args, prediction)
         if args.json:
-            print(json.dumps(prediction.to_json(), indent=2))
+            print_json(prediction.to_json())
         elif args.quiet:
             print(*prediction.advice, sep="\n")
         else:
@@ -99,7 +118,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status.code
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def _write(args: argparse.Namespace, prediction: Prediction) -> None:
+    """prediction.json, and run.toml that makes it again."""
+    from linvae.comparison import write_text
+
+    with all_or_nothing(args.out, outputs=("prediction", "run")) as staged:
+        write_text(staged / "prediction.json", json.dumps(prediction.to_json(), indent=2) + "\n")
+        write_run_file(staged, "linvae predict", args)
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments, none of them idle."""
     p = parser()
     args = p.parse_args(argv)
@@ -132,14 +160,25 @@ def _load(args: argparse.Namespace) -> Dataset | OwnData:
     )
 
 
-def _moments(data: Dataset | OwnData) -> Moments:
+def _moments(args: argparse.Namespace, data: Dataset | OwnData) -> Moments:
     from linvae.data import Dataset
     from linvae.moments import Moments
 
     _refuse_too_wide(data)
     if isinstance(data, Dataset):
         return Moments.from_data(data.target, data.condition)
-    return Moments.from_batches(data.batches())
+    with progress_bars(args.quiet or args.json) as progress:
+        return Moments.from_batches(_told(data, progress))
+
+
+def _told(data: OwnData, progress: Callable[[str, int, int], None] | None) -> Iterator[Batch]:
+    """The batches; `progress` hears of every one."""
+    done = 0
+    for batch in data.batches():
+        yield batch
+        done += len(batch[0] if isinstance(batch, tuple) else batch)
+        if progress:
+            progress("reading samples", done, data.n_samples)
 
 
 def _refuse_too_wide(data: Dataset | OwnData) -> None:
@@ -223,7 +262,7 @@ class Prediction:
 
 def _predict(args: argparse.Namespace, data: Dataset | OwnData) -> Prediction:
     spec = _model(args, data)
-    moments = _moments(data)
+    moments = _moments(args, data)
     betas = sorted(set(args.beta)) if args.beta else _betas(spec, moments)
     variances = sorted(set(args.decoder_variance or [1.0]))
     thresholds = _thresholds(spec, moments)
@@ -446,6 +485,4 @@ def _grid_table(prediction: Prediction) -> Table:
 
 
 if __name__ == "__main__":
-    import sys
-
     sys.exit(main())

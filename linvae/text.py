@@ -14,19 +14,25 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linvae.cli import (
+    Parser,
+    add_output_arguments,
     add_reconstruction_arguments,
     check_writable,
     count,
     exit_codes,
     positive_float,
     positive_int,
+    print_json,
+    progress_bars,
     reconstruction_of,
     refuse_idle_reconstruction,
+    write_run_file,
 )
 from linvae.compare import TRAINING_REMEDIES
 from linvae.data import Vocabulary, load_text_splits
@@ -38,6 +44,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """examples:
   linvae text train --dataset short-yelp --remedy aggressive --out results/yelp
+  linvae text samples results/yelp -n 10 --json
   linvae text reconstruct results/yelp "the food was great" "never again"
   linvae text interpolate results/yelp "the food was great" "never again" --steps 5
 """
@@ -47,26 +54,31 @@ COLLAPSED = 0.1  # nats of information, below which a model is called collapsed
 FLOORS = {"free-bits": 0.5, "total-free-bits": 3.0}  # nats, unless asked for
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """All subcommands."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="linvae text",
         description="Train a VAE of sentences, and see what it says.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=EXAMPLES,
     )
     commands = p.add_subparsers(dest="command", required=True)
-    _train_arguments(commands.add_parser("train", help="train and save a model"))
-    samples = commands.add_parser("samples", help="sentences from the prior")
+    _train_arguments(commands.add_parser(
+        "train", help="train and save a model", examples=EXAMPLES, config=True
+    ))  # fmt: skip
+    samples = commands.add_parser("samples", help="sentences from the prior", examples=EXAMPLES)
     _model_arguments(samples)
-    samples.add_argument("-n", type=positive_int, default=5, help="how many, default 5")
-    reconstruct = commands.add_parser("reconstruct", help="encode and decode sentences")
+    samples.add_argument("-n", "--number", type=positive_int, default=5, help="default 5")
+    reconstruct = commands.add_parser(
+        "reconstruct", help="encode and decode sentences", examples=EXAMPLES
+    )
     _model_arguments(reconstruct)
     reconstruct.add_argument("sentences", nargs="+", help="words with spaces between them")
-    interpolate = commands.add_parser("interpolate", help="from one sentence to another")
+    interpolate = commands.add_parser(
+        "interpolate", help="from one sentence to another", examples=EXAMPLES
+    )
     _model_arguments(interpolate)
-    interpolate.add_argument("first")
-    interpolate.add_argument("last")
+    interpolate.add_argument("first", help="words with spaces between them, of share 0")
+    interpolate.add_argument("last", help="likewise, of share 1")
     interpolate.add_argument("--steps", type=positive_int, default=7, help="lines, default 7")
     interpolate.add_argument("--spherical", action="store_true", help="turn, not straight on")
     return p
@@ -109,25 +121,41 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
     ))  # fmt: skip
     p.add_argument("--seed", type=count, default=0, help="of everything random, default 0")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
-    p.add_argument("--out", type=Path, default=Path("results/text"), help="folder of the model")
+    p.add_argument(
+        "--tensorboard", type=Path, metavar="FOLDER", help="curves while it trains (default: none)"
+    )
+    p.add_argument("--out", type=Path, default=Path("results/text"), help=(
+        "folder of the model, default results/text"
+    ))  # fmt: skip
+    add_output_arguments(
+        p, json="print what the test part says as JSON", quiet="no progress, no data; the test only"
+    )
 
 
 def _model_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("model", type=Path, help="folder that `linvae text train` wrote")
     p.add_argument("--max-length", type=positive_int, default=40, help="words at most, default 40")
     p.add_argument("--width", type=positive_int, default=5, help="of the beam, default 5")
-    p.add_argument("--temperature", type=positive_float, default=1.0, help="of what is sampled")
-    p.add_argument("--top-p", type=positive_float, help="share that is sampled from")
+    p.add_argument("--temperature", type=positive_float, default=1.0, help=(
+        "of what is sampled, no unit, default 1"
+    ))  # fmt: skip
+    p.add_argument("--top-p", type=positive_float, metavar="SHARE", help=(
+        "of the probability, that is sampled from, up to 1 (default: all of it)"
+    ))  # fmt: skip
     p.add_argument("--seed", type=count, default=0, help="of what is sampled, default 0")
+    add_output_arguments(
+        p, json="print names and sentences as JSON", quiet="print the sentences alone"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    p = parser()
-    args = p.parse_args(argv)
-    if args.command == "train":
-        refuse_idle_reconstruction(p, args)
-    with exit_codes() as status:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    with exit_codes(arguments) as status:
+        p = parser()
+        args = p.parse_args(arguments)
+        if args.command == "train":
+            refuse_idle_reconstruction(p, args)
         (_train if args.command == "train" else _say)(args)
     return status.code
 
@@ -139,6 +167,7 @@ def _train(args: argparse.Namespace) -> None:
     from linvae.train import (
         CellStore,
         RemedyBetas,
+        TensorBoard,
         TrainingData,
         named_remedy,
         pick_device,
@@ -153,7 +182,9 @@ def _train(args: argparse.Namespace) -> None:
         name, path=args.path, data_dir=args.data_dir, max_words=preset.words,
         max_sentences=args.max_sentences,
     )  # fmt: skip
-    print(*(f"{part.describe()}\n  {part.note}" for part in parts), sep="\n")
+    silent = args.quiet or args.json
+    if not silent:
+        print(*(f"{part.describe()}\n  {part.note}" for part in parts), sep="\n")
     _check_test(parts[2])
     data = [TrainingData.from_tokens(part.padded(), device) for part in parts]
     config, inner = preset.for_sentences(len(data[0])), preset.aggressive
@@ -167,23 +198,33 @@ def _train(args: argparse.Namespace) -> None:
     def build(**stack: Any) -> StackedTextVAE:
         return StackedTextVAE(spec, vocabulary=words, sizes=preset.sizes, **stack).to(device)
 
-    trained = train_cells(
-        spec,
-        data[0],
-        points=(remedy,),
-        kl_weight=lambda points, n: RemedyBetas(points, spec.betas, n, device),
-        config=config,
-        validation=data[1],
-        seeds=(args.seed,),
-        store=CellStore(args.out / "members"),
-        progress=lambda step: print(f"\r{step} of {config.steps} steps", end="", file=sys.stderr),
-        build=build,
-    )
-    print(file=sys.stderr)
+    with (
+        progress_bars(silent) as progress,
+        TensorBoard(args.tensorboard) if args.tensorboard else nullcontext() as board,
+    ):
+        trained = train_cells(
+            spec,
+            data[0],
+            points=(remedy,),
+            kl_weight=lambda points, n: RemedyBetas(points, spec.betas, n, device),
+            config=config,
+            validation=data[1],
+            seeds=(args.seed,),
+            store=CellStore(args.out / "members"),
+            progress=progress and (lambda step: progress("training", step, config.steps)),
+            log=board,
+            build=build,
+        )
     model: Any = trained.model
-    report = _report(model, data[2], args.remedy, args.beta)
+    found = _evaluated(model, data[2])
     save_text_model(args.out, model, parts[0].vocabulary)
-    print(*report, f"model: {args.out}", sep="\n")
+    write_run_file(args.out, "linvae text train", args)
+    if args.json:
+        print_json({"model": str(args.out), **found})
+    else:
+        print(*_report(found, args.remedy, args.beta), sep="\n")
+    if not silent:
+        print(f"model: {args.out}")
 
 
 def _preset(args: argparse.Namespace) -> TextPreset:
@@ -221,8 +262,8 @@ def _check_test(part: TextDataset) -> None:
         )
 
 
-def _report(model: Any, test: Any, remedy: str, beta: float) -> list[str]:
-    """Likelihood, rate and information on the test part, and what they mean."""
+def _evaluated(model: Any, test: Any) -> dict[str, Any]:
+    """Likelihood, rate and information on the test part."""
     from linvae.metrics import (
         importance_weighted_likelihood,
         mutual_information,
@@ -231,19 +272,35 @@ def _report(model: Any, test: Any, remedy: str, beta: float) -> list[str]:
     )
 
     weighted = importance_weighted_likelihood(model, test, samples=100)
+    likelihood = float(weighted.log_likelihood[0, 0])
     seen, information = observe(model, test), mutual_information(model, test)
-    rate, nats = float(seen.rates.sum()), float(information.nats[0, 0])
-    if not math.isfinite(float(weighted.log_likelihood[0, 0])):
+    if not math.isfinite(likelihood):
         raise ValueError("training diverged in its last steps: lower --learning-rate")
-    per_word = float(perplexity(weighted.log_likelihood, test)[0, 0])
+    nats = float(information.nats[0, 0])
+    return {
+        "negative_log_likelihood_nats": -likelihood,
+        "perplexity": float(perplexity(weighted.log_likelihood, test)[0, 0]),
+        "rate_nats": float(seen.rates.sum()),
+        "information_nats": nats,
+        "information_error_nats": float(information.errors[0, 0]),
+        "information_cap_nats": float(information.cap_nats),
+        "active_units": int(seen.active_units.sum()),
+        "units": model.spec.latent_dim,
+        "collapsed": nats < COLLAPSED,
+    }
+
+
+def _report(found: dict[str, Any], remedy: str, beta: float) -> list[str]:
+    """What was found on the test part, and what it means."""
     lines = [
-        f"test: NLL {-float(weighted.log_likelihood[0, 0]):.2f} nats per sentence (importance "
-        f"sampling, 100 draws), perplexity {per_word:.1f}",
-        f"      KL {rate:.3f} nats, mutual information {nats:.3f} +- "
-        f"{float(information.errors[0, 0]):.3f} (at most {information.cap_nats:.2f}), "
-        f"{int(seen.active_units.sum())} of {model.spec.latent_dim} units active",
+        f"test: NLL {found['negative_log_likelihood_nats']:.2f} nats per sentence (importance "
+        f"sampling, 100 draws), perplexity {found['perplexity']:.1f}",
+        f"      KL {found['rate_nats']:.3f} nats, mutual information "
+        f"{found['information_nats']:.3f} +- {found['information_error_nats']:.3f} (at most "
+        f"{found['information_cap_nats']:.2f}), {found['active_units']} of {found['units']} units "
+        "active",
     ]
-    return lines if nats >= COLLAPSED else [*lines, _collapsed(rate, remedy, beta)]
+    return [*lines, _collapsed(found["rate_nats"], remedy, beta)] if found["collapsed"] else lines
 
 
 def _collapsed(rate: float, remedy: str, beta: float) -> str:
@@ -267,17 +324,22 @@ def _say(args: argparse.Namespace) -> None:
     model, words = load_text_model(args.model)
     vocabulary, settings = Vocabulary(words), _settings(args)
     if args.command == "samples":
-        lines = prior_samples(model, vocabulary, args.n, settings=settings)
+        said = prior_samples(model, vocabulary, args.number, settings=settings)
     elif not isinstance(model, StackedTextVAE):
         raise ValueError(f"model {args.model} is a language model: it has samples only")
     elif args.command == "reconstruct":
-        lines = reconstruction(model, vocabulary, args.sentences, settings=settings)
+        said = reconstruction(model, vocabulary, args.sentences, settings=settings)
     else:
-        lines = interpolation(
+        said = interpolation(
             model, vocabulary, args.first, args.last, steps=args.steps,
             spherical=args.spherical, settings=settings,
         )  # fmt: skip
-    print(*lines, sep="\n")
+    if args.json:
+        print_json(said.to_rows())
+    elif args.quiet:
+        print(*(row["sentence"] for row in said.to_rows()), sep="\n")
+    else:
+        print(*said.lines, sep="\n")
 
 
 def _settings(args: argparse.Namespace) -> Settings:

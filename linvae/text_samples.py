@@ -1,4 +1,4 @@
-"""What a text model says, as lines of text: reconstructions, interpolations, samples of the prior.
+"""What a text model says, as `Said`: reconstructions, interpolations, samples of the prior.
 
 All of one member of a stack, `member=(seed index, point)`. A sentence that `max_length` cut short
 ends with "...".
@@ -31,7 +31,7 @@ from linvae.models.decoding import (
 )
 from linvae.models.recurrent import PADDING, StackedTextVAE
 
-__all__ = ["Coder", "Settings", "interpolation", "prior_samples", "reconstruction"]
+__all__ = ["Coder", "Said", "Settings", "interpolation", "prior_samples", "reconstruction"]
 
 
 class Coder(Protocol):
@@ -83,6 +83,42 @@ class Settings:
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Said:
+    """Sentences with their names, in groups: one per sentence that is reconstructed, else one."""
+
+    header: str
+    title: str
+    groups: tuple[tuple[tuple[str, str], ...], ...]
+    columns: int
+
+    @property
+    def lines(self) -> list[str]:
+        """A table, with a line between the groups; words are no markup."""
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(self.header, self.title, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        for group in self.groups:
+            for name, sentence in group:
+                table.add_row(name, Text(sentence))
+            table.add_section()
+        console = Console(width=self.columns, color_system=None, highlight=False)
+        with console.capture() as captured:
+            console.print(table)
+        return [line.rstrip() for line in captured.get().splitlines()]
+
+    def to_rows(self) -> list[dict[str, str | int]]:
+        """`group`, from 1 on, `name` and `sentence`."""
+        return [
+            {"group": number, "name": name, "sentence": sentence}
+            for number, group in enumerate(self.groups, start=1)
+            for name, sentence in group
+        ]
+
+
 DEFAULT = Settings()
 
 
@@ -93,15 +129,16 @@ def reconstruction(
     *,
     member: tuple[int, int] = (0, 0),
     settings: Settings = DEFAULT,
-) -> list[str]:
+) -> Said:
     """Every sentence as the model knows it, then decoded from its posterior mean in three ways."""
     own, tokens = model.member(*member), _tokens(model, vocabulary, sentences)
     texts = {"original": [_sentence(row, vocabulary) for row in tokens[0]]} | {
         name: _sentences(reconstruct(own, tokens, decode), vocabulary)
         for name, decode in settings.decodings().items()
     }
-    groups = [[(name, text[i]) for name, text in texts.items()] for i in range(len(sentences))]
-    return _lines("", "reconstruction", groups, settings.columns)
+    names, columns = tuple(texts), zip(*texts.values(), strict=True)
+    groups = tuple(tuple(zip(names, column, strict=True)) for column in columns)
+    return Said("", "reconstruction", groups, settings.columns)
 
 
 def interpolation(
@@ -114,14 +151,14 @@ def interpolation(
     spherical: bool = False,
     member: tuple[int, int] = (0, 0),
     settings: Settings = DEFAULT,
-) -> list[str]:
+) -> Said:
     """Greedy sentences from `steps` latents between the posterior means of two sentences."""
     own = model.member(*member)
     a, b = (_tokens(model, vocabulary, [sentence]) for sentence in (first, last))
     decoded = interpolate(own, a, b, steps, settings.decodings()["greedy"], spherical=spherical)
     shares = [f"{share:.2f}" for share in np.linspace(0, 1, steps)]
-    group = list(zip(shares, _sentences(decoded, vocabulary), strict=True))
-    return _lines("share", "interpolation", [group], settings.columns)
+    group = tuple(zip(shares, _sentences(decoded, vocabulary), strict=True))
+    return Said("share", "interpolation", (group,), settings.columns)
 
 
 def prior_samples(
@@ -131,7 +168,7 @@ def prior_samples(
     *,
     member: tuple[int, int] = (0, 0),
     settings: Settings = DEFAULT,
-) -> list[str]:
+) -> Said:
     """`n` sentences sampled from the model: z from the prior if it has one, then word by word."""
     own = model.member(*member)
     if isinstance(own, StackedTextVAE):
@@ -139,8 +176,8 @@ def prior_samples(
     else:
         decoded = settings.sampled(own, None, rows=n)
     numbers = [str(i + 1) for i in range(n)]
-    group = list(zip(numbers, _sentences(decoded, vocabulary), strict=True))
-    return _lines("", "samples from the prior", [group], settings.columns)
+    group = tuple(zip(numbers, _sentences(decoded, vocabulary), strict=True))
+    return Said("", "samples from the prior", (group,), settings.columns)
 
 
 def _tokens(model: TextModel, vocabulary: Coder, sentences: Sequence[str]) -> Tensor:
@@ -164,23 +201,3 @@ def _sentences(decoded: Decoded, vocabulary: Coder) -> list[str]:
 
 def _sentence(row: Tensor, vocabulary: Coder) -> str:
     return " ".join(vocabulary.decode(row[row != PADDING].tolist()))
-
-
-def _lines(
-    header: str, title: str, groups: Sequence[Sequence[tuple[str, str]]], columns: int
-) -> list[str]:
-    """A table of names and sentences, with a line between the groups; words are no markup."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(header, title, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for group in groups:
-        for name, sentence in group:
-            table.add_row(name, Text(sentence))
-        table.add_section()
-    console = Console(width=columns, color_system=None, highlight=False)
-    with console.capture() as captured:
-        console.print(table)
-    return [line.rstrip() for line in captured.get().splitlines()]

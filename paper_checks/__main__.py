@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,29 +10,42 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from linvae.cli import Parser, add_output_arguments, exit_codes, print_json
 from paper_checks import PAPERS
-from paper_checks.checks import CORRECTED, FAILS, HOLDS, NOT_CHECKABLE, VERDICTS, Check
+from paper_checks.checks import CORRECTED, FAILS, HOLDS, NOT_CHECKABLE, VERDICTS, Check, Paper
 
+EXAMPLES = """\
+examples:
+  python -m paper_checks
+  python -m paper_checks --only lucas2019 --json
+"""
 STYLES = {HOLDS: "green", CORRECTED: "yellow", FAILS: "red", NOT_CHECKABLE: "dim"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the checks; 0 = ran, whatever the verdicts, 2 = usage."""
-    arguments = _parser().parse_args(argv)
-    papers = [PAPERS[name] for name in arguments.only or PAPERS]
-    if arguments.json:
-        rows = [dataclasses.asdict(check) for paper in papers for check in paper.run()]
-        print(json.dumps(rows, indent=1))
-        return 0
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    with exit_codes(arguments) as status:
+        args = parser().parse_args(arguments)
+        papers = [PAPERS[name] for name in args.only or PAPERS]
+        if args.json:
+            print_json([dataclasses.asdict(check) for paper in papers for check in paper.run()])
+        else:
+            _show(papers, args.quiet)
+    return status.code
+
+
+def _show(papers: Iterable[Paper], quiet: bool) -> None:
+    """A table per paper as it is done, and the summary; only that where quiet."""
     # a pipe or a file has no width of its own
     console = Console(width=None if sys.stdout.isatty() else 160)
     checks: list[Check] = []
     for paper in papers:
         found = list(paper.run())
-        console.print(table(paper.title, found))
+        if not quiet:
+            console.print(table(paper.title, found))
         checks += found
     console.print(summary(checks))
-    return 0
 
 
 def table(title: str, checks: Iterable[Check]) -> Table:
@@ -61,18 +72,20 @@ def summary(checks: Sequence[Check]) -> str:
     return f"{len(checks)} claims in {seconds:.1f} s: {', '.join(parts)}"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> Parser:
+    """All options."""
+    p = Parser(
         prog="python -m paper_checks",
-        description="Check every claim of the papers and print the table.",
-        epilog="Claims about data sets need their files: set LINVAE_DATA.",
+        description="Check every claim of the papers and print the table. Claims about data sets "
+        "need their files: set LINVAE_DATA.",
+        examples=EXAMPLES,
     )
-    parser.add_argument(
+    p.add_argument(
         "--only", metavar="PAPER", action="append", choices=list(PAPERS),
-        help=f"one paper, repeatable: {', '.join(PAPERS)}",
+        help=f"one paper, repeatable (default: all): {', '.join(PAPERS)}",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="rows as JSON instead of tables")
-    return parser
+    add_output_arguments(p, json="rows as JSON instead of tables", quiet="print the summary only")
+    return p
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # Before NumPy is imported, and for the processes that tests start: the matrices here are small, and
 # threads of BLAS that wait for each other cost three to five times the time where cores are shared.
@@ -42,6 +43,26 @@ def real_data(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
         return root
 
     return require
+
+
+@pytest.fixture
+def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of 20 steps: for tests that look at what is written, not at the numbers."""
+    import linvae.pipeline as pipeline
+
+    full = pipeline.make_plan
+
+    def short(**options: Any) -> Any:
+        plan = full(**options)
+        return replace(plan, config=replace(plan.config, steps=20))
+
+    monkeypatch.setattr(pipeline, "make_plan", short)
+
+
+@pytest.fixture
+def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are empty files: for tests that look at the members and the table."""
+    monkeypatch.setattr("linvae.plots.save_figure", lambda figure, path: path.touch())
 
 
 @pytest.fixture(scope="module")

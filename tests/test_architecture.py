@@ -1,12 +1,14 @@
 """Import arrows: prediction cannot read observation, observation cannot read prediction.
 
-    version, spec, prices, comparison < data < moments < theory
+    version, nearest, spec, prices, notebook, comparison < data < moments < theory
                                       | objectives < models < train < metrics
                                       models < text_samples, encoders
                                       | wording < verdicts < report, plots < sheets
                                       metrics < jobs < cluster
                                       < compare, predict, diagnose, diagnosis, testing,
-                                        explore, explorer, advice_words, pipeline, cli, __main__
+                                        pipeline, run_file, cli,
+                                        completion, explore, explorer,
+                                        advice_words, every __main__
 
 A module imports from lower layers only, and the three groups divided by bars do not see each
 other. Theory takes moments, not data sets; data knows nothing of the rest; verdicts, report and
@@ -39,18 +41,22 @@ TOP = {
     "pipeline",
     "remedy_rows",
     "rows",
+    "run_file",
     "cli",
+    "completion",
     "__main__",
 }
 BELOW_MODELS = {"spec", "prices", "comparison", "data", "moments", "objectives"}
 MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
+    "nearest": set(),
     "spec": set(),
     "prices": set(),
-    "comparison": {"spec"},
-    "data": set(),
+    "notebook": set(),
+    "comparison": {"spec", "notebook"},
+    "data": {"nearest"},
     "moments": {"spec"},
-    "theory": {"spec", "prices", "moments"},
+    "theory": {"spec", "prices", "notebook", "moments"},
     "objectives": {"spec"},
     "models": BELOW_MODELS,
     "train": BELOW_MODELS | {"models", "version"},
@@ -91,8 +97,13 @@ ONLY_NUMERICAL = {
 
 
 def layer_of(module: str) -> str:
-    """Layer of a dotted name inside the package: its second part, "__init__" for the root."""
+    """Layer of a dotted name inside the package: its second part, "__init__" for the root.
+
+    A `__main__` is a command, wherever it lies.
+    """
     parts = module.split(".")
+    if parts[-1] == "__main__":
+        return "__main__"
     return parts[1] if len(parts) > 1 else "__init__"
 
 

@@ -7,7 +7,6 @@ import doctest
 import json
 import subprocess
 import sys
-from dataclasses import replace
 
 import pooch
 import pytest
@@ -35,26 +34,6 @@ def no_data(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     monkeypatch.setenv("LINVAE_DATA", str(tmp_path / "data"))
     return tmp_path / "data"
-
-
-@pytest.fixture
-def short_runs(monkeypatch):
-    """Runs of 20 steps: for tests that look at what is written, not at the numbers."""
-    import linvae.pipeline as pipeline
-
-    full = pipeline.make_plan
-
-    def short(**options):
-        plan = full(**options)
-        return replace(plan, config=replace(plan.config, steps=20))
-
-    monkeypatch.setattr(pipeline, "make_plan", short)
-
-
-@pytest.fixture
-def no_drawing(monkeypatch):
-    """Figures are empty files: for tests that look at the members and the table."""
-    monkeypatch.setattr("linvae.plots.save_figure", lambda figure, path: path.touch())
 
 
 def files(folder) -> set[str]:
@@ -146,8 +125,8 @@ BAD = {
     "decoder_variance nan": (["--decoder-variance", "nan"], "'nan' must be a finite number > 0"),
     "decoder_variance inf": (["--decoder-variance", "inf"], "'inf' must be a finite number > 0"),
     "seeds": (["--seeds", "0"], "'0' must be an integer >= 1"),
-    "architecture": (["--architecture", "transformer"], "invalid choice: 'transformer'"),
-    "model": (["--model", "gan"], "invalid choice: 'gan'"),
+    "architecture": (["--architecture", "transformer"], "'transformer' must be one of linear, mlp"),
+    "model": (["--model", "gan"], "'gan' must be one of vae, cvae, hvae"),
     "quick and full": (["--quick", "--full"], "not allowed with"),
 }
 

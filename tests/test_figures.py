@@ -161,10 +161,8 @@ def test_an_unknown_name_exits_with_2_and_the_list_of_names(tmp_path):
 
 def test_a_file_in_place_of_the_folder_exits_with_2(tmp_path, capsys):
     (tmp_path / "taken").write_text("")
-    with pytest.raises(SystemExit) as stop:
-        main(["--only", "thresholds", "--out", str(tmp_path / "taken")])
-    assert stop.value.code == 2
-    assert "is a file" in capsys.readouterr().err
+    assert main(["--only", "thresholds", "--out", str(tmp_path / "taken")]) == 2
+    assert "taken is not a folder" in capsys.readouterr().err
 
 
 # --- known values -------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def cells(lines: list[str]) -> list[tuple[str, str]]:
 def test_reconstruction_shows_what_is_decoded():
     """Of the member asked for; the original as the vocabulary knows it; words are no markup."""
     model = text_model()
-    lines = reconstruction(model, Words(), SENTENCES, member=(1, 0), settings=SETTINGS)
+    lines = reconstruction(model, Words(), SENTENCES, member=(1, 0), settings=SETTINGS).lines
     assert "reconstruction" in lines[0]
     own, options = model.member(1, 0), {"max_length": 6, "forbid": (0, 2)}
     tokens = torch.tensor([[[0, 3, 5, 6, 7, 1], [0, 4, 2, 1, -1, -1]]])
@@ -84,7 +84,9 @@ def test_interpolation_shows_every_step():
     shown = []
     for spherical in (False, True):
         options = {"steps": 5, "spherical": spherical}
-        lines = interpolation(model, Words(), *pair, **options, member=(1, 0), settings=SETTINGS)
+        lines = interpolation(
+            model, Words(), *pair, **options, member=(1, 0), settings=SETTINGS
+        ).lines
         found = interpolate(model.member(1, 0), a, b, decode=decode, **options).tokens[0, 0]
         shares = ["0.00", "0.25", "0.50", "0.75", "1.00"]
         assert cells(lines) == list(zip(shares, map(said, found), strict=True))
@@ -95,7 +97,7 @@ def test_interpolation_shows_every_step():
 @pytest.mark.parametrize("made", [StackedTextVAE, StackedLanguageModel])
 def test_samples_from_the_prior(made):
     model = text_model(made)
-    lines = prior_samples(model, Words(), 4, member=(1, 1), settings=SETTINGS)
+    lines = prior_samples(model, Words(), 4, member=(1, 1), settings=SETTINGS).lines
     own, vae = model.member(1, 1), made is StackedTextVAE
     found = sample(
         own,
@@ -114,7 +116,7 @@ def test_samples_from_the_prior(made):
 def test_long_sentences_are_folded_not_cut():
     lines = reconstruction(
         text_model(), Words(), ["far " * 30], settings=Settings(max_length=2, columns=40)
-    )
+    ).lines
     assert max(map(len, lines)) <= 40
     assert sum(line.count("far") for line in lines[: lines.index(_line(lines, "greedy"))]) == 30
 

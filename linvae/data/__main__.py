@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from linvae.cli import UNUSABLE, Parser, add_output_arguments, exit_codes, print_json
 
 from . import SOURCES, TEXT_SOURCES, dataset_names, load_dataset, load_text, text_names
 from .download import download
@@ -29,7 +31,12 @@ from .text_sources import TextSource
 
 __all__ = ["main"]
 
-_OK, _UNUSABLE, _MISSING = 0, 2, 3  # exit codes
+EXAMPLES = """\
+examples:
+  linvae data list
+  linvae data download omniglot
+  linvae data verify mnist --json
+"""
 _IMAGE_SUFFIXES = (".png", ".jpg")
 _BUILT_IN_TERMS = {
     "digits": ("UCI digits, CC BY 4.0", "comes with scikit-learn"),
@@ -45,80 +52,113 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 = done, 2 = usage, or a file is unusable or failed verification, 3 = data missing.
     """
-    arguments = _parser().parse_args(argv)
-    try:
-        if arguments.command == "list":
-            return _list(arguments.data_dir)
-        name = None if arguments.name is None else resolve(arguments.name, _NAMES)
-        command = _download if arguments.command == "download" else _verify
-        return command(name, arguments.data_dir)
-    except MissingDataError as error:
-        print(error, file=sys.stderr)
-        return _MISSING
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return _UNUSABLE
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    with exit_codes(arguments) as status:
+        args = parser().parse_args(arguments)
+        if args.command == "list":
+            _list(args)
+        elif args.command == "download":
+            _download(resolve(args.name, _NAMES), args.data_dir, args.quiet)
+        else:
+            name = None if args.name is None else resolve(args.name, _NAMES)
+            status.code = _verify(name, args)
+    return status.code
 
 
-def _parser() -> argparse.ArgumentParser:
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument(
-        "--data-dir",
-        metavar="DIR",
-        help="data root searched first (default: LINVAE_DATA, then the user's cache folder)",
-    )
-    parser = argparse.ArgumentParser(
-        prog="python -m linvae.data",
+def parser() -> Parser:
+    """All subcommands."""
+    p = Parser(
+        prog="linvae data",
         description="The datasets: what is here, how to get the rest, whether files are intact.",
-        epilog="Exit codes: 0 done, 2 usage or a file failed verification, 3 data missing.",
+        examples=EXAMPLES,
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", parents=[shared], help="every dataset, where it is, its terms")
+    commands = p.add_subparsers(dest="command", required=True)
     names = f"one of {', '.join(_NAMES)}"
-    fetch = commands.add_parser("download", parents=[shared], help="fetch the published files")
+    listing = commands.add_parser("list", help="every dataset, where it is, its terms")
+    add_output_arguments(listing, json="print a JSON list", quiet="print the names of what is here")
+    fetch = commands.add_parser("download", help="fetch the published files")
     fetch.add_argument("name", metavar="NAME", help=names)
-    verify = commands.add_parser("verify", parents=[shared], help="check checksums and decode")
+    fetch.add_argument("--quiet", action="store_true", help="no progress bars")
+    verify = commands.add_parser("verify", help="check checksums and decode")
     verify.add_argument("name", metavar="NAME", nargs="?", help=f"{names} (default: all)")
-    return parser
+    add_output_arguments(verify, json="print a JSON list", quiet="print failed files only")
+    for command in (listing, fetch, verify):
+        command.add_argument(
+            "--data-dir",
+            type=Path,
+            metavar="DIR",
+            help="data root searched first (default: LINVAE_DATA, then the user's cache folder)",
+        )
+    return p
 
 
 # --- list ---------------------------------------------------------------------------------------
 
 
-def _list(data_dir: str | None) -> int:
+@dataclass(frozen=True)
+class _Listed:
+    """Where a dataset is, samples per split, `corrupt`: the damaged file."""
+
+    dataset: str
+    folders: tuple[str, ...]
+    samples: dict[str, int]
+    terms: str
+    how: str
+    corrupt: str = ""
+
+    @property
+    def here(self) -> bool:
+        """Whether it can be loaded."""
+        return bool(self.samples)
+
+    def cells(self) -> tuple[str, ...]:
+        """Its row of the table."""
+        missing = "missing" if self.dataset in _SOURCES else "always there"
+        counts = [f"{split} {n}" for split, n in self.samples.items()]
+        if self.corrupt:
+            counts = [f"corrupt: {self.corrupt}"]
+        where = "\n".join(self.folders) or missing
+        return self.dataset, where, "\n".join(counts) or "-", self.terms, self.how
+
+
+def _list(args: argparse.Namespace) -> None:
+    listed = [_listed(name, args.data_dir) for name in _NAMES]
+    if args.json:
+        print_json([asdict(row) for row in listed])
+    elif args.quiet:
+        print(*(row.dataset for row in listed if row.here), sep="\n")
+    else:
+        _show(listed)
+
+
+def _show(listed: Sequence[_Listed]) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
     headers = ("dataset", "found in", "samples per split", "terms", "how to get it")
     table = Table(*(Column(header, overflow="fold") for header in headers))
-    for name in _NAMES:
-        source = _SOURCES.get(name)
-        table.add_row(
-            name, *(_describe_built_in(name) if source is None else _describe(source, data_dir))
-        )
+    for row in listed:
+        table.add_row(*row.cells())
     # Without a terminal there is nothing to fit; 80 columns would break every path.
     width = None if sys.stdout.isatty() else 160
     Console(width=width, markup=False, highlight=False).print(table)
-    return _OK
 
 
-def _describe_built_in(name: str) -> tuple[str, str, str, str]:
-    terms, how = _BUILT_IN_TERMS[name]
-    if name == "synthetic":
-        counts = [f"{split} {n}" for split, n in SYNTHETIC_SENTENCES.items()]
-        return "always there", "\n".join(counts), terms, how
-    return "always there", f"all {load_dataset(name).n_samples}", terms, how
-
-
-def _describe(source: Source, data_dir: str | None) -> tuple[str, str, str, str]:
+def _listed(name: str, data_dir: Path | None) -> _Listed:
+    source = _SOURCES.get(name)
+    if source is None:
+        terms, how = _BUILT_IN_TERMS[name]
+        text = name == "synthetic"
+        samples = dict(SYNTHETIC_SENTENCES) if text else {"all": load_dataset(name).n_samples}
+        return _Listed(name, (), samples, terms, how)
     try:
         found = find_splits(source, data_dir)
-        counts = [f"{split} {source.count(split, files)}" for split, files in found.items()]
+        samples = {split: source.count(split, files) for split, files in found.items()}
     except CorruptFileError as error:
-        return str(error.path.parent), f"corrupt: {error.path.name}", source.terms, source.how
+        where = (str(error.path.parent),)
+        return _Listed(name, where, {}, source.terms, source.how, error.path.name)
     folders = dict.fromkeys(str(_data_folder(source, files[0])) for files in found.values())
-    where = "\n".join(folders) or "missing"
-    return where, "\n".join(counts) or "-", source.terms, source.how
+    return _Listed(name, tuple(folders), samples, source.terms, source.how)
 
 
 def _data_folder(source: Source, file: Path) -> Path:
@@ -129,12 +169,11 @@ def _data_folder(source: Source, file: Path) -> Path:
 # --- download -----------------------------------------------------------------------------------
 
 
-def _download(name: str | None, data_dir: str | None) -> int:
-    if name not in _SOURCES:
-        print(f"{name} needs no files: it {_BUILT_IN_TERMS[str(name)][1]}")
-        return _OK
-    download(_SOURCES[name], data_dir)
-    return _OK
+def _download(name: str, data_dir: Path | None, quiet: bool) -> None:
+    if name in _SOURCES:
+        download(_SOURCES[name], data_dir, progress=not quiet and sys.stderr.isatty())
+    else:
+        print(f"{name} needs no files: it {_BUILT_IN_TERMS[name][1]}")
 
 
 # --- verify -------------------------------------------------------------------------------------
@@ -149,25 +188,36 @@ class _Check:
     good: bool
 
 
-def _verify(name: str | None, data_dir: str | None) -> int:
-    """Check every file of one dataset, or of all; print one line each."""
+def _verify(name: str | None, args: argparse.Namespace) -> int:
+    """Check every file of one dataset, or of all; print one line each. 2 where one failed."""
     if name is not None and name not in _SOURCES:
-        built_in = load_text(name) if name in text_names() else load_dataset(name)
-        print(f"{name}: {built_in.describe()}; needs no files")
-        return _OK
+        return _verify_built_in(name, args)
     sources = tuple(_SOURCES.values()) if name is None else (_SOURCES[name],)
     checks: list[_Check] = []
     for source in sources:
-        for root in data_roots(data_dir):
+        for root in data_roots(args.data_dir):
             for check in _check_source(source, root / source.folder):
-                print(f"{check.path}: {check.verdict}")
                 checks.append(check)
+                if not (args.json or (args.quiet and check.good)):
+                    print(f"{check.path}: {check.verdict}", flush=True)
     if not checks:
         source = sources[0]
-        raise MissingDataError(missing_message(source, source.splits[0], {}, data_dir))
+        raise MissingDataError(missing_message(source, source.splits[0], {}, args.data_dir))
     failed = sum(not check.good for check in checks)
-    print(f"{len(checks)} checked, {failed} failed")
-    return _UNUSABLE if failed else _OK
+    if args.json:
+        print_json([{**asdict(check), "path": str(check.path)} for check in checks])
+    elif not args.quiet:
+        print(f"{len(checks)} checked, {failed} failed")
+    return UNUSABLE if failed else 0
+
+
+def _verify_built_in(name: str, args: argparse.Namespace) -> int:
+    found = load_text(name) if name in text_names() else load_dataset(name)
+    if args.json:
+        print_json([{"path": None, "verdict": found.describe(), "good": True}])
+    elif not args.quiet:
+        print(f"{name}: {found.describe()}; needs no files")
+    return 0
 
 
 def _check_source(source: Source, folder: Path) -> Iterator[_Check]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from linvae.nearest import nearest
 
 from .dataset import Dataset
 from .files import MissingDataError, data_roots
@@ -101,8 +102,7 @@ def resolve(name: str, known: Sequence[str], what: str = "dataset name") -> str:
     canonical = name.strip().lower().replace("_", "-")
     if canonical in known:
         return canonical
-    nearest = difflib.get_close_matches(canonical, known, n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    hint = nearest(canonical, known)
     raise ValueError(f"{what}={name!r} must be one of {', '.join(known)}{hint}")
 
 

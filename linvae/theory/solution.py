@@ -13,6 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from linvae.notebook import html_table
+
 __all__ = ["ModeStates", "Solution", "UnboundedObjectiveError", "rounding_of"]
 
 Array = npt.NDArray[np.float64]
@@ -53,7 +55,7 @@ class ModeStates:
     decoder_gains: Array | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Solution:
     """The global optimum of a linear model; arrays (levels, modes), modes by descending variance.
 
@@ -122,6 +124,26 @@ class Solution:
     def information(self) -> Array:
         """I(z_l; z_{l-1}) = -log(r)/2 of each mode, nats, (levels, modes)."""
         return -np.log(self.noise_fractions) / 2
+
+    def __repr__(self) -> str:
+        """What one reads first; arrays in short, weights by name."""
+        with np.printoptions(precision=4, threshold=8, edgeitems=3):
+            return (
+                f"Solution({self._summary()}, mode_variances={self.mode_variances}, "
+                f"critical_beta={self.critical_beta}, weights={sorted(self.weights)})"
+            )
+
+    def _repr_html_(self) -> str:
+        """The modes as a table, in notebooks."""
+        return html_table(f"Solution({self._summary()})", self.to_rows())
+
+    def _summary(self) -> str:
+        with np.printoptions(precision=4):
+            return (
+                f"status={self.status!r}, objective={self.objective:.5g}, "
+                f"distortion={self.distortion:.5g}, rates={self.rates}, "
+                f"active_units={self.active_units}"
+            )
 
     def to_rows(self) -> list[dict[str, Any]]:
         """One row per level and mode."""

@@ -5,7 +5,7 @@ from linvae.train.checkpoint import Checkpoint
 from linvae.train.config import TrainConfig
 from linvae.train.data import TrainingData, pick_device
 from linvae.train.kl_weight import ConstantBetas, InformationControl
-from linvae.train.loop import DivergedError, TrainResult, train
+from linvae.train.loop import DivergedError, Log, TrainResult, train
 from linvae.train.memory import MemoryPrediction, predict_memory
 from linvae.train.parts import copies
 from linvae.train.remedies import (
@@ -21,6 +21,7 @@ from linvae.train.remedies import (
     named_remedy,
 )
 from linvae.train.run import BlownUp, BlowUpWarning, Diverged, Stopped
+from linvae.train.tensorboard import TensorBoard
 from linvae.train.text_presets import TEXT_PRESETS, TextPreset
 from linvae.train.validation import Plateau
 
@@ -41,11 +42,13 @@ __all__ = [
     "DivergedError",
     "Exponential",
     "InformationControl",
+    "Log",
     "MemoryPrediction",
     "Plateau",
     "Remedy",
     "RemedyBetas",
     "Stopped",
+    "TensorBoard",
     "TextPreset",
     "TrainConfig",
     "TrainResult",

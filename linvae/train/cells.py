@@ -52,7 +52,7 @@ from linvae.train.checkpoint import (
 from linvae.train.config import TrainConfig
 from linvae.train.data import TrainingData
 from linvae.train.kl_weight import KLWeight
-from linvae.train.loop import DivergedError, TrainResult, train
+from linvae.train.loop import DivergedError, Log, TrainResult, train
 from linvae.train.parts import Size, out_of_memory, quick_size, size_that_fits, smaller
 from linvae.train.run import BlownUp, Diverged, Stopped
 
@@ -182,6 +182,7 @@ def train_cells(
     seeds: Sequence[int] = (0,),
     store: CellStore | None = None,
     progress: Callable[[int], None] | None = None,
+    log: Log | None = None,
     memory_limit_bytes: int | None = None,
     start: StackedVAE | None = None,
     build: Callable[..., Any] | None = None,
@@ -191,7 +192,8 @@ def train_cells(
     `kl_weight(points, n_seeds)` makes the KL weight of a stack of some of the points, for instance
     `lambda points, n_seeds: ConstantBetas(points, spec.betas, device)`, or RemedyBetas where the
     points are remedies. `validation`: see `train`. `progress` is called with the number of steps
-    done, of all members on average. `memory_limit_bytes`: None is what is free.
+    done, of all members on average, `log` with new rows of the history, of cells of the store too.
+    `memory_limit_bytes`: None is what is free.
     `start`: a stack of these seeds and points whose parameters they start from; None, of their
     seeds' own draw. `build(seeds=..., n_points=...)` makes a stack where it is not
     `linvae.models.build_model` of `spec` and `architecture`: a text VAE, a language model.
@@ -222,7 +224,7 @@ def train_cells(
         if start is not None:
             model.load_state_dict(start.state_dict())
         try:
-            result = train(model, data, weight, config, progress, None, validation)
+            result = train(model, data, weight, config, progress, None, validation, log)
             return Trained(model, result, _found(weight, result))
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
@@ -235,7 +237,7 @@ def train_cells(
     identity = study_identity(model, data, config, validation) if store else {}
     study = _Study(
         build, data, config, kl_weight, seeds, points, progress, store, identity, settings, size,
-        start, validation,
+        start, validation, log,
     )  # fmt: skip
     cells = study.cells()
     every = [cells[seed, p] for seed in seeds for p in range(len(points))]
@@ -259,6 +261,7 @@ class _Study:
     size: Size
     start: StackedVAE | None = None
     validation: TrainingData | None = None
+    log: Log | None = None
     stacks: int = 0
     done: dict[tuple[int, int], Cell] = field(default_factory=dict)
 
@@ -280,6 +283,7 @@ class _Study:
                 cell = store.load(content_key(self._identity(seed, point)))
                 if cell is not None:
                     self.done[seed, point] = cell
+                    self._log([point], [row | {"point": 0} for row in cell.history])
 
     def _finish(self, store: CellStore) -> None:
         """Stacks of these members that were stopped go on as they were."""
@@ -329,7 +333,10 @@ class _Study:
         checkpoint = self.store.checkpoint(self.identity, members) if self.store else None
         try:
             tell = self.progress and partial(self._tell, len(seeds) * len(points))
-            result = train(model, self.data, weight, self.config, tell, checkpoint, self.validation)
+            log = self.log and partial(self._log, points)
+            result = train(
+                model, self.data, weight, self.config, tell, checkpoint, self.validation, log
+            )
         except DivergedError as error:
             result = error.result
         except (MemoryError, RuntimeError) as error:
@@ -347,6 +354,11 @@ class _Study:
                 self.done[seed, point] = cell
         if checkpoint:
             checkpoint.remove()
+
+    def _log(self, points: Sequence[int], rows: list[dict[str, float]]) -> None:
+        """Rows of a stack of some `points`, with the points of the study."""
+        if self.log is not None:
+            self.log([row | {"point": points[int(row["point"])]} for row in rows])
 
     def _tell(self, members: int, steps: int) -> None:
         """Of the `members` at work so many steps are done."""
@@ -429,11 +441,17 @@ def _filled(model: StackedVAE, cells: Sequence[Cell], stacks: int) -> Trained:
         for name, value in _own_state(model).items()
     }
     model.load_state_dict(model.state_dict() | state)
+    own = [_found_by(cell) for cell in cells]
     found = {
-        name: torch.tensor([cell.found[name] for cell in cells], dtype=torch.float64).view(shape)
-        for name in cells[0].found
+        name: torch.tensor([values[name] for values in own], dtype=torch.float64).view(shape)
+        for name in dict.fromkeys(name for cell in cells for name in cell.found)
     }
     return Trained(model, result, found)
+
+
+def _found_by(cell: Cell) -> dict[str, float]:
+    """What was found of it; a stack without inner loops counts no steps of its members."""
+    return {"decoder_steps": cell.steps, "encoder_steps": cell.steps, "until": 0} | cell.found
 
 
 def _result(members: Sequence[tuple[int, int]], cells: Sequence[Cell], stacks: int) -> TrainResult:

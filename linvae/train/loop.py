@@ -30,6 +30,7 @@ from linvae.train.walk import JointWalk, MemberWalk
 
 __all__ = [
     "DivergedError",
+    "Log",
     "Prices",
     "TrainResult",
     "new_optimizer",
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 LEAST = 1e-20  # of what gradients are divided by: where a beta is 0 they are 0 and stay so
+Log = Callable[[list[dict[str, float]]], None]
 UPPER_SHARE = 0.25  # of the steps of upper levels: latents have variances of several eta^2
 
 
@@ -111,6 +113,7 @@ def train(
     progress: Callable[[int], None] | None = None,
     checkpoint: Checkpoint | None = None,
     validation: TrainingData | None = None,
+    log: Log | None = None,
 ) -> TrainResult:
     """Train every member of `model` on `data`; parameters are updated in place.
 
@@ -119,7 +122,7 @@ def train(
     what else is in the stack. With inner loops (`kl_weight.aggressive`) or a plateau every member
     goes its own way (`linvae.train.walk`), and the steps of `config` are those of decoders.
     `validation`: what ends inner loops and lowers the rate, after every epoch; None: `data`.
-    `progress` is called with the number of steps done.
+    `progress` is called with the number of steps done, `log` with the new rows of the history.
     A member that diverges is reported in the result and stays as it is; raises DivergedError where
     all do.
     With a `checkpoint` the run goes on from its file where there is one, and writes it as it goes
@@ -155,7 +158,10 @@ def train(
             _note_diverged(run.diverged, members, logged, model, run.step)
             _note_blown_up(run.blown_up, terms, betas, logged, model, run.step)
             run.walk.stop(_members_at(run.diverged, model))
-            run.history += _history_rows(run, terms, betas, logged)
+            rows = _history_rows(run, terms, betas, logged)
+            run.history += rows
+            if log:
+                log(rows)
             if progress:
                 progress(config.steps if last else run.walk.step)
         run.seconds = time.perf_counter() - start

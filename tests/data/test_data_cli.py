@@ -167,7 +167,7 @@ def test_usage(arguments):
 def test_runs_as_a_module(root):
     command = [sys.executable, "-m", "linvae.data", "--help"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "Exit codes" in result.stdout
+    assert "exit codes" in result.stdout
 
 
 def test_real_samples_verify(real_data, root, capsys):

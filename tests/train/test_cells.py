@@ -111,6 +111,15 @@ def test_only_missing_members_are_trained(kind, tmp_path, one_stack, monkeypatch
     assert stacks == [((0,), 1), ((3,), 3)]
 
 
+def test_stacks_with_and_without_inner_loops_are_one_study(one_stack, monkeypatch):
+    """Points 0.1 and 0.4 have inner loops, 1.0 alone in its stack has none: counts of both."""
+    monkeypatch.setattr(module, "size_that_fits", lambda *_: (2, 2))
+    found = killed.cells("remedies", None)
+    assert found.result.stacks == 2
+    assert_close(found, one_stack["remedies"])
+    assert found.found["until"][:, 2].tolist() == [0, 0]
+
+
 def test_seeds_that_lack_the_same_points_share_a_stack(tmp_path, one_stack, monkeypatch):
     store = CellStore(tmp_path)
     killed.cells("constant", store, points=(0.4,))

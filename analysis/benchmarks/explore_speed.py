@@ -2,16 +2,22 @@
 
     python analysis/benchmarks/explore_speed.py [--out FILE] [--changes N]
 
-784 dimensions, the default grid. `server`: from the message of the page to the last of the answer,
-as the server itself tells it (state read, `solve` along the grid, data and text of the page set).
-`browser`: from the input event to the frame that shows the new sentence and figures, in headless
-Chromium, without a GPU; Medians and largest,
-milliseconds. Threads of the linear algebra: OMP_NUM_THREADS.
+784 dimensions, the default grid, one step of the slider of beta; medians and largest, milliseconds.
+
+| value    | from                   | to                                                           |
+|----------|------------------------|--------------------------------------------------------------|
+| callback | message of the page    | everything of the answer is set, no browser running          |
+| cpu      | the same               | the same, processor time: other work on the machine left out |
+| server   | the same               | the same, while Chromium draws                               |
+| browser  | the slider's event     | the frame that has the answer: headless Chromium, no GPU     |
+
+Threads of the linear algebra: OMP_NUM_THREADS.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -21,10 +27,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bokeh.document import Document
+
+from linvae import Moments
+from linvae.explorer.page import page
+from linvae.explorer.source import Source
+from linvae.explorer.state import State, preset
 
 SETTINGS: dict[str, dict[str, str]] = {
     "vae": {"model": "vae"},
@@ -56,23 +69,44 @@ def summary(values: list[float]) -> dict[str, float]:
     return {"median_ms": round(statistics.median(values), 2), "largest_ms": round(max(values), 2)}
 
 
-def measure(page: Any, changes: int) -> dict[str, Any]:
+def measure(opened: Any, changes: int) -> dict[str, Any]:
     """Server's and browser's time of so many steps, the first three left out."""
-    times = [page.evaluate(CHANGE) for _ in range(changes + 3)][3:]
+    times = [opened.evaluate(CHANGE) for _ in range(changes + 3)][3:]
     server, browser = zip(*times, strict=True)
     return {"server": summary(list(server)), "browser": summary(list(browser))}
 
 
-def choose(page: Any, fields: dict[str, str]) -> None:
+def callbacks(data: np.ndarray, changes: int) -> dict[str, Any]:
+    """The callback of the server in this process: wall and processor time."""
+    source = Source.of("data", Moments.from_data(data))
+    result = {}
+    for name, fields in SETTINGS.items():
+        state = State(spectrum="data", **(preset(fields["model"]) | fields))
+        document = Document()
+        page(state, source)(document)
+        wanted = document.get_model_by_name("state")
+        wall, cpu = [], []
+        for i in range(changes + 3):
+            new = dataclasses.asdict(state) | {"beta": 0.5 * 1.02**i}
+            text = json.dumps({"request": i, "state": new, "dark": False})
+            begin = time.perf_counter(), time.process_time()
+            wanted.data = {"text": [text]}
+            wall.append(1e3 * (time.perf_counter() - begin[0]))
+            cpu.append(1e3 * (time.process_time() - begin[1]))
+        result[name] = {"callback": summary(wall[3:]), "cpu": summary(cpu[3:])}
+    return result
+
+
+def choose(opened: Any, fields: dict[str, str]) -> None:
     """Set selects and sliders, and wait for the answer to each."""
     for name, value in fields.items():
-        page.evaluate("delete document.documentElement.dataset.answered")
-        page.evaluate(
+        opened.evaluate("delete document.documentElement.dataset.answered")
+        opened.evaluate(
             "([id, value]) => { const field = document.getElementById(id); field.value = value;"
             " field.dispatchEvent(new Event('input', { bubbles: true })) }",
             [name, str(value)],
         )
-        page.wait_for_selector("html[data-answered]")
+        opened.wait_for_selector("html[data-answered]")
 
 
 def in_browser(url: str, changes: int) -> dict[str, Any]:
@@ -83,14 +117,14 @@ def in_browser(url: str, changes: int) -> dict[str, Any]:
     result: dict[str, Any] = {}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=["--disable-gpu"])
-        page = browser.new_page()
-        page.goto(url)
-        page.wait_for_selector("html[data-answered]")
+        opened = browser.new_page()
+        opened.goto(url)
+        opened.wait_for_selector("html[data-answered]")
         for name, fields in SETTINGS.items():
-            choose(page, {"encoder": "learned"} | fields)
-            result[name] = measure(page, changes)
-        choose(page, {name: str(width) for name, width in WIDEST.items()})
-        result["hvae, 32 and 32 units"] = measure(page, changes)
+            choose(opened, {"encoder": "learned"} | fields)
+            result[name] = measure(opened, changes)
+        choose(opened, {name: str(width) for name, width in WIDEST.items()})
+        result["hvae, 32 and 32 units"] = measure(opened, changes)
         browser.close()
     return result
 
@@ -110,10 +144,12 @@ def main() -> None:
         server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert server.stdout is not None
         try:
-            result = in_browser(server.stdout.readline().split()[0], args.changes)
+            drawn = in_browser(server.stdout.readline().split()[0], args.changes)
         finally:
             server.send_signal(signal.SIGINT)
             server.wait(60)
+    set_here = callbacks(data, args.changes)
+    result: dict[str, Any] = {name: set_here.get(name, {}) | times for name, times in drawn.items()}
     result["threads"] = os.environ.get("OMP_NUM_THREADS", "all")
     result["load_average"] = os.getloadavg()[0]
     result["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, numpy {np.__version__}"

@@ -39,7 +39,9 @@ from linvae.theory.stability import critical_correlation, stability
 __all__ = ["Curves", "Unsolvable", "curves"]
 
 Array = npt.NDArray[np.float64]
-GRID = 33  # betas besides the thresholds, between which rates are all but straight lines
+# betas besides the thresholds, between which rates are all but straight lines; by number of levels,
+# since a hierarchy takes three times as long to solve
+GRID = {1: 33, 2: 9}
 UNITS_SHOWN = 8  # of every level: more curves cannot be told apart
 MODES_SHOWN = 64
 SPAN = 1e3  # the axis of beta begins at most so far below the highest threshold
@@ -105,7 +107,7 @@ def curves(state: State, source: Source | None = None) -> Curves | Unsolvable:
     critical = now.level_critical_betas
     shown = min(UNITS_SHOWN, max(problem.spec.latent_dims))
     low, high = _ends(state.beta, critical)
-    grid = np.geomspace(low, high, GRID)
+    grid = np.geomspace(low, high, GRID[len(critical)])
     betas = _joined(grid, critical[:, :shown])
     path = [problem.solve(beta / state.beta) for beta in betas]
     steps = _joined(grid[[0, -1]], critical)

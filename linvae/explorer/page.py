@@ -61,6 +61,7 @@ class _Figures:
 
     def __init__(self) -> None:
         self.data: dict[str, ColumnDataSource] = {}
+        self.dark: bool | None = None
         self.coloured: list[tuple[Any, int]] = []  # glyphs, and which colour of `INK` they have
         self.figures = {name: self._figure(name, *SCALES[name]) for name in FIGURES}
         for level in range(len(DASHES)):
@@ -138,7 +139,10 @@ class _Figures:
             item.visible = item.label.value in ("waterline", *found.states)
 
     def ink(self, dark: bool) -> None:
-        """Colours for a light or a dark page."""
+        """Colours for a light or a dark page; they take as long to set as curves to solve."""
+        if dark == self.dark:
+            return
+        self.dark = dark
         text, line, levels = INK[dark]
         for glyph, level in self.coloured:
             glyph.line_color = levels[level]

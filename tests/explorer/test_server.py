@@ -154,7 +154,7 @@ def test_sources(opened, tmp_path):
 
 
 BAD = {
-    "host": (["--host", "0.0.0.0"], 2, "unrecognized arguments: --host"),
+    "host": (["--host", "0.0.0.0"], 2, "unknown option --host"),
     "port": (["--port", "65536"], 2, "'65536' must be an integer between 0 and 65535"),
     "two": (["--data", "x.npy", "--dataset", "digits"], 2, "are two sources: leave one of them"),
     "idle": (["--condition-dim", "1"], 2, "--condition-dim has no effect without --data or"),

@@ -12,6 +12,7 @@ from linvae.version import __version__
 
 COMMANDS = {
     "predict": ("linvae.predict", "thresholds and advice for a dataset or a file, in seconds"),
+    "explore": ("linvae.explore", "a local page with sliders: thresholds and rates at once"),
     "compare": ("linvae.compare", "predicted against observed collapse of a dataset"),
     "diagnose": ("linvae.diagnose", "a trained encoder: predicted collapse, or failed training"),
     "text": ("linvae.text", "train a VAE of sentences, and see what it says"),

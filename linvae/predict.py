@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from linvae.advice_words import now_words, units_text, why_words
 from linvae.cli import (
     Parser,
     add_output_arguments,
@@ -307,9 +308,9 @@ def _prediction(args: argparse.Namespace, data: Dataset | OwnData) -> Prediction
         grid=[_point(args, spec, moments, beta, s) for s in variances for beta in betas],
         asked=[{"asked": words, **advice.to_rows()[0]} for words, advice in asked],
         advice=[
-            *_now(spec, moments, thresholds),
+            *now_words(spec, moments, collapse=thresholds[0]["critical_betas"][0]),
             *(_words(words, advice) for words, advice in asked),
-            *_why(spec, moments),
+            *why_words(spec, moments),
         ],
     )
 
@@ -405,7 +406,7 @@ def _asked(
         units = most_units
     if isinstance(spec, VAESpec) and spec.decoder_variance != "learned":
         if units is not None:
-            yield f"To keep {_units(units)}", keep_units(spec, moments, units)
+            yield f"To keep {units_text(units)}", keep_units(spec, moments, units)
         if args.rate is not None:
             yield f"To spend {args.rate:g} nats", reach_rate(spec, moments, args.rate)
         if args.squared_error is not None:
@@ -413,32 +414,12 @@ def _asked(
             yield f"For a squared error of {args.squared_error:g}", advice
         return
     if units is not None:
-        yield f"To keep {_units(units)}{level}", search_beta(spec, moments, units=units)
+        yield f"To keep {units_text(units)}{level}", search_beta(spec, moments, units=units)
     if args.rate is not None:
         yield f"To spend {args.rate:g} nats", search_beta(spec, moments, rate_nats=args.rate)
     if args.squared_error is not None:
         found = search_beta(spec, moments, squared_error=args.squared_error)
         yield f"For a squared error of {args.squared_error:g}", found
-
-
-def _now(spec: LinearSpec, moments: Moments, thresholds: list[dict[str, Any]]) -> Iterator[str]:
-    """What one has at the spec's own beta; levels of a hierarchy have their own sentences."""
-    from linvae.theory import solve
-
-    if len(spec.latent_dims) > 1:
-        return
-    solution = solve(spec, moments)
-    yield (
-        f"At beta {spec.betas[0]:g} and {_variance_words(spec, solution.decoder_variance)}: "
-        f"{solution.active_units[0]} of {_units(spec.latent_dims[0])} active; all are collapsed "
-        f"from beta {thresholds[0]['critical_betas'][0]:.4g} on."
-    )
-
-
-def _variance_words(spec: LinearSpec, s: float) -> str:
-    if spec.decoder_variance == "learned":
-        return f"a learned decoder variance, {s:.4g}"
-    return f"decoder variance {s:g}"
 
 
 def _words(asked: str, advice: Advice | BetaAdvice) -> str:
@@ -449,7 +430,7 @@ def _words(asked: str, advice: Advice | BetaAdvice) -> str:
         beta = _value("beta", advice.beta, (advice.low, advice.high))
         levels = len(advice.rates_nats) > 1
         units = ", ".join(map(str, advice.active_units))
-        then = f"{units} units on the levels" if levels else _units(advice.active_units[0])
+        then = f"{units} units on the levels" if levels else units_text(advice.active_units[0])
         return (
             f"{asked}: {beta}{', of level 1, the others in proportion' if levels else ''}; then "
             f"{then} active, rate {sum(advice.rates_nats):.4g} nats, squared error "
@@ -459,7 +440,7 @@ def _words(asked: str, advice: Advice | BetaAdvice) -> str:
     s = _value("decoder variance", advice.decoder_variance, advice.decoder_variance_range)
     return (
         f"{asked}: {beta} at decoder variance {float(advice.spec.decoder_variance):g}, or {s} at "
-        f"beta {advice.spec.beta:g}; then {_units(advice.active_units)} active, rate "
+        f"beta {advice.spec.beta:g}; then {units_text(advice.active_units)} active, rate "
         f"{advice.rate_nats:.4g} nats, squared error {advice.squared_error:.4g}."
     )
 
@@ -474,52 +455,6 @@ def _value(name: str, value: float, bounds: tuple[float, float]) -> str:
     if math.isinf(high):
         return f"{name} {low:.4g} or more"
     return f"{name} from {low:.4g} to {high:.4g} (say {value:.4g})"
-
-
-def _units(n: int) -> str:
-    return f"{n} unit" if n == 1 else f"{n} units"
-
-
-WHY = {
-    "data": "no mode of the data pays for it any longer",
-    "price": "a nat of it costs more than one of the level below, which lives on",
-    "starved": "a nat of it costs as much as one of the level below, and both die together",
-    "noise": "it copies the noise of the encoder below it",
-    "never": "a learned encoder below leaves it nothing to say",
-}
-
-
-def _why(spec: LinearSpec, moments: Moments) -> Iterator[str]:
-    """What decides besides beta and s: the condition of a CVAE, the levels of a hierarchy."""
-    from linvae.spec import CVAESpec, HVAESpec
-    from linvae.theory.advice import level_order, mode_correlations
-
-    if isinstance(spec, CVAESpec) and spec.decoder_variance != "learned":
-        top = mode_correlations(spec, moments).to_rows()[0]
-        yield _correlation_words(spec, top["correlation"], top["critical_correlation"])
-    if isinstance(spec, HVAESpec):
-        order = level_order(spec, moments)
-        for place, level in enumerate(order.order):
-            yield _level_words(
-                level, float(order.critical_betas[level - 1]), order.reasons[level - 1], place == 0
-            )
-
-
-def _correlation_words(spec: LinearSpec, rho: float, critical: float) -> str:
-    where = f"at beta {spec.betas[0]:g} and decoder variance {float(spec.decoder_variance):g}"
-    known = f"The condition predicts the strongest mode with correlation {rho:.4g}"
-    if critical == 0:
-        return f"{known}; {where} that mode is collapsed whatever the condition."
-    state = "so it is collapsed" if rho >= critical else "so it is alive"
-    return f"{known}; {where} the mode collapses from {critical:.4g} on, {state}."
-
-
-def _level_words(level: int, critical: float, reason: str, first: bool) -> str:
-    if reason in ("noise", "never"):
-        what = "never dies" if reason == "noise" else "is idle at every beta"
-        return f"Level {level} {what}: {WHY[reason]}."
-    dies = "dies first," if first else "dies"
-    return f"Level {level} {dies} when beta, of level 1, exceeds {critical:.4g}: {WHY[reason]}."
 
 
 # --- text ---------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@
                                       metrics < jobs < cluster
                                       < compare, predict, diagnose, diagnosis, testing,
                                         pipeline, run_file, cli,
-                                        completion, every __main__
+                                        completion, explore, explorer,
+                                        advice_words, every __main__
 
 A module imports from lower layers only, and the three groups divided by bars do not see each
 other. Theory takes moments, not data sets; data knows nothing of the rest; verdicts, report and
@@ -31,6 +32,9 @@ TOP = {
     "predict",
     "diagnose",
     "diagnosis",
+    "advice_words",
+    "explore",
+    "explorer",
     "testing",
     "text",
     "pictures",

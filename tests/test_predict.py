@@ -12,8 +12,9 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 import linvae.__main__
 from linvae import CVAESpec, Moments, VAESpec, solve
+from linvae.advice_words import condition_words, level_words
 from linvae.data import load_dataset
-from linvae.predict import _correlation_words, _level_words, _memory, _value, main
+from linvae.predict import _memory, _value, main
 from linvae.spec import default_spec
 from linvae.theory.marginal import log_likelihood
 
@@ -249,11 +250,11 @@ WORDS = {
     "to-zero": (_value("beta", 2.0, (0.0, 4.0)), "beta below 4 (say 2)"),
     "to-infinity": (_value("beta", 2.0, (1.0, np.inf)), "beta 1 or more"),
     "point": (_value("beta", 2.0, (2.0, 2.0)), "beta 2"),
-    "alive": (_correlation_words(CVAESpec(1), 0.5, 0.6), "from 0.6 on, so it is alive."),
-    "collapsed": (_correlation_words(CVAESpec(1), 0.6, 0.5), "from 0.5 on, so it is collapsed."),
-    "always": (_correlation_words(CVAESpec(1), 0.6, 0.0), "collapsed whatever the condition."),
-    "noise": (_level_words(2, np.inf, "noise", False), "Level 2 never dies: it copies the noise"),
-    "never": (_level_words(2, 0.0, "never", True), "Level 2 is idle at every beta: a learned"),
+    "alive": (condition_words(CVAESpec(1), 0.5, 0.6), "from 0.6 on, so it is alive."),
+    "collapsed": (condition_words(CVAESpec(1), 0.6, 0.5), "from 0.5 on, so it is collapsed."),
+    "always": (condition_words(CVAESpec(1), 0.6, 0.0), "collapsed whatever the condition."),
+    "noise": (level_words(2, np.inf, "noise", False), "Level 2 never dies: it copies the noise"),
+    "never": (level_words(2, 0.0, "never", True), "Level 2 is idle at every beta: a learned"),
 }  # fmt: skip
 
 

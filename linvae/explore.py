@@ -1,0 +1,160 @@
+"""`python -m linvae.explore`: one local page with sliders; curves redraw from the closed forms.
+
+data -> moments -> modes, once; then state -> curves (`linvae.explorer.curves`) at every change. The
+page is on 127.0.0.1 only and needs no network. Exit code 0 = ended by Ctrl-C, 2 = usage or unusable
+data, 3 = data missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import webbrowser
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from linvae.cli import Parser, add_data_arguments, exit_codes, load_named, positive_int
+
+if TYPE_CHECKING:
+    from linvae.explorer.source import Source
+    from linvae.explorer.state import State
+    from linvae.moments import Moments
+
+EXAMPLES = """\
+examples:
+  python -m linvae.explore                                   a synthetic spectrum
+  python -m linvae.explore --dataset digits
+  python -m linvae.explore --data table.csv --condition-dim 3
+  python -m linvae.explore --covariance cov.npy --port 8080 --no-browser
+"""
+
+
+def parser() -> Parser:
+    """All options."""
+    p = Parser(
+        prog="linvae explore",
+        description="Sliders for beta, variances and widths; rates, thresholds and collapse redraw "
+        "at once. On 127.0.0.1 only; Ctrl-C ends it.",
+        examples=EXAMPLES,
+        config=True,
+    )
+    own = p.add_argument_group("your own data")
+    own.add_argument(
+        "--data", type=Path, help=".npy, .npz, .csv, .parquet, .h5, or a folder of images"
+    )
+    own.add_argument("--covariance", type=Path, help=".npy of a joint covariance, condition first")
+    own.add_argument("--condition-dim", type=positive_int, help="columns that are given, the first")
+    add_data_arguments(p)
+    p.add_argument(
+        "--model",
+        choices=("vae", "cvae", "hvae"),
+        help="the first to be shown; cvae gives a --dataset a condition (default vae; cvae where "
+        "the data have one)",
+    )
+    p.add_argument("--port", type=_port, default=0, help="default 0: any free one")
+    p.add_argument("--no-browser", action="store_true", help="print the address only")
+    p.set_defaults(dataset=None)
+    return p
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < 2**16):
+        raise argparse.ArgumentTypeError(f"{text!r} must be an integer between 0 and 65535")
+    return int(text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until Ctrl-C; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    with exit_codes(arguments) as status:
+        args = _parse(arguments)
+        _require_bokeh()
+        from linvae.explorer.page import page
+        from linvae.explorer.server import Server
+
+        source = _source(args)
+        server = Server(page(_start(args, source), source), args.port)
+        with suppress(KeyboardInterrupt):  # the way to end it: no failure
+            print(f"{server.url}  (Ctrl-C ends it)", flush=True)
+            if not args.no_browser:
+                webbrowser.open(server.url)
+            server.run()
+    return status.code
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The arguments, one source at most."""
+    p = parser()
+    args = p.parse_args(arguments)
+    given = [name for name in ("dataset", "data", "covariance") if getattr(args, name) is not None]
+    if len(given) > 1:
+        p.error(f"--{given[0]} and --{given[1]} are two sources: leave one of them out")
+    if args.condition_dim and not (args.data or args.covariance):
+        p.error("--condition-dim has no effect without --data or --covariance: leave it out")
+    for name in ("data_dir", "split", "max_samples", "image_size"):
+        if getattr(args, name) is not None and args.dataset is None:
+            p.error(f"--{name.replace('_', '-')} has no effect without --dataset: leave it out")
+    return args
+
+
+def _require_bokeh() -> None:
+    try:
+        import bokeh.server.server  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            "linvae explore needs Bokeh, which is not installed: pip install 'linvae[explore]'"
+        ) from error
+
+
+# --- data ---------------------------------------------------------------------------------------
+
+
+def _source(args: argparse.Namespace) -> Source | None:
+    """What was asked for, reduced to its modes; None for a synthetic spectrum."""
+    from linvae.explorer.source import Source
+    from linvae.moments import Moments
+
+    if args.covariance:
+        return Source.of(args.covariance.name, _given_covariance(args))
+    if args.data:
+        from linvae.data.own import open_own_data
+
+        data = open_own_data(args.data, condition_dim=args.condition_dim or 0)
+        return Source.of(data.describe(), Moments.from_batches(data.batches()))
+    if args.dataset:
+        dataset = load_named(args)
+        return Source.of(dataset.describe(), Moments.from_data(dataset.target, dataset.condition))
+    return None
+
+
+def _given_covariance(args: argparse.Namespace) -> Moments:
+    import numpy as np
+
+    from linvae.data import MissingDataError
+    from linvae.moments import Moments
+
+    path = args.covariance
+    if not path.exists():
+        raise MissingDataError(f"covariance={str(path)!r} does not exist: give a .npy file")
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(
+            f"covariance={str(path)!r} is no .npy file of numbers: write it with numpy.save"
+        ) from error
+    return Moments.from_covariance(values, condition_dim=args.condition_dim or 0)
+
+
+def _start(args: argparse.Namespace, source: Source | None) -> State:
+    """The first state: beta and decoder variance 1, variances of the latents as the model has."""
+    from linvae.explorer.state import State, preset
+
+    fields: dict[str, Any] = {"spectrum": "data"} if source else {}
+    model = args.model or ("cvae" if source and source.given else "vae")
+    return State(model=model, **(fields | preset(model)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

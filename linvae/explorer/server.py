@@ -1,0 +1,84 @@
+"""A server for one page on the loopback interface that answers its own page only.
+
+Every request, of the page, its scripts and its websocket, must name this server as Host: a foreign
+name that was made to resolve to 127.0.0.1 (DNS rebinding) gets 403. So does a request whose Origin
+is another page. There is no way to bind to another interface.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from bokeh.document import Document
+from bokeh.resources import Resources
+from bokeh.server.server import BaseServer
+from bokeh.server.tornado import BokehTornado
+from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPServerRequest
+from tornado.ioloop import IOLoop
+from tornado.netutil import bind_sockets
+from tornado.web import ErrorHandler
+
+__all__ = ["Server"]
+
+ADDRESS = "127.0.0.1"
+
+
+class _Guarded(BokehTornado):
+    """Bokeh's application behind the check of Host and Origin."""
+
+    def __init__(self, open_page: Callable[[Document], None], port: int) -> None:
+        self.hosts = {f"{name}:{port}" for name in (ADDRESS, "localhost")}
+        if port == 80:
+            self.hosts |= {ADDRESS, "localhost"}  # browsers leave the default port out
+        super().__init__({"/": open_page}, extra_websocket_origins=sorted(self.hosts))
+
+    def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
+        """403 for a foreign Host or Origin, before anything else looks at the request."""
+        origins = request.headers.get_list("Origin")
+        known = request.headers.get_list("Host") and request.host.lower() in self.hosts
+        own = all(origin.lower() in {f"http://{host}" for host in self.hosts} for origin in origins)
+        if known and own:
+            return super().find_handler(request, **kwargs)
+        return self.get_handler_delegate(request, ErrorHandler, {"status_code": 403})
+
+    def resources(self, absolute_url: str | bool | None = None) -> Resources:
+        """The one script that the page needs, of this server, whatever the environment says."""
+        return Resources(mode="server", root_url="/", components=["bokeh"])
+
+
+class Server:
+    """Bound at once, so that `url` is known; `run` serves until it is interrupted.
+
+    Raises ValueError where the port is taken or not allowed.
+    """
+
+    def __init__(self, open_page: Callable[[Document], None], port: int = 0) -> None:
+        try:
+            sockets = bind_sockets(port, address=ADDRESS)
+        except OSError as error:
+            raise ValueError(
+                f"port={port} cannot be served on {ADDRESS}: {error.strerror or error}; leave "
+                "--port out, and any free one is taken"
+            ) from error
+        self.port = sockets[0].getsockname()[1]
+        asyncio.set_event_loop(asyncio.new_event_loop())
+        application = _Guarded(open_page, self.port)
+        http = HTTPServer(application)
+        http.add_sockets(sockets)
+        self._server = BaseServer(IOLoop.current(), application, http)
+
+    @property
+    def url(self) -> str:
+        """The page."""
+        return f"http://{ADDRESS}:{self.port}/"
+
+    def run(self) -> None:
+        """Serve until KeyboardInterrupt, which is passed on."""
+        self._server.start()
+        try:
+            self._server.io_loop.start()
+        finally:
+            self._server.stop()

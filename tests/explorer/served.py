@@ -1,0 +1,29 @@
+"""The command, started as a user starts it, for the tests of its server and its page."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def explorer(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The address that `linvae explore --no-browser` prints, and its process; ended by Ctrl-C."""
+    command = [sys.executable, "-m", "linvae.explore", "--no-browser", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    try:
+        assert first, f"no address: {process.communicate(timeout=60)}"
+        yield first.split()[0], process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)

@@ -1,0 +1,197 @@
+"""The explorer answers its own page only, on 127.0.0.1 only; and its command line."""
+
+from __future__ import annotations
+
+import http.client
+import signal
+import socket
+import subprocess
+import sys
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+
+pytest.importorskip("bokeh", reason='pip install "linvae[explore]"')
+
+from linvae.explore import main
+
+from .served import explorer
+
+WEBSOCKET = {
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Protocol": "bokeh, none",
+}
+
+
+@pytest.fixture(scope="module")
+def served():
+    with explorer() as (url, _):
+        yield urlsplit(url)
+
+
+def status(served, path: str, host: str | None = None, **headers: str) -> int:
+    """Status of a raw GET; `host` "" sends no Host at all."""
+    connection = http.client.HTTPConnection(served.hostname, served.port, timeout=30)
+    connection.putrequest("GET", path, skip_host=True)
+    if host != "":
+        connection.putheader("Host", host or served.netloc)
+    for name, value in headers.items():
+        connection.putheader(name.replace("_", "-"), value)
+    connection.endheaders()
+    found = connection.getresponse().status
+    connection.close()
+    return found
+
+
+PATHS = ("/", "/static/js/bokeh.min.js", "/metadata", "/autoload.js?bokeh-autoload-element=1")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_own_host_is_answered_and_a_foreign_one_is_not(served, path):
+    assert status(served, path) == 200
+    assert status(served, path, f"LOCALHOST:{served.port}") == 200
+    for host in ("evil.example", f"evil.example:{served.port}", "127.0.0.1:1", "127.0.0.1", ""):
+        # HTTP/1.1 without a Host is no request at all: 400
+        assert status(served, path, host) == (400 if host == "" else 403), host
+
+
+@pytest.mark.parametrize("path", ["/", "/ws", "/static/js/bokeh.min.js"])
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:1", "file://"])
+def test_a_foreign_page_is_refused(served, path, origin):
+    headers = WEBSOCKET if path == "/ws" else {}
+    assert status(served, path, Origin=origin, **headers) == 403
+
+
+def test_the_websocket_opens_for_its_own_page_alone(served):
+    own = f"http://{served.netloc}"
+    # 101 would need the token of a session; what is refused by the guard has 403
+    assert status(served, "/ws", Origin=own, **WEBSOCKET) != 403
+    assert status(served, "/ws", "evil.example", Origin=own, **WEBSOCKET) == 403
+    assert status(served, "/ws", "evil.example", Origin="http://evil.example", **WEBSOCKET) == 403
+
+
+def test_an_environment_that_allows_every_origin_changes_nothing(monkeypatch):
+    monkeypatch.setenv("BOKEH_ALLOW_WS_ORIGIN", "*")
+    with explorer() as (url, _):
+        assert status(urlsplit(url), "/ws", Origin="http://evil.example", **WEBSOCKET) == 403
+
+
+def test_other_interfaces_are_not_listened_on(served):
+    for address in ("127.0.0.2", "0.0.0.0" if sys.platform == "win32" else "::1"):
+        with pytest.raises(OSError):
+            socket.create_connection((address, served.port), timeout=5)
+
+
+def test_control_c_ends_it_in_order():
+    with explorer() as (_, process):
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_a_port_in_use_is_said(capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["--no-browser", "--port", str(port)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"linvae: port={port} cannot be served on 127.0.0.1: Address already in")
+    assert "leave --port out, and any free one is taken" in said
+
+
+# --- command line -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """What the command would serve: the first state and the source."""
+    seen = []
+    monkeypatch.setattr("linvae.explorer.server.Server.run", lambda self: None)
+
+    def page(*given):
+        seen.extend(given)
+        return lambda document: None
+
+    monkeypatch.setattr("linvae.explorer.page.page", page)
+    return seen
+
+
+def test_browser_is_opened_unless_not_wanted(opened, monkeypatch, capsys):
+    urls = []
+    monkeypatch.setattr("webbrowser.open", urls.append)
+    assert main([]) == 0 and main(["--no-browser"]) == 0
+    first, second = (line.split()[0] for line in capsys.readouterr().out.splitlines())
+    assert urls == [first]
+    assert first.startswith("http://127.0.0.1:") and second.startswith("http://127.0.0.1:")
+
+
+def test_sources(opened, tmp_path):
+    covariance = np.diag([1.0, 4.0, 3.0])
+    covariance[0, 1] = covariance[1, 0] = 1.0
+    np.save(tmp_path / "c.npy", covariance)
+    np.save(tmp_path / "y.npy", np.random.default_rng(0).normal(size=(50, 3)))
+    for arguments, model, dims, given in (
+        ([], "vae", None, None),
+        (["--dataset", "digits", "--model", "hvae"], "hvae", 64, None),
+        (["--dataset", "digits", "--model", "cvae"], "cvae", 48, 48),
+        (["--data", str(tmp_path / "y.npy")], "vae", 3, None),
+        (["--data", str(tmp_path / "y.npy"), "--condition-dim", "1"], "cvae", 2, 2),
+        (["--covariance", str(tmp_path / "c.npy"), "--condition-dim", "1"], "cvae", 2, 2),
+    ):
+        opened.clear()
+        assert main(["--no-browser", *arguments]) == 0
+        start, source = opened
+        assert start.model == model
+        assert (source and len(source.variances)) == dims
+        assert (source and source.given and len(source.given.variances)) == given
+    assert source.variances.tolist() == [4.0, 3.0]
+    assert source.given.variances.tolist() == pytest.approx([3.0, 3.0])
+
+
+BAD = {
+    "host": (["--host", "0.0.0.0"], 2, "unknown option --host"),
+    "port": (["--port", "65536"], 2, "'65536' must be an integer between 0 and 65535"),
+    "two": (["--data", "x.npy", "--dataset", "digits"], 2, "are two sources: leave one of them"),
+    "idle": (["--condition-dim", "1"], 2, "--condition-dim has no effect without --data or"),
+    "idle-split": (["--split", "all"], 2, "--split has no effect without --dataset: leave it out"),
+    "missing": (["--covariance", "none.npy"], 3, "covariance='none.npy' does not exist"),
+    "damaged": (["--covariance", "BAD"], 2, "is no .npy file of numbers: write it with numpy.save"),
+    "no-matrix": (["--covariance", "LINE"], 2, "covariance has shape (3,) but must be square"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), BAD.values(), ids=BAD.keys())
+def test_what_cannot_be_served_is_said(arguments, code, message, opened, tmp_path, capsys):
+    (tmp_path / "bad.npy").write_bytes(b"no numbers")
+    np.save(tmp_path / "line.npy", np.ones(3))
+    files = {"BAD": str(tmp_path / "bad.npy"), "LINE": str(tmp_path / "line.npy")}
+    try:
+        found = main(["--no-browser", *(files.get(a, a) for a in arguments)])
+    except SystemExit as end:
+        found = end.code
+    assert found == code
+    assert message in capsys.readouterr().err
+
+
+def test_without_bokeh_the_extra_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "bokeh.server.server", None)
+    assert main(["--no-browser"]) == 2
+    assert "not installed: pip install 'linvae[explore]'" in capsys.readouterr().err
+
+
+def test_help_loads_neither_bokeh_nor_numpy():
+    code = (
+        "import sys, linvae.explore as e\n"
+        "try:\n    e.main(['--help'])\nexcept SystemExit: pass\n"
+        "print([m for m in ('bokeh', 'tornado', 'numpy', 'torch') if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert result.stdout.splitlines()[-1] == "[]"
+    assert "--host" not in result.stdout

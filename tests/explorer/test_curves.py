@@ -29,6 +29,8 @@ STATES = {
     "fixed": ("plain", {"beta": 0.3, "encoder": "fixed", "encoder_variance": 0.2}),
     "prior": ("plain", {"encoder": "fixed", "encoder_variance": 0.2, "prior_variance": 3.0}),
     "cvae": ("task", {"model": "cvae", "beta": 0.1}),
+    "cvae fixed": ("task", {"model": "cvae", "beta": 0.3, "encoder": "fixed",
+                            "encoder_variance": 0.2, "prior_variance": 3.0}),
     "hvae": ("plain", {"model": "hvae", "beta": 0.4, "beta_2": 0.3, **preset("hvae")}),
     "uneven": ("plain", {"model": "hvae", "beta": 0.2, "latent_dim": 3, "latent_dim_2": 6,
                          "encoder": "fixed", "encoder_2": "fixed", "prior_variance_2": 2.0}),

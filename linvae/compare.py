@@ -35,9 +35,9 @@ from linvae.cli import (
     refuse_idle_reconstruction,
     write_run_file,
 )
-from linvae.data import Dataset, resolve_name
 
 if TYPE_CHECKING:
+    from linvae.data import Dataset
     from linvae.jobs import Job, Runner
     from linvae.models import Preset
     from linvae.spec import LinearSpec
@@ -179,6 +179,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     with exit_codes(arguments) as status:
         args = _parse(arguments)
+        from linvae.data import resolve_name  # here: --help needs no data
+
         name = f"{resolve_name(args.dataset)}-{args.preset or args.model}"
         folder = args.out or Path("results") / name
         check_writable(folder)

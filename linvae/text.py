@@ -35,7 +35,6 @@ from linvae.cli import (
     write_run_file,
 )
 from linvae.compare import TRAINING_REMEDIES
-from linvae.data import Vocabulary, load_text_splits
 
 if TYPE_CHECKING:
     from linvae.data import TextDataset
@@ -174,6 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(args: argparse.Namespace) -> None:
+    from linvae.data import load_text_splits
     from linvae.models.recurrent import StackedTextVAE
     from linvae.models.saved import save_text_model
     from linvae.spec import VAESpec
@@ -330,6 +330,7 @@ def _collapsed(rate: float, remedy: str, beta: float) -> str:
 
 
 def _say(args: argparse.Namespace) -> None:
+    from linvae.data import Vocabulary
     from linvae.models.recurrent import StackedTextVAE
     from linvae.models.saved import load_text_model
     from linvae.text_samples import interpolation, prior_samples, reconstruction

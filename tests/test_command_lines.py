@@ -446,6 +446,7 @@ RUNS = {
     ],
     "text": ["text", "train", "--path", "x.txt", "--seed", "7", "--floor", "0.5"],
     "positional": ["diagnose", "--decoder", "d.pt", "e.pt", "--beta", "4"],
+    "hyphen": ["diagnose", "--beta", "2", "--", "-e.pt"],
     "joined": ["predict", "--beta=3", "--dataset=digits"],
 }
 

@@ -15,6 +15,7 @@ import linvae
 import linvae.__main__
 import linvae.cli
 import linvae.compare
+import linvae.data
 import linvae.text
 from linvae.cli import all_or_nothing
 from linvae.models import PRESETS

@@ -90,6 +90,7 @@ class Parser(argparse.ArgumentParser):
         if config:
             self.add_argument(
                 "--config",
+                dest="config_file",  # presets have a field `config`
                 type=Path,
                 metavar="FILE",
                 help=f"options as in the {RUN_FILE} beside a result: latent-dim = 4; those given "
@@ -102,8 +103,8 @@ class Parser(argparse.ArgumentParser):
         """As ever, with the values of --config; nothing is left over, but refused."""
         arguments = list(sys.argv[1:] if args is None else args)
         given, positional = self._given(arguments)
-        if given.get("config"):
-            arguments = self._with_file(Path(given["config"]), arguments, given, positional)
+        if given.get("config_file"):
+            arguments = self._with_file(Path(given["config_file"]), arguments, given, positional)
             given, positional = self._given(arguments)
         found, extra = super().parse_known_args(arguments, namespace)
         if extra:
@@ -187,7 +188,8 @@ class Parser(argparse.ArgumentParser):
 
 def _is_option(token: str) -> bool:
     """As argparse has it: no negative number, nothing with spaces, no lone hyphen."""
-    return token.startswith("-") and " " not in token and not token[1:2].isdigit() and token != "-"
+    name = token.partition("=")[0]
+    return name.startswith("-") and " " not in name and name != "-" and not name[1:2].isdigit()
 
 
 def add_output_arguments(parser: argparse.ArgumentParser, *, json: str, quiet: str) -> None:
@@ -234,14 +236,18 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
     group.add_argument("--dataset", default="digits", help="name (default digits; see linvae data)")
     group.add_argument(
-        "--data-dir", type=Path, help="folder with the files (else LINVAE_DATA, else user cache)"
+        "--data-dir",
+        type=Path,
+        help="folder with the files (default: LINVAE_DATA, then the user cache)",
     )
     group.add_argument("--split", help="default: the training split, or what is there")
-    group.add_argument("--max-samples", type=positive_int, help="random subset of this size")
+    group.add_argument(
+        "--max-samples", type=positive_int, help="random subset of this size (default: all)"
+    )
     group.add_argument(
         "--image-size",
         type=positive_int,
-        help="shrink images to so many pixels a side (celeba, ffhq: 64 else)",
+        help="shrink images to so many pixels a side (default: 28, of celeba and ffhq 64)",
     )
     group.add_argument(
         "--download",
@@ -272,10 +278,14 @@ def add_own_data_arguments(parser: argparse.ArgumentParser) -> None:
     """A file of one's own, and the options of named datasets; none is set where none is given."""
     own = parser.add_argument_group("your own data")
     own.add_argument(
-        "--data", type=Path, help=".npy, .npz, .csv, .parquet, .h5, or a folder of images"
+        "--data",
+        type=Path,
+        help=".npy, .npz, .csv, .parquet, .h5, or a folder of images (default: --dataset)",
     )
-    own.add_argument("--array", help="name of the array in an .npz or .h5 file")
-    own.add_argument("--condition-dim", type=positive_int, help="columns that are given, the first")
+    own.add_argument("--array", help="name in an .npz or .h5 file (default: its one, or target)")
+    own.add_argument(
+        "--condition-dim", type=positive_int, help="columns that are given, the first (default 0)"
+    )
     own.add_argument("--scale", type=positive_float, help="factor on all its values (default 1)")
     add_data_arguments(parser)
     parser.set_defaults(dataset=None, download=None)

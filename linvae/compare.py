@@ -86,7 +86,8 @@ def parser() -> Parser:
         choices=PRESET_NAMES,
         metavar="NAME",
         help="published networks, latents, variances and betas, on the published data unless "
-        "--dataset says otherwise; trained as everything here: " + ", ".join(PRESET_NAMES),
+        "--dataset says otherwise; trained as everything here (default: none): "
+        + ", ".join(PRESET_NAMES),
     )
     p.add_argument("--model", choices=("vae", "cvae", "hvae"), default="vae", help="default vae")
     p.add_argument(
@@ -100,15 +101,19 @@ def parser() -> Parser:
     sizes.add_argument("--depth", type=positive_int, help="hidden layers (default 1)")
     sizes.add_argument("--activation", choices=ACTIVATIONS, help="default relu")
     sizes.add_argument(
-        "--channels", type=positive_ints, help="feature maps of conv, resnet, e.g. 16,32"
+        "--channels",
+        type=positive_ints,
+        help="feature maps per level of conv, resnet (default 16,32)",
     )
     sizes.add_argument("--skip", action="store_true", help="every level of hvae reads the data")
     p.add_argument(
         "--remedy",
         action="append",
         choices=REMEDIES,
-        help="train the sweep once more with this remedy, beside the plain one; repeat for "
-        "several; inner loops of aggressive take up to thirty times the sweep's time",
+        metavar="NAME",
+        help="train the sweep once more with this remedy, beside the plain one (default: none); "
+        "repeat for several; inner loops of aggressive take up to thirty times the sweep's time: "
+        + ", ".join(REMEDIES),
     )
     add_reconstruction_arguments(p)
     p.add_argument(
@@ -155,7 +160,10 @@ def parser() -> Parser:
         metavar="FOLDER",
         help="curves of the sweep while it trains, one run per member (default: none)",
     )
-    p.add_argument("--scheduler", help="tcp://HOST:PORT of a Dask scheduler: train on its workers")
+    p.add_argument(
+        "--scheduler",
+        help="tcp://HOST:PORT of a Dask scheduler: train on its workers (default: here)",
+    )
     p.add_argument("--out", type=Path, help="result folder (default results/DATASET-MODEL)")
     size = p.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="a third of the steps")

@@ -54,9 +54,13 @@ def parser() -> Parser:
     p.add_argument("encoder", type=Path, help="file of the trained encoder, see below")
     add_own_data_arguments(p)
     p.add_argument(
-        "--condition", type=Path, help="what encoder and decoder see besides: a file as --data"
+        "--condition",
+        type=Path,
+        help="what encoder and decoder see besides: a file as --data (default: none)",
     )
-    p.add_argument("--decoder", type=Path, help="its file: the objective is compared too")
+    p.add_argument(
+        "--decoder", type=Path, help="its file: the objective is compared too (default: none)"
+    )
     p.add_argument("--beta", type=positive_float, default=1.0, help="weight on KL, default 1")
     p.add_argument(
         "--decoder-variance",
@@ -74,9 +78,11 @@ def parser() -> Parser:
     p.add_argument(
         "--trust-log-variances",
         action="store_true",
-        help="go on where the log-variances look like variances",
+        help="go on where the log-variances look like variances (default: refuse)",
     )
-    p.add_argument("--out", type=Path, help="folder for diagnosis.json and the picture (PNG, PDF)")
+    p.add_argument(
+        "--out", type=Path, help="folder for diagnosis.json and pictures (default: none)"
+    )
     add_output_arguments(
         p, json="print diagnosis.json instead of the table", quiet="print the sentence only"
     )

@@ -83,10 +83,17 @@ def parser() -> Parser:
         help="weight of the KL, no unit; repeat for a grid (default: around the thresholds)",
     )
     asked = p.add_argument_group("advice: which beta, or decoder variance")
-    asked.add_argument("--keep-units", type=int, metavar="K", help="keeps K units active")
-    asked.add_argument("--rate", type=float, metavar="NATS", help="spends so many nats in all")
     asked.add_argument(
-        "--squared-error", type=float, metavar="E", help="data units squared, sum over dimensions"
+        "--keep-units", type=int, metavar="K", help="keeps K units active (default: all)"
+    )
+    asked.add_argument(
+        "--rate", type=float, metavar="NATS", help="spends so many nats (default: not asked)"
+    )
+    asked.add_argument(
+        "--squared-error",
+        type=float,
+        metavar="E",
+        help="data units squared, sum over dimensions (default: not asked)",
     )
     p.add_argument("--out", type=Path, help="folder for prediction.json (default: none written)")
     add_output_arguments(p, json="print all numbers as JSON", quiet="print the advice only")
@@ -147,7 +154,12 @@ def _moments(args: argparse.Namespace, data: Dataset | OwnData) -> Moments:
     if isinstance(data, Dataset):
         return Moments.from_data(data.target, data.condition)
     with progress_bars(args.quiet or args.json) as progress:
-        return Moments.from_batches(_told(data, progress))
+        try:
+            return Moments.from_batches(_told(data, progress))
+        except ValueError as error:  # of the moments, which know no file
+            if data.name in str(error):
+                raise
+            raise ValueError(f"{data.name}: {error}") from error
 
 
 def _told(data: OwnData, progress: Callable[[str, int, int], None] | None) -> Iterator[Batch]:

@@ -87,13 +87,22 @@ def parser() -> Parser:
 def _train_arguments(p: argparse.ArgumentParser) -> None:
     source = p.add_mutually_exclusive_group()
     source.add_argument("--dataset", default="synthetic", help="default synthetic; see linvae data")
-    source.add_argument("--path", type=Path, help="a text file of your own, one sentence per line")
-    p.add_argument("--data-dir", type=Path, help="folder with the files (else LINVAE_DATA, cache)")
-    p.add_argument("--max-sentences", type=positive_int, help="read so many of each file")
+    source.add_argument(
+        "--path",
+        type=Path,
+        help=("a text file of your own, one sentence per line (default: --dataset)"),
+    )
+    p.add_argument(
+        "--data-dir",
+        type=Path,
+        help=("folder with the files (default: LINVAE_DATA, then the user cache)"),
+    )
+    p.add_argument("--max-sentences", type=positive_int, help="of each file (default: all)")
     p.add_argument("--beta", type=positive_float, default=1.0, help="KL weight, default 1")
-    p.add_argument("--remedy", choices=("none", *TRAINING_REMEDIES), default="none", help=(
+    p.add_argument("--remedy", choices=("none", *TRAINING_REMEDIES), default="none", metavar="NAME",
+                   help=(
         "against collapse, default none; aggressive takes five to ten times as long with the small "
-        "preset, two to four with the published one"
+        "preset, two to four with the published one: " + ", ".join(TRAINING_REMEDIES)
     ))  # fmt: skip
     p.add_argument("--floor", type=positive_float, metavar="NATS", help=(
         "of free bits: under the rate of each unit (default {free-bits}), or of all of them "
@@ -106,15 +115,19 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
         "changes one thing of it"
     ))  # fmt: skip
     preset.add_argument(
-        "--words", type=positive_int, help="of the vocabulary; small 1000, published 20000"
+        "--words", type=positive_int, help="of the vocabulary; default 1000, published 20000"
     )
-    preset.add_argument("--latent-dim", type=positive_int, help="small 2, published 32")
+    preset.add_argument("--latent-dim", type=positive_int, help="units; default 2, published 32")
     preset.add_argument(
-        "--embedding", type=positive_int, help="dimensions; small 50, published 512"
+        "--embedding", type=positive_int, help="dimensions; default 50, published 512"
     )
-    preset.add_argument("--hidden", type=positive_int, help="LSTM units; small 50, published 1024")
-    preset.add_argument("--epochs", type=positive_int, help="at most; small 25, published 100")
-    preset.add_argument("--batch-size", type=positive_int, help="sentences; small 16, published 32")
+    preset.add_argument(
+        "--hidden", type=positive_int, help="LSTM units; default 50, published 1024"
+    )
+    preset.add_argument("--epochs", type=positive_int, help="at most; default 25, published 100")
+    preset.add_argument(
+        "--batch-size", type=positive_int, help="sentences; default 16, published 32"
+    )
     preset.add_argument("--optimizer", choices=("sgd", "adam"), help="default sgd")
     preset.add_argument("--learning-rate", type=positive_float, help=(
         f"default 1, with adam {ADAM_RATE:g}"
@@ -140,7 +153,7 @@ def _model_arguments(p: argparse.ArgumentParser) -> None:
         "of what is sampled, no unit, default 1"
     ))  # fmt: skip
     p.add_argument("--top-p", type=positive_float, metavar="SHARE", help=(
-        "of the probability, that is sampled from, up to 1 (default: all of it)"
+        "share of the probability that is sampled from, up to 1 (default: all of it)"
     ))  # fmt: skip
     p.add_argument("--seed", type=count, default=0, help="of what is sampled, default 0")
     add_output_arguments(

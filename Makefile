@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: compare test lint types clean
+.PHONY: compare test lint types docs clean
 
 compare: $(INSTALLED)  ## predicted against observed collapse of the bundled digits
 	$(BIN)/python -m linvae.compare
@@ -19,6 +19,10 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
+# not --quiet: strict would no longer see the warnings
+docs: $(INSTALLED)  ## the documentation, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 # torch first and alone: later steps then keep it. On Linux the default index has the CUDA build;
 # the CPU build is enough: make TORCH_INDEX=https://download.pytorch.org/whl/cpu
 $(INSTALLED): pyproject.toml constraints.txt
@@ -29,4 +33,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $(INSTALLED)
 
 clean:
-	rm -rf $(VENV) results build *.egg-info
+	rm -rf $(VENV) results build site *.egg-info

@@ -39,7 +39,7 @@ class Architecture:
     | lag            | layers that a skip connection bridges; 0: none               | pixelcnn  |
     | skip           | the encoder of each level reads the data, not z_(l-1)        | not linear |
     | latent_skip    | every hidden layer of the decoders reads z                   | mlp, conv |
-    | inverse_lipschitz | L, least |g(z) - g(z')|/|z - z'| of level 1, data units | the decoder |
+    | inverse_lipschitz | L, least |g(z) - g(z')|/|z - z'|, of level 1, data units| the decoder |
     |                | per latent unit (Bernoulli: log odds); 0: none, None: 0.1    | so called |
 
     Levels above the first are MLPs, except encoders with `skip`. A record holds what None stood

@@ -6,7 +6,7 @@ part of the target y that the latents can and must carry (v = the joint vector (
 | model                         | signal e                    | Cov(e)                          |
 |-------------------------------|-----------------------------|---------------------------------|
 | VAE, encoder sees y           | y                           | Cov(y)                          |
-| VAE, encoder sees x only      | R x = E_linear[y | x]       | Cov(y,x) Cov(x)^+ Cov(x,y)      |
+| VAE, encoder sees x only      | R x = E_linear[y|x]         | Cov(y,x) Cov(x)^+ Cov(x,y)      |
 | conditional (VAE, hierarchy)  | y - R x                     | Cov(y|x)                        |
 | autoregressive decoder        | (I - A) y, A regresses y_t  | Cov of the prediction errors;   |
 |                               | on the coordinates it sees  | at full order diag(innovations) |

@@ -51,8 +51,8 @@ class SpikedGeneralisation:
 
     | field                | meaning                                                   | unit   |
     |----------------------|-----------------------------------------------------------|--------|
-    | generalisation_error | eps_g = 1 - 2 |m| + Q, 1 when collapsed                   | -      |
-    | signal_overlap       | |m| = |w . W0|/N                                          | -      |
+    | generalisation_error | eps_g = 1 + Q - 2 |m|, 1 when collapsed                   | -      |
+    | signal_overlap       | |m|, |w . W0|/N                                           | -      |
     | decoder_norm         | Q = |w|^2/N                                               | -      |
     | mode_variance        | top eigenvalue of the sample                              | data^2 |
     | weight_decay         | kappa = lambda/alpha, per sample, on the acting weights   | -      |

@@ -78,7 +78,7 @@ def parser() -> Parser:
     p.add_argument(
         "--trust-log-variances",
         action="store_true",
-        help="go on where the log-variances look like variances",
+        help="go on where the log-variances look like variances (default: refuse)",
     )
     p.add_argument(
         "--out", type=Path, help="folder for diagnosis.json and pictures (default: none)"

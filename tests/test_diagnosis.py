@@ -240,6 +240,26 @@ def test_conditional_encoder_sees_both():
     assert math.isnan(found.units[0].escape_time)
 
 
+def test_what_a_code_says_of_the_condition_hides_no_mode():
+    """The decoder sees it: means that add ten times the condition hold their modes as before."""
+    data = gaussian(SPECTRUM, 1200, correlation=[0.9, 0.6, 0.3, 0.0, 0.0], condition_dim=3, seed=1)
+    y, x = data.target.astype(float), data.condition.astype(float)
+    solution = solve(CVAESpec(3, **AT), Moments.from_data(y, x))
+    W1, W2 = solution.weights["W1"], solution.weights["W2"]
+    log_variance = np.log(np.diag(solution.weights["Sigma"]))
+
+    def encoder(target, condition):
+        mean = condition @ (W1 + 10).T + target @ W2.T
+        return mean, log_variance + 0 * mean
+
+    found = diagnose(encoder, y, condition=x, **AT)
+    assert found.missing_modes == ()
+    held = [m.held_nats for m in found.modes]
+    np.testing.assert_allclose(held, solution.information[0, :3], rtol=1e-5)
+    assert found.verdict == BEYOND
+    assert "cannot tell without decoder" in found.sentence
+
+
 # --- tolerance and rules ------------------------------------------------------------------------
 
 

@@ -3,7 +3,8 @@
     python analysis/benchmarks/predict_speed.py [--out FILE] [--repeats N]
 
 60,000 x 784 float32 from an .npy and from a packed .npz, the file just written and so in the page
-cache, and --help; median seconds. Threads of the linear algebra: OMP_NUM_THREADS.
+cache, and --help; median seconds, and those of the processors, which neighbours do not change much.
+Threads of the linear algebra: OMP_NUM_THREADS.
 """
 
 from __future__ import annotations
@@ -22,15 +23,19 @@ from pathlib import Path
 import numpy as np
 
 
-def median_seconds(arguments: list[str], repeats: int) -> float:
-    """Wall time of `python -m linvae.predict` with these arguments."""
+def median_seconds(arguments: list[str], repeats: int) -> tuple[float, float]:
+    """Wall and processor time of `python -m linvae.predict` with these arguments."""
     seconds = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start, before = time.perf_counter(), os.times()
         command = [sys.executable, "-m", "linvae.predict", *arguments]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+        after = os.times()
+        cpu = after.children_user + after.children_system
+        cpu -= before.children_user + before.children_system
+        seconds.append((time.perf_counter() - start, cpu))
+    wall, cpus = zip(*seconds, strict=True)
+    return statistics.median(wall), statistics.median(cpus)
 
 
 def main() -> None:
@@ -44,14 +49,15 @@ def main() -> None:
         np.save(f"{folder}/data.npy", data)
         np.savez_compressed(f"{folder}/data.npz", data)
         del data
-        result: dict[str, object] = {
-            name: median_seconds(arguments, args.repeats)
-            for name, arguments in {
-                "help_s": ["--help"],
-                "npy_s": ["--data", f"{folder}/data.npy"],
-                "npz_packed_s": ["--data", f"{folder}/data.npz"],
-            }.items()
-        }
+        result: dict[str, object] = {}
+        for name, arguments in {
+            "help": ["--help"],
+            "npy": ["--data", f"{folder}/data.npy"],
+            "npz_packed": ["--data", f"{folder}/data.npz"],
+        }.items():
+            result[f"{name}_s"], result[f"{name}_processor_s"] = median_seconds(
+                arguments, args.repeats
+            )
     result["threads"] = os.environ.get("OMP_NUM_THREADS", "all")
     result["load_average"] = os.getloadavg()[0]
     result["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, numpy {np.__version__}"

@@ -94,6 +94,13 @@ def test_best_decoder_of_two_far_clusters():
     np.testing.assert_allclose(other, [4.0, 4.0, 36.0, 36.0])
 
 
+def test_best_decoder_weighs_densities():
+    """At the mean of both, posteriors of deviation 1 and 3 have densities 1 and 1/3."""
+    y, variance = np.array([[0.0], [1.0]]), np.array([[1.0], [9.0]])
+    own, _ = best_decoder_errors(y, np.zeros((2, 1)), variance, np.zeros((2, 1)))
+    np.testing.assert_allclose(own, [1 / 16, 9 / 16])
+
+
 def test_no_decoder_undercuts_the_bound():
     """The optimum's own, on the same draws; both to the error of the draws, 5 of them."""
     spec = VAESpec(2, beta=0.8, decoder_variance=0.5)

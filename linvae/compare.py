@@ -260,7 +260,7 @@ def _run(args: argparse.Namespace, dataset: Dataset, folder: Path, command: str)
         plan = replace(plan, store=store)
         comparison = run_comparison(dataset, spec, plan, progress, make_runner)
         sheets = draw_pictures(dataset, spec, plan, comparison, make_runner)
-    written = ("comparison", "summary", "report", *FIGURES, *SHEETS)
+    written = ("comparison", "curves", "phases", "summary", "report", *FIGURES, *SHEETS)
     with all_or_nothing(folder, outputs=written) as staged:
         comparison.write(staged)
         figures = save_figures(comparison, staged) + save_sheets(sheets, staged)

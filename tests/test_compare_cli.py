@@ -54,7 +54,7 @@ def short_runs(monkeypatch):
 @pytest.fixture
 def no_drawing(monkeypatch):
     """Figures are empty files: for tests that look at the members and the table."""
-    monkeypatch.setattr("linvae.plots.save_figure", lambda figure, path: path.touch())
+    monkeypatch.setattr("linvae.drawing.save_figure", lambda figure, path: path.touch())
 
 
 def files(folder) -> set[str]:

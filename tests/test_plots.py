@@ -22,7 +22,7 @@ from test_comparison import (
     with_estimates,
 )
 
-from linvae import plots
+from linvae import drawing, plots
 from linvae.comparison import Comparison, Row
 
 NAMES = ["thresholds", "rate", "active_units", "control_fit", "spectrum"]
@@ -246,7 +246,7 @@ def test_figures_are_saved_as_png_and_pdf(tmp_path):
 @pytest.fixture
 def unsaved(monkeypatch):
     """Figures are drawn, not written: for tests that look at which there are."""
-    monkeypatch.setattr(plots, "save_figure", lambda figure, path: None)
+    monkeypatch.setattr(drawing, "save_figure", lambda figure, path: None)
 
 
 def test_figures_without_rows_are_left_out(tmp_path, unsaved):

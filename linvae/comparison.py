@@ -23,6 +23,7 @@ from typing import Any, Literal, Self, TypeVar
 __all__ = [
     "LINEAR_TOLERANCE",
     "METHODS",
+    "WITH",
     "Boundary",
     "Comparison",
     "CurvePoint",

@@ -503,7 +503,12 @@ _FIGURES: tuple[tuple[str, str, _Ready, Callable[[Comparison], Drawing]], ...] =
     ("active_units", "Active units against beta", lambda c: c.select("active_units"), active_units),
     ("unit_rates", "KL of every unit against beta", units_shown, unit_rates),
     ("phases", "What is alive where", lambda c: c.boundaries, phases),
-    ("training", "Training of the sweep", curves_shown, training),
+    (
+        "training",
+        "Training of the sweep: median and range of the seeds, of single batches",
+        curves_shown,
+        training,
+    ),
     ("control_fit", "How the threshold was measured", _control_levels, control_fit),
     ("spectrum", "Variances of the modes", lambda c: c.select("mode_variance"), spectrum),
 )

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from linvae.comparison import Boundary, Comparison, CurvePoint
+from linvae.comparison import WITH, Boundary, Comparison, CurvePoint
 from linvae.drawing import THEORY, Drawing, beta_label, legend, look, new_figure
 from linvae.wording import Spread, level_text, number
 
@@ -38,8 +38,9 @@ def unit_rates(comparison: Comparison) -> Drawing:
     levels, names = units_shown(comparison), ["theory", *comparison.architectures]
     tables = {(i, name): _unit_table(comparison, name, i) for i in levels for name in names}
     units = sum(len(tables[level, "theory"]) for level in levels)
-    size = (1.2 + 2.2 * len(names), 1.0 + 0.9 * len(levels) + 0.14 * units)
-    top = max(value for table in tables.values() for row in table for value in row)
+    size = (1.2 + min(2.2 * len(names), 11.0), 1.0 + 0.9 * len(levels) + 0.14 * units)
+    every = [value for table in tables.values() for row in table for value in row]
+    top = max((value for value in every if math.isfinite(value)), default=0.0) or 1.0
     with new_figure(len(names), size, rows=len(levels)) as (figure, panels):
         for axes, (level, name) in zip(panels, tables, strict=True):
             image = _unit_panel(axes, comparison, level, name, tables[level, name], top)
@@ -88,7 +89,7 @@ def _unit_panel(
     axes.set_xlabel(beta_label(comparison))
     if name == "theory":
         axes.set_ylabel(f"unit{level_text(comparison, level, ' of ')}")
-    axes.set_title(name, loc="left")
+    axes.set_title(name.replace(WITH, WITH.replace(" ", "\n", 1)), loc="left")
     return image
 
 
@@ -126,7 +127,7 @@ def phases(comparison: Comparison) -> Drawing:
         scale = _phase_colours(most)
         bar = figure.colorbar(scale, ax=panels, pad=0.01, ticks=_count_ticks(most))
         bar.set_label("units alive")
-        legend(figure, panels[0])
+        legend(figure, panels[0], columns=3)
     return Drawing(figure, _phases_alt(comparison))
 
 
@@ -184,7 +185,7 @@ def _phase_marks(axes: Axes, comparison: Comparison, level: int, scale: Any) -> 
         seen = {beta: Spread.of(row.observed for row in rows) for beta, rows in sweep.items()}
         counts = {beta: spread.mean for beta, spread in seen.items() if spread.count}
         axes.scatter(
-            list(counts), [at] * len(counts), s=190 / 3**rank, c=scale.to_rgba(
+            list(counts), [at] * len(counts), s=max(190 / 3**rank, 5), c=scale.to_rgba(
                 list(counts.values())), edgecolors="white" if rank == 0 else "black",
             linewidths=1.2, marker=look(comparison, architecture)[1], zorder=4 + rank,
             label=f"{architecture}, active units",
@@ -267,7 +268,7 @@ def training(comparison: Comparison) -> Drawing:
                 axes.set_title(f"{beta_label(comparison)} = {beta:.4g}", loc="left")
             else:
                 axes.set_xlabel("step")
-        legend(figure, panels[0])
+        legend(figure, panels[0], columns=3)
     return Drawing(figure, _training_alt(comparison, betas))
 
 
@@ -282,7 +283,7 @@ def _curve_panel(axes: Axes, comparison: Comparison, name: str, beta: float) -> 
         )  # fmt: skip
         axes.plot(
             steps, [statistics.median(v) for v in spreads.values()], color=colour, ls=dashes,
-            label=f"{architecture}, median and range of seeds",
+            label=architecture,
         )  # fmt: skip
     axes.axhline(_optimum(comparison, name, beta), color=THEORY, lw=1, label="theory, optimum")
     axes.set_xlim(left=0)

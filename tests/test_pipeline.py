@@ -508,3 +508,44 @@ def test_every_remedy_is_rendered_whatever_is_predicted_of_it(spec, remedy, opti
 def test_what_no_network_can_have_is_refused_before_training(spec, remedy, architecture, message):
     with pytest.raises(ValueError, match=message):
         rendered(spec, remedy, architecture)
+
+
+def test_curves_are_those_of_every_member(compared):
+    """40 steps are 40 points; the objective is distortion and beta times rate of that batch."""
+    spec, _, comparison = compared
+    members = {(p.beta, p.seed) for p in comparison.curves}
+    swept = comparison.settings["betas_swept"]
+    assert len(members) == 2 * len(SWEEP)
+    assert sorted({beta for beta, _ in members}) == pytest.approx(swept)
+    assert {p.beta for p in comparison.curves} == {r.beta for r in comparison.select(
+        "distortion_nats") if r.seed >= 0}  # fmt: skip
+    for beta, seed in members:
+        points = [p for p in comparison.curves if (p.beta, p.seed) == (beta, seed)]
+        assert [p.step for p in points] == list(range(1, 41))
+        if len(spec.betas) == 1:
+            found = [p.distortion_nats + beta * p.rate_nats for p in points]
+            assert [p.objective_nats for p in points] == pytest.approx(found, rel=1e-5)  # float32
+
+
+def test_boundaries_are_where_the_optimum_changes(compared):
+    """On one side of a boundary solve's unit is alive, on the other it is not."""
+    spec, moments, comparison = compared
+    tried = 0
+    for boundary in comparison.boundaries[::5]:
+        if not 0 < boundary.critical_beta < math.inf:
+            continue
+        alive = []
+        for factor in (0.999, 1.001):
+            first = factor * boundary.critical_beta
+            if len(spec.betas) > 1:
+                at = replace(spec, betas=(first, first * boundary.at))
+            else:
+                at = replace(spec, beta=first, decoder_variance=boundary.at)
+            collapsed = solve(at, moments).collapsed[boundary.level - 1, boundary.unit - 1]
+            alive.append(not collapsed)
+        assert alive == [True, False], boundary
+        tried += 1
+    assert tried >= 2
+    places = {boundary.at for boundary in comparison.boundaries}
+    middle = spec.betas[1] / spec.betas[0] if len(spec.betas) > 1 else spec.decoder_variance
+    assert min(places) < 0.3 * middle and max(places) > 3 * middle

@@ -505,7 +505,7 @@ _FIGURES: tuple[tuple[str, str, _Ready, Callable[[Comparison], Drawing]], ...] =
     ("phases", "What is alive where", lambda c: c.boundaries, phases),
     (
         "training",
-        "Training of the sweep: median and range of the seeds, of single batches",
+        "Training of the sweep: median and range of the seeds",
         curves_shown,
         training,
     ),

@@ -66,7 +66,7 @@ def test_every_figure_is_there_with_its_key_numbers(opened):
     )
     assert len(seen) == len(FIGURES)
     for complete, width, height, words in seen:
-        assert complete and width > 400 and height > 200
+        assert complete and width > 400 and height > 100
         assert re.search(r"\d", words) and words.endswith(".")
 
 

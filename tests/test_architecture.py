@@ -30,6 +30,7 @@ TOP = {
     "predict",
     "diagnose",
     "diagnosis",
+    "diagnosis_report",
     "testing",
     "text",
     "pictures",

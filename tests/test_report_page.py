@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from test_comparison import hvae_comparison, vae_comparison, with_estimates, with_training
 
 from linvae import drawing
+from linvae.diagnosis import diagnose
+from linvae.diagnosis_report import write_diagnosis_report
 from linvae.plots import FIGURES, save_figures
 from linvae.report import write_report
 
@@ -176,3 +179,27 @@ def test_every_colour_of_words_can_be_read(scheme):
     pairs = [(name, "page") for name in sorted(words)] + [("ink", "raised")]
     faint = {pair: _contrast(*(colours[name] for name in pair)) for pair in pairs}
     assert {pair: ratio for pair, ratio in faint.items() if ratio < READABLE} == {}
+
+
+# --- the page of a diagnosis ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_of_a_diagnosis(browser_page, tmp_path, scheme):
+    """A dead encoder: verdict, picture with words, every unit, and what axe says of it all."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="linvae[browser]")
+    samples = np.random.default_rng(0).normal(size=(400, 3)) * [2.0, 1.0, 0.5]
+    found = diagnose(lambda y: (np.zeros((len(y), 2)), np.zeros((len(y), 2))), samples, beta=1.0)
+    figure = drawing.save_drawing(found.draw(), "diagnosis", "KL per unit", tmp_path)
+    path = write_diagnosis_report(found, figure, tmp_path)
+    browser_page.emulate_media(color_scheme=scheme)
+    browser_page.goto(path.as_uri())
+    assert found.verdict in browser_page.title()
+    assert browser_page.locator("#verdict + p").inner_text() == found.sentence
+    assert browser_page.locator("img").get_attribute("alt") == found.draw().alt
+    rows = browser_page.locator("tbody tr").all_inner_texts()
+    assert [row.split("\t")[-1] for row in rows] == [unit.verdict for unit in found.units]
+    words = browser_page.inner_text("main")
+    assert all(unit.advice in words for unit in found.units)
+    result = axe.Axe().run(browser_page)
+    assert result.violations_count == 0, result.generate_report()

@@ -27,7 +27,7 @@ from linvae.pipeline import (
 )
 from linvae.remedy_rows import predictor
 from linvae.report import render_text, tables
-from linvae.rows import SWEEP, sweep_rows
+from linvae.rows import SWEEP, phase_boundaries, sweep_rows
 from linvae.spec import CVAESpec, HVAESpec, LatentReconstruction, VAESpec
 from linvae.theory import solve
 from linvae.theory.observables import active_unit_counts
@@ -549,3 +549,17 @@ def test_boundaries_are_where_the_optimum_changes(compared):
     places = {boundary.at for boundary in comparison.boundaries}
     middle = spec.betas[1] / spec.betas[0] if len(spec.betas) > 1 else spec.decoder_variance
     assert min(places) < 0.3 * middle and max(places) > 3 * middle
+
+
+def test_boundaries_are_at_the_ratio_of_the_betas_that_were_tried():
+    """Betas that are not equal; upper ones together, and nothing where levels run away."""
+    spec = HVAESpec((1, 1), betas=(2.0, 6.0), encoder_variances=(0.5, None))
+    moments = Moments.from_data(small().target)
+    found = list(phase_boundaries(spec, moments))
+    assert min(b.at for b in found) == pytest.approx(3 / 8)
+    assert any(b.at == pytest.approx(3.0) for b in found)
+    at = next(b for b in found if b.level == 1 and b.at == pytest.approx(3.0))
+    assert at.critical_beta == pytest.approx(solve(spec, moments).level_critical_betas[0, 0])
+    learned = HVAESpec((1, 1), betas=(1.0, 2.0))
+    ratios = {b.at for b in phase_boundaries(learned, moments)}
+    assert ratios and min(ratios) > 2 / 8  # below 1 betas decrease upwards

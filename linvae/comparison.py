@@ -15,10 +15,10 @@ import math
 import os
 import statistics
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from linvae.notebook import html_table
 
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 __all__ = [
     "LINEAR_TOLERANCE",
     "METHODS",
+    "WITH",
+    "Boundary",
     "Comparison",
+    "CurvePoint",
     "Estimate",
     "Row",
     "Threshold",
@@ -38,6 +41,7 @@ __all__ = [
     "write_text",
 ]
 
+R = TypeVar("R", "Row", "CurvePoint", "Boundary")
 WITH = " + "  # between a network and its remedy, in the name of both
 LINEAR_TOLERANCE = 0.02  # a linear network within this share of its threshold agrees with theory
 QUANTITIES = {
@@ -116,6 +120,35 @@ class Row:
     seed: int
     predicted: float
     observed: float
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """A member of the sweep while it trains, after `step` steps: means over one batch, nats.
+
+    `objective_nats`: what the step lowered, with beta and a remedy's terms.
+    """
+
+    architecture: str
+    beta: float
+    seed: int
+    step: int
+    distortion_nats: float
+    rate_nats: float
+    objective_nats: float
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """First beta at which a unit is collapsed as predicted: inf, never; 0, it is never alive.
+
+    `at`: the decoder variance there; of a hierarchy beta of level 2 / beta of level 1.
+    """
+
+    level: int
+    unit: int
+    at: float
+    critical_beta: float
 
 
 @dataclass(frozen=True)
@@ -212,10 +245,12 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Settings (JSON-able) and rows of one `compare` run."""
+    """Settings (JSON-able) and rows of one `compare` run, its training and its phases."""
 
     settings: Mapping[str, Any]
     rows: tuple[Row, ...]
+    curves: tuple[CurvePoint, ...] = ()
+    boundaries: tuple[Boundary, ...] = ()
 
     def select(self, quantity: str, **where: Any) -> list[Row]:
         """Rows of a quantity, filtered by equality of fields."""
@@ -314,22 +349,36 @@ class Comparison:
         return summary
 
     def write(self, folder: Path) -> list[Path]:
-        """Write comparison.csv and summary.json; each appears whole or not at all."""
+        """Write comparison.csv and summary.json, curves.csv and phases.csv where there are such.
+
+        Each appears whole or not at all.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        table = self.to_rows()
-        names = list(table[0]) if table else []
-        lines = [names, *([str(v) for v in row.values()] for row in table)]
-        csv_path, json_path = folder / "comparison.csv", folder / "summary.json"
-        write_text(csv_path, _csv(lines))
-        write_text(json_path, json.dumps(self.to_json(), indent=2) + "\n")
-        return [csv_path, json_path]
+        tables = {
+            "comparison": self.to_rows(),
+            "curves": [dataclasses.asdict(point) for point in self.curves],
+            "phases": [dataclasses.asdict(boundary) for boundary in self.boundaries],
+        }
+        paths = []
+        for name, table in tables.items():
+            if table or name == "comparison":
+                paths.append(folder / f"{name}.csv")
+                names = list(table[0]) if table else []
+                write_text(
+                    paths[-1], _csv([names, *([str(v) for v in row.values()] for row in table)])
+                )
+        paths.append(folder / "summary.json")
+        write_text(paths[-1], json.dumps(self.to_json(), indent=2) + "\n")
+        return paths
 
     @classmethod
     def read(cls, folder: Path) -> Comparison:
         """Read what `write` wrote."""
         settings = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["settings"]
-        with (folder / "comparison.csv").open(newline="", encoding="utf-8") as stream:
-            return cls(settings, tuple(_row(line) for line in csv.DictReader(stream)))
+        rows = tuple(_read(folder / "comparison.csv", Row))
+        curves = tuple(_read(folder / "curves.csv", CurvePoint))
+        phases = tuple(_read(folder / "phases.csv", Boundary))
+        return cls(settings, rows, curves, phases)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -353,9 +402,15 @@ def _csv(lines: Iterable[Iterable[str]]) -> str:
     return out.getvalue()
 
 
-def _row(line: Mapping[str, str]) -> Row:
-    kinds = {"quantity": str, "architecture": str, "level": int, "index": int, "seed": int}
-    return Row(**{f.name: kinds.get(f.name, float)(line[f.name]) for f in dataclasses.fields(Row)})
+def _read(path: Path, record: type[R]) -> Iterator[R]:
+    """The records of a file, none where an optional one is missing; other columns are left out."""
+    kinds: Mapping[str, Callable[[str], Any]] = {"str": str, "int": int, "float": float}
+    fields = [(f.name, kinds[str(f.type)]) for f in dataclasses.fields(record)]
+    if record is not Row and not path.exists():
+        return
+    with path.open(newline="", encoding="utf-8") as stream:
+        for line in csv.DictReader(stream):
+            yield record(**{name: kind(line[name]) for name, kind in fields})
 
 
 def _number(value: Any) -> Any:

@@ -81,7 +81,9 @@ def parser() -> Parser:
         help="go on where the log-variances look like variances (default: refuse)",
     )
     p.add_argument(
-        "--out", type=Path, help="folder for diagnosis.json and pictures (default: none)"
+        "--out",
+        type=Path,
+        help="folder for report.html, diagnosis.json and pictures (default: none)",
     )
     add_output_arguments(
         p, json="print diagnosis.json instead of the table", quiet="print the sentence only"
@@ -142,11 +144,13 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def _write(found: Diagnosis, folder: Path) -> None:
-    from linvae.plots import save_drawing
+    from linvae.diagnosis_report import write_diagnosis_report
+    from linvae.drawing import save_drawing
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "diagnosis.json").write_text(_json(found) + "\n", encoding="utf-8")
-    save_drawing(found.draw(), "diagnosis", "Observed against predicted KL per unit", folder)
+    title = "Observed against predicted KL per unit"
+    write_diagnosis_report(found, save_drawing(found.draw(), "diagnosis", title, folder), folder)
 
 
 def _show(found: Diagnosis, args: argparse.Namespace) -> None:

@@ -25,6 +25,7 @@ from linvae.metrics import (
     ThresholdEstimate,
     estimate_threshold,
     observe,
+    training_curves,
 )
 from linvae.models import Architecture, StackedVAE
 from linvae.spec import LinearSpec
@@ -166,7 +167,8 @@ class SweepJob(Job[Observation]):
         blown_up = np.zeros((len(self.seeds), len(self.factors)), bool)
         for found in trained.result.blown_up:
             blown_up[self.seeds.index(found.seed), found.point] = True
-        return replace(seen, blown_up=blown_up)
+        curves = training_curves(trained.result.history, self.seeds, len(self.factors))
+        return replace(seen, blown_up=blown_up, curves=curves)
 
     def train(
         self,

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 import linvae
-from linvae.comparison import Comparison, Row, with_remedy
+from linvae.comparison import Comparison, CurvePoint, Row, with_remedy
 from linvae.data import Dataset
 from linvae.jobs import Job, LocalRunner, Progress, Runner, SweepJob, ThresholdJob
-from linvae.metrics import CONTROL_BATCH_SIZE, SET_POINTS
+from linvae.metrics import CONTROL_BATCH_SIZE, CURVE_POINTS, SET_POINTS
 from linvae.models import Architecture
 from linvae.moments import Moments
 from linvae.remedy_rows import predictor
@@ -30,7 +30,9 @@ from linvae.rows import (
     EPSILON,
     LOCAL,
     SWEEP,
+    curve_points,
     estimate_records,
+    phase_boundaries,
     sweep_rows,
     theory_rows,
     threshold_rows,
@@ -135,6 +137,8 @@ class Plan:
         Upper levels learn after the ones below them: `level` times the steps.
         """
         config, sees_images = self.config, self.network(architecture).needs_image
+        if not level:  # as many points as a curve of the report has
+            config = replace(config, log_every=-(-config.steps // CURVE_POINTS))
         if level:
             batch = self.control_batch_size
             if sees_images and self.pixels > LARGE_IMAGE:
@@ -194,6 +198,8 @@ def run_comparison(
     seconds["moments"] = time.perf_counter() - start
     solution = _checked(solve(spec, moments), dataset)
     rows = list(theory_rows(spec, moments, solution))
+    boundaries = tuple(phase_boundaries(spec, moments))
+    curves: list[CurvePoint] = []
     bounds = network_bounds(spec, reduced.target, reduced.condition)
     if bounds:
         beta = bounds.found
@@ -216,10 +222,12 @@ def run_comparison(
             rows += threshold_rows(estimate, predicted, spec, moments, architecture)
             estimates += estimate_records(estimate, spec, architecture)
         for name, sweep in sweeps.items():
+            seen = next(results)
             rows += sweep_rows(
-                spec, moments, next(results), factors, plan.seeds, name,
+                spec, moments, seen, factors, plan.seeds, name,
                 predictor(sweep.remedy, sweep.architecture),
             )  # fmt: skip
+            curves += curve_points(seen, spec, factors, plan.seeds, name)
         seconds[architecture] = time.perf_counter() - begin
     seconds["total"] = time.perf_counter() - start
     settings = _settings(dataset, reduced, spec, plan, str(device), seconds)
@@ -229,7 +237,7 @@ def run_comparison(
     law = _law_of_leading_mode(reduced, moments, spec)
     settings["leading_skewness"] = law.skewness
     settings["skewness_shift"] = law.shift
-    return Comparison(settings, tuple(rows))
+    return Comparison(settings, tuple(rows), tuple(curves), boundaries)
 
 
 def _check_remedies(spec: LinearSpec, plan: Plan, dataset: Dataset) -> None:

@@ -9,15 +9,26 @@ figure is drawn, and pyplot never.
 from __future__ import annotations
 
 import math
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from linvae.comparison import LINEAR_TOLERANCE, Comparison, Threshold
+from linvae.drawing import (
+    LOOKS,
+    QUIET,
+    STYLE,
+    THEORY,
+    Drawing,
+    Figure,
+    beta_label,
+    legend,
+    look,
+    new_figure,
+    save_drawing,
+    save_figure,
+)
+from linvae.sweep_plots import curves_shown, phases, training, unit_rates, units_shown
 from linvae.wording import Spread, level_text, number
 
 if TYPE_CHECKING:
@@ -26,66 +37,26 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FIGURES",
+    "LOOKS",
+    "QUIET",
+    "STYLE",
+    "THEORY",
     "Drawing",
     "Figure",
     "active_units",
     "control_fit",
     "new_figure",
     "observed",
+    "phases",
     "rate",
     "save_drawing",
     "save_figure",
     "save_figures",
     "spectrum",
     "thresholds",
+    "training",
+    "unit_rates",
 ]
-
-THEORY = "#000000"
-QUIET = "#6b6b6b"
-# Okabe & Ito, safe for colour-blind readers; (colour, marker, line style), cycled in this order.
-LOOKS = (
-    ("#0072B2", "o", (0, (5, 2))),
-    ("#D55E00", "s", (0, (1, 1.2))),
-    ("#009E73", "^", (0, (5, 2, 1, 2))),
-    ("#CC79A7", "D", (0, (3, 1, 1, 1, 1, 1))),
-    ("#E69F00", "v", (0, (8, 2))),
-)
-STYLE: Any = {  # matplotlib settings
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.labelsize": 9,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 5,
-    "figure.constrained_layout.use": True,
-    "pdf.fonttype": 42,
-    "text.parse_math": True,
-}
-RESOLUTION = 150  # dots per inch of the PNG files
-
-
-class Drawing(NamedTuple):
-    """A matplotlib figure and its key numbers in one sentence."""
-
-    figure: Canvas
-    alt: str
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure on disk: `png_path`, and a PDF of the same name beside it."""
-
-    name: str
-    title: str
-    alt: str
-    png_path: Path
 
 
 def observed(
@@ -124,7 +95,7 @@ def thresholds(comparison: Comparison) -> Drawing:
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(r"$\beta$ / linear prediction (marks: mean and range of seeds)")
-        _legend(figure, axes, columns=3)
+        legend(figure, axes, columns=3)
     return Drawing(figure, _thresholds_alt(comparison))
 
 
@@ -148,8 +119,8 @@ def control_fit(comparison: Comparison) -> Drawing:
     with new_figure(len(shown)) as (figure, panels):
         for axes, level in zip(panels, shown, strict=True):
             _control_panel(axes, comparison, level)
-        panels[0].set_ylabel(f"{_beta_label(comparison)} that holds the information (log scale)")
-        _legend(figure, panels[0])
+        panels[0].set_ylabel(f"{beta_label(comparison)} that holds the information (log scale)")
+        legend(figure, panels[0])
     return Drawing(figure, _control_alt(comparison, shown))
 
 
@@ -170,7 +141,7 @@ def spectrum(comparison: Comparison) -> Drawing:
         _draw_water(axes, water)
         if water:
             axes.set_title("a mode below the water level is collapsed", loc="left")
-        _legend(figure, axes)
+        legend(figure, axes)
     return Drawing(figure, _spectrum_alt(comparison, water))
 
 
@@ -188,7 +159,7 @@ def _threshold_mark(
         words = _no_ratio(predicted).replace(": ", ":\n")
         axes.annotate(words, (1, y), xycoords=("axes fraction", "data"), xytext=(6, 0), **_BESIDE)
         return
-    colour, marker, _ = _look(comparison, architecture)
+    colour, marker, _ = look(comparison, architecture)
     ratio = seen.mean / predicted
     ends = [[ratio - seen.low / predicted], [seen.high / predicted - ratio]]
     axes.errorbar([ratio], [y], xerr=ends, color=colour, marker=marker, ms=7, capsize=3)
@@ -275,7 +246,7 @@ def _sweep(comparison: Comparison, quantity: str, label: str, *, step: bool) -> 
         for axes, level in zip(panels, shown, strict=True):
             _sweep_panel(axes, comparison, quantity, level, step=step)
         panels[0].set_ylabel(label)
-        _legend(figure, panels[0])
+        legend(figure, panels[0])
     return figure
 
 
@@ -295,7 +266,7 @@ def _sweep_panel(
     for architecture in comparison.architectures:
         points = observed(comparison, quantity, architecture, level)
         _draw_points(axes, comparison, architecture, points)
-    axes.set_xlabel(_beta_label(comparison))
+    axes.set_xlabel(beta_label(comparison))
     top = axes.get_ylim()[1]
     axes.set_ylim(-0.04 * top, 1.18 * top)  # room for the words at the threshold
     if step:
@@ -308,7 +279,7 @@ def _draw_points(
     axes: Axes, comparison: Comparison, architecture: str, points: Mapping[float, Spread]
 ) -> None:
     """Means with the range over seeds as bars; the first architecture filled, the others open."""
-    colour, marker, _ = _look(comparison, architecture)
+    colour, marker, _ = look(comparison, architecture)
     rank = comparison.architectures.index(architecture)
     shown = {beta: p for beta, p in points.items() if p.count}
     means = [p.mean for p in shown.values()]
@@ -372,7 +343,7 @@ def _control_panel(axes: Axes, comparison: Comparison, level: int) -> None:
     if len(theory) > 1:
         axes.plot(*zip(*theory, strict=True), color=THEORY, label="theory", zorder=2)
     for architecture, pairs in points.items():
-        colour, marker, dashes = _look(comparison, architecture)
+        colour, marker, dashes = look(comparison, architecture)
         filled = colour if architecture == comparison.architectures[0] else "none"
         axes.plot(*zip(*sorted(pairs), strict=True), color=colour, marker=marker, ls="none",
                   mfc=filled, label=f"{architecture}, control runs", zorder=3)  # fmt: skip
@@ -511,39 +482,7 @@ def _spectrum_alt(comparison: Comparison, water: Mapping[float, float]) -> str:
     )
 
 
-# --- style and files ----------------------------------------------------------------------------
-
-
-def _look(comparison: Comparison, architecture: str) -> tuple[str, str, Any]:
-    """Colour, marker and line style: linear and mlp have theirs, the rest follow in turn."""
-    known = ["linear", "mlp"]
-    names = known + [name for name in comparison.architectures if name not in known]
-    return LOOKS[names.index(architecture) % len(LOOKS)]
-
-
-def _beta_label(comparison: Comparison) -> str:
-    return r"$\beta$ of level 1" if len(comparison.levels) > 1 else r"$\beta$"
-
-
-@contextmanager
-def new_figure(
-    count: int, size: tuple[float, float] | None = None
-) -> Iterator[tuple[Canvas, list[Axes]]]:
-    """A figure with `count` panels side by side, drawn in the style of this file."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Canvas
-
-    with mpl.rc_context(STYLE):
-        figure = Canvas(figsize=size or (6.0 if count < 2 else 3.4 * count, 4.0))
-        FigureCanvasAgg(figure)
-        yield figure, list(figure.subplots(1, count, squeeze=False)[0])
-
-
-def _legend(figure: Canvas, axes: Axes, columns: int = 5) -> None:
-    """One legend above all panels, in at most so many columns."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), columns))
+# --- files ----------------------------------------------------------------------------------------
 
 
 def save_figures(comparison: Comparison, folder: Path) -> list[Figure]:
@@ -557,38 +496,21 @@ def save_figures(comparison: Comparison, folder: Path) -> list[Figure]:
     return records
 
 
-def save_drawing(drawing: Drawing, name: str, title: str, folder: Path) -> Figure:
-    """Write one drawing as PNG and PDF into a folder that exists."""
-    path = folder / f"{name}.png"
-    for suffix in (".png", ".pdf"):
-        save_figure(drawing.figure, path.with_suffix(suffix))
-    return Figure(name, title, drawing.alt, path)
-
-
 _Ready = Callable[[Comparison], Sequence[object]]
 _FIGURES: tuple[tuple[str, str, _Ready, Callable[[Comparison], Drawing]], ...] = (
     ("thresholds", "Observed over predicted threshold", Comparison.thresholds, thresholds),
     ("rate", "Rate against beta", lambda c: c.select("rate_nats"), rate),
     ("active_units", "Active units against beta", lambda c: c.select("active_units"), active_units),
+    ("unit_rates", "KL of every unit against beta", units_shown, unit_rates),
+    ("phases", "What is alive where", lambda c: c.boundaries, phases),
+    (
+        "training",
+        "Training of the sweep: median and range of the seeds",
+        curves_shown,
+        training,
+    ),
     ("control_fit", "How the threshold was measured", _control_levels, control_fit),
     ("spectrum", "Variances of the modes", lambda c: c.select("mode_variance"), spectrum),
 )
 
 FIGURES = tuple(name for name, *_ in _FIGURES)  # file names without suffix, drawn or not
-
-
-def save_figure(figure: Canvas, path: Path) -> None:
-    """Save under a temporary name in the same folder, then rename; no date, so runs repeat."""
-    import matplotlib as mpl
-
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.")
-    os.close(handle)
-    dateless = {"CreationDate": None} if path.suffix == ".pdf" else {}
-    try:
-        with mpl.rc_context(STYLE):
-            figure.savefig(temporary, format=path.suffix[1:], dpi=RESOLUTION, metadata=dateless)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -33,11 +33,13 @@ __all__ = [
     "FigureRecord",
     "Table",
     "Verdict",
+    "embedded",
     "how_sure",
     "render_text",
     "rich_table",
     "tables",
     "verdicts",
+    "write_page",
     "write_report",
 ]
 
@@ -353,15 +355,11 @@ def write_report(
     comparison: Comparison, folder: Path, figures: Sequence[FigureRecord] = ()
 ) -> Path:
     """Write report.html, one file that needs no other, whole or not at all; returns its path."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("linvae"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
     thresholds, sweeps = tables(comparison)
     found = verdicts(comparison)
-    html = environment.get_template("report.html").render(
+    return write_page(
+        folder / "report.html",
+        "report.html",
         settings=comparison.settings,
         data_line=_data_line(comparison),
         verdicts=found,
@@ -372,13 +370,28 @@ def write_report(
         notes=_notes(comparison),
         sweeps=sweeps,
         reading=READING,
-        figures=[(f, base64.b64encode(f.png_path.read_bytes()).decode()) for f in figures],
+        figures=[(f, embedded(f.png_path)) for f in figures],
         setting_rows=_setting_rows(comparison),
         preprocessing=[_step(step) for step in comparison.settings.get("preprocessing") or ()],
         seconds=_seconds(comparison),
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "report.html"
+
+
+def embedded(png: Path) -> str:
+    """A picture as text, for a page that needs no other file."""
+    return base64.b64encode(png.read_bytes()).decode()
+
+
+def write_page(path: Path, template: str, **content: Any) -> Path:
+    """A page of `linvae/templates`, written whole or not at all; returns its path."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("linvae"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    html = environment.get_template(template).render(content)
+    path.parent.mkdir(parents=True, exist_ok=True)
     # pure ASCII, so that the page reads the same whatever the encoding of the machine
     write_text(path, html.encode("ascii", "xmlcharrefreplace").decode("ascii"))
     return path

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from linvae.comparison import Row
+from linvae.comparison import Boundary, CurvePoint, Row
 from linvae.metrics import SET_POINTS, Observation, ThresholdEstimate, fit_threshold
 from linvae.moments import Moments
 from linvae.remedy_rows import ACTIVE, Predict, with_predictions
@@ -29,7 +31,9 @@ __all__ = [
     "EPSILON",
     "LOCAL",
     "SWEEP",
+    "curve_points",
     "estimate_records",
+    "phase_boundaries",
     "sweep_rows",
     "theory_rows",
     "threshold_rows",
@@ -39,6 +43,12 @@ SWEEP = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0, 1.15)  # x the predicted thre
 CURVE_POINTS = 120
 SPECTRUM_ROWS = 50
 EPSILON, DELTA = 0.01, 0.01
+VARIANCES = (
+    0.25,
+    4.0,
+    5,
+)  # x the decoder variance: in logarithms the boundaries are straight lines
+RATIOS = (1 / 8, 8.0, 49)  # x the ratio of upper betas to that of level 1
 LOCAL = 0.1  # nats, of samples that count as collapsed: the published cut-off
 CUTOFF = 0.05  # nats, of units that count as alive by their KL
 
@@ -56,6 +66,48 @@ def theory_rows(spec: LinearSpec, moments: Moments, solution: Solution) -> Itera
                 yield Row(
                     quantity, "theory", level, 0, scaled.betas[0], math.nan, -1, value, math.nan
                 )
+
+
+def phase_boundaries(spec: LinearSpec, moments: Moments) -> Iterator[Boundary]:
+    """Where every unit dies, over the decoder variance or, of a hierarchy, the upper betas.
+
+    Nothing at ratios of betas at which there is no optimum.
+    """
+    known, (first, *upper) = cast(Any, spec), spec.betas
+    low, high, count = RATIOS if upper else VARIANCES
+    for factor in np.geomspace(low, high, count).tolist():
+        if upper:
+            changed = replace(known, betas=(first, *(factor * beta for beta in upper)))
+            at = factor * upper[0] / first
+        else:
+            at = factor * float(spec.decoder_variance)
+            changed = replace(known, decoder_variance=at)
+        try:
+            critical = solve(changed, moments).level_critical_betas
+        except ValueError:  # levels that run away
+            continue
+        for level, (units, values) in enumerate(zip(spec.latent_dims, critical, strict=True), 1):
+            for unit, value in enumerate(values[:units].tolist(), start=1):
+                if not math.isnan(value):
+                    yield Boundary(level, unit, at, value)
+
+
+def curve_points(
+    observation: Observation,
+    spec: LinearSpec,
+    factors: Sequence[float],
+    seeds: Sequence[int],
+    architecture: str,
+) -> Iterator[CurvePoint]:
+    """How the members of a sweep trained, as far as their curves go."""
+    if observation.curves is None:
+        return
+    for s, seed in enumerate(seeds):
+        for point, factor in enumerate(factors):
+            beta = spec.scale_betas(factor).betas[0]
+            for step, *values in observation.curves[s, point].tolist():
+                if not math.isnan(step):
+                    yield CurvePoint(architecture, beta, seed, int(step), *values)
 
 
 def _predictions(spec: LinearSpec, solution: Solution) -> dict[str, npt.NDArray[np.float64]]:

@@ -62,7 +62,7 @@ def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are empty files: for tests that look at the members and the table."""
-    monkeypatch.setattr("linvae.plots.save_figure", lambda figure, path: path.touch())
+    monkeypatch.setattr("linvae.drawing.save_figure", lambda figure, path: path.touch())
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,7 @@ TOP = {
     "advice_words",
     "explore",
     "explorer",
+    "diagnosis_report",
     "testing",
     "text",
     "pictures",
@@ -68,7 +69,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "wording": {"comparison"},
     "verdicts": {"comparison", "wording"},
     "report": {"spec", "comparison", "wording", "verdicts"},
-    "plots": {"spec", "comparison", "wording"},
+    "drawing": {"comparison"},
+    "sweep_plots": {"comparison", "drawing", "wording"},
+    "plots": {"spec", "comparison", "drawing", "sweep_plots", "wording"},
     "sheets": {"data", "plots"},
     "__init__": {"spec", "moments", "theory", "version"},  # the public names
 }
@@ -190,6 +193,7 @@ FORBIDDEN = {
     "data-torch": ("data/x.py", "import torch", "data must not know torch"),
     "report-theory": ("report.py", "from linvae.theory import solve", "report -> theory"),
     "plots-metrics": ("plots.py", "from linvae import metrics", "plots -> metrics"),
+    "sweep-plots-theory": ("sweep_plots.py", "from linvae import theory", "sweep_plots -> theory"),
     "plots-torch": ("plots.py", "import torch", "plots must not know torch"),
     "root-train": ("__init__.py", "from linvae.train import train", "__init__ -> train"),
     "type-checking": (

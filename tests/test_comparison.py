@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from linvae.comparison import Comparison, Estimate, Row
+from linvae.comparison import Boundary, Comparison, CurvePoint, Estimate, Row
 
 NAN, INF = math.nan, math.inf
 SPECTRUM = (1.426, 1.05, 0.8, 0.62, 0.5, 0.38, 0.3, 0.22, 0.15, 0.1, 0.07, 0.04)
@@ -144,6 +145,27 @@ def with_estimates(comparison: Comparison, **changes: Any) -> Comparison:
     return Comparison(settings, (*comparison.rows, *rows))
 
 
+def with_training(comparison: Comparison, seeds: int = 3) -> Comparison:
+    """KL of three units, curves of four steps and phases of three units beside the rows."""
+    rows, curves = [], []
+    for architecture in comparison.architectures:
+        for seed, beta, unit in itertools.product(range(seeds), SWEEP, (1, 2, 3)):
+            nats = max(0.0, math.log(SPECTRUM[unit - 1] / beta) / 2)
+            at = (architecture, max(comparison.levels), unit, beta, NAN, seed)
+            rows.append(Row("unit_rate_nats", *at, nats, nats + 0.01 * seed))
+        for seed, beta, step in itertools.product(range(seeds), SWEEP, (10, 20, 30, 40)):
+            noise = 0.1 * seed**2 + 1 / step
+            at = (architecture, beta, seed, step)
+            curves.append(CurvePoint(*at, 60 + noise, 2 + noise, 62 + noise))
+    boundaries = tuple(
+        Boundary(level, unit, at, SPECTRUM[unit - 1] / at / level)
+        for level in comparison.levels
+        for at in (0.5, 1.0, 2.0)
+        for unit in (1, 2, 3)
+    )
+    return Comparison(comparison.settings, (*comparison.rows, *rows), tuple(curves), boundaries)
+
+
 BRANCH = (0.9, 0.97, 1.04, 1.12)
 
 
@@ -236,7 +258,8 @@ def _control_rows(
 
 def same(a: Comparison, b: Comparison) -> bool:
     """Equality that counts NaN as equal to NaN; repr tells every other float apart."""
-    return repr(a.rows) == repr(b.rows) and a.settings == b.settings
+    parts = ((x.rows, x.curves, x.boundaries) for x in (a, b))
+    return len({repr(part) for part in parts}) == 1 and a.settings == b.settings
 
 
 CASES = {
@@ -254,6 +277,19 @@ def test_what_is_written_is_read_back(comparison, tmp_path):
     paths = comparison.write(tmp_path / "new" / "folder")
     assert [p.name for p in paths] == ["comparison.csv", "summary.json"]
     assert same(Comparison.read(tmp_path / "new" / "folder"), comparison)
+
+
+def test_training_and_phases_are_read_back_from_files_of_their_own(tmp_path):
+    comparison = with_training(hvae_comparison())
+    never = Boundary(2, 1, 4.0, INF)
+    comparison = dataclasses.replace(comparison, boundaries=(*comparison.boundaries, never))
+    paths = comparison.write(tmp_path)
+    names = ["comparison.csv", "curves.csv", "phases.csv", "summary.json"]
+    assert [path.name for path in paths] == names
+    again = Comparison.read(tmp_path)
+    assert same(again, comparison)
+    assert again.boundaries[-1] == never and again.curves[0] == comparison.curves[0]
+    assert not same(dataclasses.replace(again, curves=again.curves[1:]), comparison)
 
 
 def test_level_that_is_never_active_is_written(tmp_path):

@@ -27,7 +27,7 @@ from linvae.pipeline import (
 )
 from linvae.remedy_rows import predictor
 from linvae.report import render_text, tables
-from linvae.rows import SWEEP, sweep_rows
+from linvae.rows import SWEEP, phase_boundaries, sweep_rows
 from linvae.spec import CVAESpec, HVAESpec, LatentReconstruction, VAESpec
 from linvae.theory import solve
 from linvae.theory.observables import active_unit_counts
@@ -104,11 +104,10 @@ def test_effort_scales_the_steps(effort, steps):
 def test_control_runs_have_larger_batches_and_networks_lower_rates():
     plan = make_plan()
     linear, mlp = plan.config_for("linear", 1), plan.config_for("mlp", 1)
-    assert plan.config_for("linear") == plan.config
+    sweep = replace(plan.config, log_every=60)  # 50 points of 3000 steps
+    assert plan.config_for("linear") == sweep
     assert linear == replace(plan.config, batch_size=128)
-    assert plan.config_for("mlp") == replace(
-        plan.config, learning_rate=plan.config.learning_rate / 3
-    )
+    assert plan.config_for("mlp") == replace(sweep, learning_rate=sweep.learning_rate / 3)
     assert mlp == replace(linear, learning_rate=plan.config.learning_rate * 2 / 3)
     rates = [plan.config_for(name, 1).learning_rate for name in ("linear", "mlp", "conv")]
     assert rates == pytest.approx([3e-3, 2e-3, 0.75e-3])
@@ -194,7 +193,7 @@ def test_every_architecture_has_rows_and_progress_reaches_the_end():
     assert comparison.architectures == ["linear", "mlp"]
     names = [f"{a}: {what}" for a in ("linear", "mlp") for what in
              ("threshold of level 1", "sweep of beta")]  # fmt: skip
-    assert calls == [(name, 20, 20) for name in names]
+    assert [call for call in calls if call[1] == 20] == [(name, 20, 20) for name in names]
     assert comparison.settings["spec"] == repr(VAESpec(2))
     assert comparison.settings["data_sha256"] == small().sha256
 
@@ -509,3 +508,58 @@ def test_every_remedy_is_rendered_whatever_is_predicted_of_it(spec, remedy, opti
 def test_what_no_network_can_have_is_refused_before_training(spec, remedy, architecture, message):
     with pytest.raises(ValueError, match=message):
         rendered(spec, remedy, architecture)
+
+
+def test_curves_are_those_of_every_member(compared):
+    """40 steps are 40 points; the objective is distortion and beta times rate of that batch."""
+    spec, _, comparison = compared
+    members = {(p.beta, p.seed) for p in comparison.curves}
+    swept = comparison.settings["betas_swept"]
+    assert len(members) == 2 * len(SWEEP)
+    assert sorted({beta for beta, _ in members}) == pytest.approx(swept)
+    assert {p.beta for p in comparison.curves} == {r.beta for r in comparison.select(
+        "distortion_nats") if r.seed >= 0}  # fmt: skip
+    for beta, seed in members:
+        points = [p for p in comparison.curves if (p.beta, p.seed) == (beta, seed)]
+        assert [p.step for p in points] == list(range(1, 41))
+        if len(spec.betas) == 1:
+            found = [p.distortion_nats + beta * p.rate_nats for p in points]
+            assert [p.objective_nats for p in points] == pytest.approx(found, rel=1e-5)  # float32
+
+
+def test_boundaries_are_where_the_optimum_changes(compared):
+    """On one side of a boundary solve's unit is alive, on the other it is not."""
+    spec, moments, comparison = compared
+    tried = 0
+    for boundary in comparison.boundaries[::5]:
+        if not 0 < boundary.critical_beta < math.inf:
+            continue
+        alive = []
+        for factor in (0.999, 1.001):
+            first = factor * boundary.critical_beta
+            if len(spec.betas) > 1:
+                at = replace(spec, betas=(first, first * boundary.at))
+            else:
+                at = replace(spec, beta=first, decoder_variance=boundary.at)
+            collapsed = solve(at, moments).collapsed[boundary.level - 1, boundary.unit - 1]
+            alive.append(not collapsed)
+        assert alive == [True, False], boundary
+        tried += 1
+    assert tried >= 2
+    places = {boundary.at for boundary in comparison.boundaries}
+    middle = spec.betas[1] / spec.betas[0] if len(spec.betas) > 1 else spec.decoder_variance
+    assert min(places) < 0.3 * middle and max(places) > 3 * middle
+
+
+def test_boundaries_are_at_the_ratio_of_the_betas_that_were_tried():
+    """Betas that are not equal; upper ones together, and nothing where levels run away."""
+    spec = HVAESpec((1, 1), betas=(2.0, 6.0), encoder_variances=(0.5, None))
+    moments = Moments.from_data(small().target)
+    found = list(phase_boundaries(spec, moments))
+    assert min(b.at for b in found) == pytest.approx(3 / 8)
+    assert any(b.at == pytest.approx(3.0) for b in found)
+    at = next(b for b in found if b.level == 1 and b.at == pytest.approx(3.0))
+    assert at.critical_beta == pytest.approx(solve(spec, moments).level_critical_betas[0, 0])
+    learned = HVAESpec((1, 1), betas=(1.0, 2.0))
+    ratios = {b.at for b in phase_boundaries(learned, moments)}
+    assert ratios and min(ratios) > 2 / 8  # below 1 betas decrease upwards

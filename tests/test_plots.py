@@ -20,12 +20,14 @@ from test_comparison import (
     hvae_comparison,
     vae_comparison,
     with_estimates,
+    with_training,
 )
 
-from linvae import plots
+from linvae import drawing, plots
 from linvae.comparison import Comparison, Row
 
 NAMES = ["thresholds", "rate", "active_units", "control_fit", "spectrum"]
+TRAINED = ["unit_rates", "phases", "training"]  # what needs more than the rows of old
 DRAW = {name: getattr(plots, name) for name in NAMES}
 EDGES = {
     "vae": vae_comparison(),
@@ -229,6 +231,110 @@ def test_words_carry_the_key_numbers():
     assert "6 of them are above the water level" in plots.spectrum(comparison).alt
 
 
+# --- units, phases, training ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("comparison", [vae_comparison(), hvae_comparison()], ids=["vae", "hvae"])
+def test_units_are_shown_as_predicted_and_as_seen(comparison):
+    """Three panels, darkest where a unit is idle; every cell is the mean of the seeds."""
+    comparison = with_training(comparison)
+    panels = [axes for axes in plots.unit_rates(comparison).figure.axes if axes.images]
+    assert [axes.get_title(loc="left") for axes in panels] == ["theory", "linear", "mlp"]
+    theory, linear, mlp = (axes.images[0].get_array() for axes in panels)
+    for unit, beta in [(1, SWEEP[0]), (3, SWEEP[2]), (2, SWEEP[-1])]:
+        nats = max(0.0, math.log(SPECTRUM[unit - 1] / beta) / 2)
+        cell = unit - 1, SWEEP.index(beta)
+        assert theory[cell] == pytest.approx(nats)
+        assert linear[cell] == mlp[cell] == pytest.approx(nats + 0.01)  # seeds 0, 1, 2
+    for axes in panels:  # one scale for all
+        assert axes.images[0].get_clim() == pytest.approx((0.0, theory[0, 0] + 0.01))
+
+
+def test_units_of_a_network_that_diverged_leave_the_scale_alone():
+    comparison = with_training(vae_comparison())
+    rows = tuple(
+        dataclasses.replace(row, observed=NAN)
+        if (row.quantity, row.architecture) == ("unit_rate_nats", "mlp")
+        else row
+        for row in comparison.rows
+    )
+    drawn = plots.unit_rates(dataclasses.replace(comparison, rows=rows))
+    assert drawn.figure.axes[0].images[0].get_clim()[1] == pytest.approx(0.712, abs=0.001)
+    assert "linear 0.712, mlp -" in drawn.alt
+
+
+def test_phases_have_the_boundaries_and_the_sweep_on_them():
+    comparison = with_training(vae_comparison(decoder_variance=2.0))
+    axes = plots.phases(comparison).figure.axes[0]
+    edge = _line(axes, "predicted: all units dead to the right")
+    assert list(edge.get_ydata()) == [0.5, 1.0, 2.0]
+    assert list(edge.get_xdata()) == pytest.approx([SPECTRUM[0] / at for at in (0.5, 1.0, 2.0)])
+    areas = [c for c in axes.collections if not str(c.get_label()).endswith("active units")]
+    assert len(areas) == 3  # one unit after another
+    linear, mlp = (
+        next(c for c in axes.collections if c.get_label() == f"{name}, active units")
+        for name in ("linear", "mlp")
+    )
+    assert [tuple(point) for point in mlp.get_offsets()] == [(beta, 2.0) for beta in SWEEP]
+    assert linear.get_sizes()[0] > 2 * mlp.get_sizes()[0]  # one in the other
+    ends = [tuple(c) for c in mlp.get_facecolors()[[0, -1]]]
+    grey = mpl.colors.to_rgba(axes.get_facecolor())
+    assert ends[1] == grey != ends[0]  # as many as the ground on which they lie
+
+
+def test_phases_of_a_hierarchy_are_over_both_betas():
+    """Never dead is beyond the panel, and the other levels are not stretched by it."""
+    comparison = with_training(hvae_comparison())
+    never = tuple(
+        dataclasses.replace(b, critical_beta=INF) if b.level == 2 else b
+        for b in comparison.boundaries
+    )
+    panels = plots.phases(dataclasses.replace(comparison, boundaries=never)).figure.axes[:2]
+    assert [axes.get_title(loc="left") for axes in panels] == ["level 1", "level 2"]
+    edge = _line(panels[1], "predicted: all units dead to the right")
+    assert min(edge.get_xdata()) > 100 * panels[1].get_xlim()[1]
+    assert panels[0].get_xlim() == panels[1].get_xlim() == pytest.approx((0.7 * 0.35, 2 * 1.8))
+    marks = next(c for c in panels[0].collections if c.get_label() == "mlp, active units")
+    assert {tuple(point)[1] for point in marks.get_offsets()} == {1.5}  # of the spec: betas 1, 1.5
+
+
+def test_training_is_median_and_range_of_the_seeds_beside_the_optimum():
+    comparison = with_training(vae_comparison())
+    panels = plots.training(comparison).figure.axes
+    assert len(panels) == 6
+    titles = [axes.get_title(loc="left").split("= ")[1] for axes in panels[:3]]
+    assert titles == ["0.55", "1.5", "1.8"]  # nearest to 0.35, 1 and 1.5 times 1.426
+    for axes, offset in ((panels[0], 2), (panels[3], 60)):  # noise 0.1 seed^2 + 1/step
+        line = _line(axes, "mlp")
+        assert list(line.get_xdata()) == [10, 20, 30, 40]
+        assert list(line.get_ydata()) == pytest.approx(
+            [offset + 0.1 + 1 / step for step in (10, 20, 30, 40)]
+        )
+        area = axes.collections[1].get_paths()[0].vertices[:, 1]
+        assert (area.min(), area.max()) == pytest.approx((offset + 1 / 40, offset + 0.4 + 1 / 10))
+    theory = _line(panels[0], "theory, optimum").get_ydata()
+    rows = comparison.select("rate_nats", architecture="mlp", beta=0.55)
+    assert list(theory) == [rows[0].predicted] * 2
+
+
+def test_words_of_the_new_figures_carry_the_key_numbers():
+    comparison = with_training(vae_comparison())
+    assert plots.phases(comparison).alt == (
+        "Beta from which on the leading unit is dead: 2.852 at 0.5, 1.426 at 1, 0.7130 at 2. "
+        "The numbers after 'at' are the decoder variance."
+    )
+    assert "at beta 0.35 theory 0.702, linear 0.712, mlp 0.712" in plots.unit_rates(comparison).alt
+    assert "linear 2.13 half way and 2.12 at the end" in plots.training(comparison).alt
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("comparison", EDGES.values(), ids=EDGES.keys())
+def test_new_figures_stand_any_threshold(name, comparison):
+    drawn = getattr(plots, name)(with_training(comparison))
+    assert drawn.alt.endswith(".") and drawn.figure.axes
+    assert all(axes.get_ylabel() for axes in drawn.figure.axes[:1])
+
+
 # --- files ---------------------------------------------------------------------------------------
 
 
@@ -246,7 +352,13 @@ def test_figures_are_saved_as_png_and_pdf(tmp_path):
 @pytest.fixture
 def unsaved(monkeypatch):
     """Figures are drawn, not written: for tests that look at which there are."""
-    monkeypatch.setattr(plots, "save_figure", lambda figure, path: None)
+    monkeypatch.setattr(drawing, "save_figure", lambda figure, path: None)
+
+
+def test_every_figure_is_drawn_where_all_is_there(tmp_path, unsaved):
+    found = plots.save_figures(with_training(vae_comparison()), tmp_path)
+    assert [figure.name for figure in found] == list(plots.FIGURES)
+    assert set(plots.FIGURES) == {*NAMES, *TRAINED}
 
 
 def test_figures_without_rows_are_left_out(tmp_path, unsaved):

@@ -8,6 +8,7 @@ from linvae.metrics.control import (
     SETTLED,
     fit_threshold,
 )
+from linvae.metrics.curves import CURVE_COLUMNS, CURVE_POINTS, training_curves
 from linvae.metrics.evidence import (
     ExchangeRatios,
     exchange_ratios,
@@ -62,6 +63,8 @@ from linvae.metrics.threshold import ThresholdEstimate, estimate_threshold
 
 __all__ = [
     "CONTROL_BATCH_SIZE",
+    "CURVE_COLUMNS",
+    "CURVE_POINTS",
     "LONGER",
     "SETTLED",
     "SET_POINTS",
@@ -112,6 +115,7 @@ __all__ = [
     "sample_rates",
     "sample_sheet",
     "trained_space",
+    "training_curves",
     "traversal_sheet",
     "traversals",
     "unit_rates",

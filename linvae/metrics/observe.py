@@ -39,6 +39,7 @@ class Observation:
     | collapsed_units | units with KL < `epsilon` for a share >= 1 - `delta` of samples | -    |
     | collapsed_share | of samples, those whose KL of the level is below `local_nats`  | -    |
     | blown_up        | True where the training says so; None where it was not asked   | -    |
+    | curves          | (..., CURVE_POINTS, CURVE_COLUMNS) of the training; None: same | nats |
 
     Where the variance of a level is fixed and isotropic, its axes are free: there `active_units`
     and `collapsed_units` count principal axes of the posterior mean instead of units.
@@ -55,6 +56,7 @@ class Observation:
     collapsed_units: npt.NDArray[np.intp]
     collapsed_share: Array
     blown_up: npt.NDArray[np.bool_] | None = None
+    curves: Array | None = None
 
     def units_above(self, cutoff_nats: float) -> npt.NDArray[np.intp]:
         """Units with a rate above `cutoff_nats`, (n_seeds, n_points, levels)."""

@@ -83,7 +83,7 @@ class Prices:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """History rows (step, mean distortion, rates and betas of every member) and seconds.
+    """History rows and seconds; a row: step, seed, point, mean distortion, rate, objective, beta.
 
     `diverged`: members that are lost, with NaN in their parameters and rows, or with a plateau the
     best parameters before; the others are not touched by them. `stopped`: members that stopped
@@ -158,7 +158,7 @@ def train(
             _note_diverged(run.diverged, members, logged, model, run.step)
             _note_blown_up(run.blown_up, terms, betas, logged, model, run.step)
             run.walk.stop(_members_at(run.diverged, model))
-            rows = _history_rows(run, terms, betas, logged)
+            rows = _history_rows(run, terms, members, betas, logged)
             run.history += rows
             if log:
                 log(rows)
@@ -504,22 +504,20 @@ def _idle_rates(model: StackedVAE) -> Tensor:
 
 
 def _history_rows(
-    run: Run, terms: Terms, betas: Tensor, logged: npt.NDArray[np.bool_]
+    run: Run, terms: Terms, members: Tensor, betas: Tensor, logged: npt.NDArray[np.bool_]
 ) -> list[dict[str, float]]:
     """One row for every such member, with the steps of its decoder."""
-    rates, distortion = terms.rates.detach(), terms.distortion.detach()
-    betas = betas.expand_as(rates)
+    rates = terms.rates.detach()
+    seen = [terms.distortion.detach(), rates.sum(-1), members, betas.expand_as(rates)[..., 0]]
+    values = torch.stack([value.double() for value in seen], dim=-1).cpu().numpy()  # one copy
     steps = run.walk.decoder_steps if isinstance(run.walk, MemberWalk) else None
+    names = ("distortion_nats", "rate_nats", "objective_nats", "first_beta")
     return [
         {
             "step": run.step if steps is None else int(steps[s, point]),
-            "seed": seed,
+            "seed": run.model.seeds[s],
             "point": point,
-            "distortion_nats": float(distortion[s, point]),
-            "rate_nats": float(rates[s, point].sum()),
-            "first_beta": float(betas[s, point, 0]),
+            **dict(zip(names, values[s, point].tolist(), strict=True)),
         }
-        for s, seed in enumerate(run.model.seeds)
-        for point in range(run.model.n_points)
-        if logged[s, point]
+        for s, point in np.argwhere(logged).tolist()
     ]

@@ -78,6 +78,7 @@ def test_json_and_files(files, tmp_path, capsys):
         "diagnosis.json",
         "diagnosis.png",
         "diagnosis.pdf",
+        "report.html",
         "run.toml",
     }
     assert found["verdict"] == ALIVE_AS_PREDICTED

@@ -393,8 +393,14 @@ def test_a_page_in_a_browser(address, browser_page, page, scheme):
 
 
 def test_search_finds_a_page(address, browser_page):
+    from playwright.sync_api import expect  # there: browser_page skips without
+
     browser_page.goto(f"{address}/index.html", wait_until="networkidle")
-    browser_page.get_by_placeholder("Search").fill("isotonic regression")
+    search = browser_page.get_by_placeholder("Search")
+    search.click()
+    meta = browser_page.locator(".md-search-result__meta")
+    expect(meta).not_to_have_text("Initializing search")  # words said before are lost
+    search.press_sequentially("isotonic regression")
     found = browser_page.locator(".md-search-result__link").first
     found.wait_for(state="attached")
     assert "theory" in found.get_attribute("href")

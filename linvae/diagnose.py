@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -116,7 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             trust_log_variances=args.trust_log_variances,
         )
         if args.out:
-            _write(found, args.out)
+            command = shlex.join(["python", "-m", "linvae.diagnose", *arguments])
+            _write(found, args.out, command)
             write_run_file(args.out, "linvae diagnose", args)
         _show(found, args)
     return status.code
@@ -143,14 +145,15 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any]:
     return target, given
 
 
-def _write(found: Diagnosis, folder: Path) -> None:
+def _write(found: Diagnosis, folder: Path, command: str) -> None:
     from linvae.diagnosis_report import write_diagnosis_report
     from linvae.drawing import save_drawing
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "diagnosis.json").write_text(_json(found) + "\n", encoding="utf-8")
     title = "Observed against predicted KL per unit"
-    write_diagnosis_report(found, save_drawing(found.draw(), "diagnosis", title, folder), folder)
+    figure = save_drawing(found.draw(), "diagnosis", title, folder)
+    write_diagnosis_report(found, figure, folder, command)
 
 
 def _show(found: Diagnosis, args: argparse.Namespace) -> None:

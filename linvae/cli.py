@@ -45,6 +45,7 @@ __all__ = [
     "all_or_nothing",
     "check_writable",
     "exit_codes",
+    "fitting_model",
     "load_named",
     "open_own",
     "positive_float",
@@ -312,6 +313,22 @@ def open_own(args: argparse.Namespace) -> OwnData:
         condition_dim=args.condition_dim or 0,
         scale=args.scale or 1.0,
     )
+
+
+def fitting_model(model: str | None, data: Dataset | OwnData) -> str:
+    """`model`, or what the data are for where it is None; refused where they do not fit it."""
+    model = model or ("cvae" if data.condition_dim else "vae")
+    if model == "cvae" and not data.condition_dim:
+        raise ValueError(
+            f"model='cvae' needs a condition and {data.name} has none: say how many columns are "
+            "given with --condition-dim, or store arrays 'target' and 'condition' in an .npz"
+        )
+    if model == "vae" and data.condition_dim:
+        raise ValueError(
+            f"model='vae' has no use for the condition of {data.name}: use --model cvae, or leave "
+            "the condition out"
+        )
+    return model
 
 
 def add_reconstruction_arguments(parser: argparse.ArgumentParser) -> None:

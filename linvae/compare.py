@@ -19,25 +19,29 @@ from typing import TYPE_CHECKING, Any
 
 from linvae.cli import (
     Parser,
-    add_data_arguments,
     add_output_arguments,
+    add_own_data_arguments,
     add_reconstruction_arguments,
     all_or_nothing,
     check_writable,
     exit_codes,
+    fitting_model,
     load_named,
+    open_own,
     positive_float,
     positive_int,
     positive_ints,
     print_json,
     progress_bars,
     reconstruction_of,
+    refuse_idle_data,
     refuse_idle_reconstruction,
     write_run_file,
 )
 
 if TYPE_CHECKING:
     from linvae.data import Dataset
+    from linvae.data.own import OwnData
     from linvae.jobs import Job, Runner
     from linvae.models import Preset
     from linvae.spec import LinearSpec
@@ -63,6 +67,7 @@ EXAMPLES = """\
 examples:
   python -m linvae.compare                                    digits, no files needed
   python -m linvae.compare --dataset omniglot --download
+  python -m linvae.compare --data samples.csv --latent-dim 4  your own data
   python -m linvae.compare --dataset mnist --model cvae       bottom-left quarter -> the rest
   python -m linvae.compare --dataset digits --model hvae --architecture linear --json
   python -m linvae.compare --architecture mlp --activation tanh --depth 2
@@ -80,7 +85,7 @@ def parser() -> Parser:
         examples=EXAMPLES,
         config=True,
     )
-    add_data_arguments(p)
+    add_own_data_arguments(p)
     p.add_argument(
         "--preset",
         choices=PRESET_NAMES,
@@ -89,7 +94,12 @@ def parser() -> Parser:
         "--dataset says otherwise; trained as everything here (default: none): "
         + ", ".join(PRESET_NAMES),
     )
-    p.add_argument("--model", choices=("vae", "cvae", "hvae"), default="vae", help="default vae")
+    p.add_argument(
+        "--model",
+        choices=("vae", "cvae", "hvae"),
+        default="vae",
+        help="default vae; cvae where --data has a condition",
+    )
     p.add_argument(
         "--architecture",
         action="append",
@@ -179,15 +189,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     with exit_codes(arguments) as status:
         args = _parse(arguments)
-        from linvae.data import resolve_name  # here: --help needs no data
-
-        name = f"{resolve_name(args.dataset)}-{args.preset or args.model}"
-        folder = args.out or Path("results") / name
+        own = _open(args)
+        folder = args.out or Path("results") / f"{_data_name(args)}-{args.preset or args.model}"
         check_writable(folder)
-        dataset = load_named(args)
+        dataset = own.dataset() if own else load_named(args)
         command = shlex.join(["python", "-m", "linvae.compare", *arguments])
         _run(args, dataset, folder, command)
     return status.code
+
+
+def _open(args: argparse.Namespace) -> OwnData | None:
+    """The file of --data, not read yet; it says which model where none was asked for."""
+    if args.data is None:
+        return None
+    own = open_own(args)
+    asked = args.model if args.preset or "model" in args.given else None
+    args.model = fitting_model(asked, own)
+    return own
+
+
+def _data_name(args: argparse.Namespace) -> str:
+    from linvae.data import resolve_name  # here: --help needs no data
+
+    return args.data.stem if args.data else resolve_name(args.dataset)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -200,6 +224,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     if args.tensorboard and args.scheduler:
         p.error("--tensorboard has no effect with --scheduler, whose workers train: leave one out")
     if args.preset is None:
+        refuse_idle_data(p, args)
         _refuse_idle(p, args)
         return args
     preset = _preset(args)
@@ -210,10 +235,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
             option = name.replace("_", "-")
             p.error(f"--{option} is set by --preset {args.preset}: leave one of them out")
     names = dict.fromkeys(("linear", preset.architecture.name))
-    p.set_defaults(
-        dataset=preset.dataset, model=preset.model, architecture=list(names), hidden=None
-    )
+    p.set_defaults(model=preset.model, architecture=list(names), hidden=None)
+    if not args.data:
+        p.set_defaults(dataset=preset.dataset)
     args = p.parse_args(arguments)
+    refuse_idle_data(p, args)
     _refuse_idle_decoders(p, args, set(names))
     sizes = _network_options(args)
     if preset.architecture.name == "linear" and sizes:

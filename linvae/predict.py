@@ -26,6 +26,7 @@ from linvae.cli import (
     all_or_nothing,
     check_writable,
     exit_codes,
+    fitting_model,
     load_named,
     open_own,
     positive_float,
@@ -205,17 +206,7 @@ def _model(args: argparse.Namespace, data: Dataset | OwnData) -> LinearSpec:
     """The spec of `--model`, which must fit what the data give."""
     from linvae.spec import default_spec
 
-    model = args.model or ("cvae" if data.condition_dim else "vae")
-    if model == "cvae" and not data.condition_dim:
-        raise ValueError(
-            f"model='cvae' needs a condition and {data.name} has none: say how many columns are "
-            "given with --condition-dim, or store arrays 'target' and 'condition' in an .npz"
-        )
-    if model == "vae" and data.condition_dim:
-        raise ValueError(
-            f"model='vae' has no use for the condition of {data.name}: use --model cvae, or leave "
-            "the condition out"
-        )
+    model = fitting_model(args.model, data)
     spec = default_spec(model, args.latent_dim, (args.decoder_variance or [1.0])[0])
     return spec.scale_betas(args.beta[0]) if args.beta else spec
 

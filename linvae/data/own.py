@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .dataset import Dataset
 from .files import MissingDataError, file_digest
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class OwnData:
     """Samples of a file, read again every time that `batches` is called.
 
     `note`: what was flattened, taken for a header, scaled or left as it is. `sha256` is empty for
-    folders and for files above 256 MiB.
+    folders and for files above 256 MiB. `image_shape`: (H, W) or (H, W, C) of samples with two
+    axes, or three of which the last has 1 or 3 entries.
     """
 
     name: str
@@ -65,6 +67,7 @@ class OwnData:
     note: str
     sha256: str
     read: Callable[[int], Iterator[Batch]]
+    image_shape: tuple[int, ...] | None = None
 
     def batches(self) -> Iterator[Batch]:
         """Targets (rows, d), or pairs (condition, target), as float32 or float64.
@@ -82,6 +85,14 @@ class OwnData:
             return np.concatenate([np.asarray(part) for part in parts]), None
         condition, target = (np.concatenate(part) for part in zip(*parts, strict=True))
         return target, condition
+
+    def dataset(self) -> Dataset:
+        """All samples in memory. Raises ValueError as `batches` and `Dataset`."""
+        target, condition = self.arrays()
+        return Dataset(
+            self.name, target, split="own", condition=condition, image_shape=self.image_shape,
+            sha256=self.sha256, note=self.note,
+        )  # fmt: skip
 
     def describe(self) -> str:
         """One line: name, n, dimensions and, where known, the first 12 digits of the sha256."""
@@ -204,7 +215,13 @@ def _joined(file: Path, tables: dict[str, _Table], condition_dim: int, scale: fl
         note=_note(tables, scale),
         sha256=file_digest(file) if small else "",
         read=lambda rows: _batches(file, tables, condition_dim, scale, rows),
+        image_shape=None if condition_dim else _image_shape(target.shape[1:]),
     )
+
+
+def _image_shape(shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The shape of one sample where it is an image, channels last."""
+    return shape if len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3)) else None
 
 
 def _note(tables: dict[str, _Table], scale: float) -> str:

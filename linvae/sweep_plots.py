@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from linvae.comparison import WITH, Boundary, Comparison, CurvePoint, Row, without_remedy
+from linvae.comparison import WITH, Boundary, Comparison, CurvePoint
 from linvae.drawing import THEORY, Drawing, beta_label, legend, look, new_figure
 from linvae.wording import Spread, level_text, number
 
@@ -55,7 +55,7 @@ def _unit_table(comparison: Comparison, name: str, level: int) -> list[list[floa
     theory = name == "theory"
     seen: dict[tuple[int, float], list[float]] = {}
     for row in rows:
-        if _is_plain(row) if theory else row.architecture == name:
+        if row.is_plain if theory else row.architecture == name:
             value = row.predicted if theory else row.observed
             seen.setdefault((row.index, row.beta), []).append(value)
     betas = _unit_betas(comparison, level)
@@ -64,11 +64,6 @@ def _unit_table(comparison: Comparison, name: str, level: int) -> list[list[floa
         [Spread.of(seen.get((unit, beta), ())).mean for beta in betas]
         for unit in range(1, count + 1)
     ]
-
-
-def _is_plain(row: Row) -> bool:
-    """Without a remedy, which may have a prediction of its own, or none."""
-    return not without_remedy(row.architecture)[1]
 
 
 def _unit_betas(comparison: Comparison, level: int) -> list[float]:
@@ -259,8 +254,8 @@ def curves_shown(comparison: Comparison) -> list[float]:
 def training(comparison: Comparison) -> Drawing:
     """KL and distortion of the batches against the step: median and range of the seeds.
 
-    Black: what theory predicts for the optimum, without a remedy. A curve that still falls or rises at its end has
-    not converged.
+    Black: what theory predicts for the optimum, without a remedy. A curve that still falls or
+    rises at its end has not converged.
     """
     betas = curves_shown(comparison)
     with new_figure(len(betas), (1.2 + 2.6 * len(betas), 4.8), rows=2) as (figure, panels):
@@ -314,7 +309,7 @@ def _points(comparison: Comparison, architecture: str, beta: float) -> list[Curv
 
 def _optimum(comparison: Comparison, name: str, beta: float) -> float:
     """Predicted of the whole model without a remedy; NaN where no row has it."""
-    rows = [r for r in comparison.select(name, index=0, beta=beta) if r.seed >= 0 and _is_plain(r)]
+    rows = [r for r in comparison.select(name, index=0, beta=beta) if r.seed >= 0 and r.is_plain]
     levels = {row.level: row.predicted for row in rows}
     return sum(levels.values()) if levels else math.nan
 

@@ -318,7 +318,7 @@ def test_training_is_median_and_range_of_the_seeds_beside_the_optimum():
 
 
 def test_theory_is_the_plain_optimum_beside_a_remedy():
-    """A remedy predicts something else, or nothing: neither moves what theory says of the others."""
+    """A remedy predicts something else, or nothing: neither moves the theory of the others."""
     plain = with_training(vae_comparison())
     changed = [
         dataclasses.replace(row, architecture="mlp + free-bits", predicted=predicted)
@@ -334,6 +334,7 @@ def test_theory_is_the_plain_optimum_beside_a_remedy():
         for c in (plain, both)
     )
     assert list(after) == list(before)
+    assert "at beta 0.35 theory 2.17, linear 2.16" in plots.rate(both).alt
 
 
 def test_words_of_the_new_figures_carry_the_key_numbers():

@@ -25,6 +25,7 @@ import linvae.compare
 import linvae.completion
 import linvae.data.__main__
 import linvae.diagnose
+import linvae.explore
 import linvae.predict
 import linvae.text
 import paper_checks.__main__
@@ -35,6 +36,7 @@ from linvae.version import __version__
 
 MODULES = {
     "predict": linvae.predict,
+    "explore": linvae.explore,
     "compare": linvae.compare,
     "diagnose": linvae.diagnose,
     "text": linvae.text,
@@ -90,6 +92,10 @@ def refused(result, code, *words):
 
 
 # --- help, version, wrong options -----------------------------------------------------------------
+
+
+def test_no_command_is_left_out():
+    assert linvae.__main__.COMMANDS.keys() <= MODULES.keys()
 
 
 @LEAVES
@@ -169,6 +175,7 @@ def test_one_argument_too_many(run):
         ["predict", "--dataset", "minst"],
         ["compare", "--dataset", "minst"],
         ["diagnose", "encoder.pt", "--dataset", "minst"],
+        ["explore", "--dataset", "minst"],
         ["data", "verify", "minst"],
         ["data", "download", "minst"],
     ],
@@ -314,7 +321,7 @@ def test_text_refuses_a_model(kind, arguments, tmp_path, run):
     refused(run("text", command, path, *sentences), 2, "own.model", words)
 
 
-@pytest.mark.parametrize("name", ["predict", "compare", "diagnose", "text"])
+@pytest.mark.parametrize("name", ["predict", "compare", "diagnose", "explore", "text"])
 @pytest.mark.parametrize("kind", ["missing", "a folder", "text"])
 def test_every_config_that_cannot_be_read(name, kind, tmp_path, run):
     path = bad_file(tmp_path, "toml", kind)
@@ -356,6 +363,7 @@ DEFECTS = {
     "predict": (["predict"], "linvae.predict._load"),
     "compare": (["compare"], "linvae.compare.load_named"),
     "diagnose": (["diagnose", "e.pt"], "linvae.diagnose._load"),
+    "explore": (["explore"], "linvae.explore._require_bokeh"),
     "text": (["text", "samples", "x"], "linvae.text._say"),
     "data": (["data", "list"], "linvae.data.__main__._list"),
     "completion": (["completion", "bash"], "linvae.completion.every_command"),

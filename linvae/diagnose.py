@@ -18,6 +18,7 @@ from linvae.cli import (
     Parser,
     add_output_arguments,
     add_own_data_arguments,
+    all_or_nothing,
     check_writable,
     exit_codes,
     load_named,
@@ -116,8 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             trust_log_variances=args.trust_log_variances,
         )
         if args.out:
-            _write(found, args.out)
-            write_run_file(args.out, "linvae diagnose", args)
+            _write(found, args)
         _show(found, args)
     return status.code
 
@@ -143,14 +143,18 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any]:
     return target, given
 
 
-def _write(found: Diagnosis, folder: Path) -> None:
+def _write(found: Diagnosis, args: argparse.Namespace) -> None:
+    """All files or none, and run.toml that makes them again."""
+    from linvae.comparison import write_text
     from linvae.diagnosis_report import write_diagnosis_report
     from linvae.drawing import save_drawing
 
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "diagnosis.json").write_text(_json(found) + "\n", encoding="utf-8")
     title = "Observed against predicted KL per unit"
-    write_diagnosis_report(found, save_drawing(found.draw(), "diagnosis", title, folder), folder)
+    with all_or_nothing(args.out, outputs=("diagnosis", "report", "run")) as staged:
+        write_text(staged / "diagnosis.json", _json(found) + "\n")
+        figure = save_drawing(found.draw(), "diagnosis", title, staged)
+        write_diagnosis_report(found, figure, staged)
+        write_run_file(staged, "linvae diagnose", args)
 
 
 def _show(found: Diagnosis, args: argparse.Namespace) -> None:

@@ -557,6 +557,24 @@ def test_diagnose_runs_again_from_its_folder(tmp_path, encoder, run):
     assert (code, json.loads(after)) == (0, json.loads(before))
 
 
+def test_diagnose_writes_all_or_nothing(tmp_path, encoder, run, monkeypatch):
+    """What stops it on the way leaves the files of the last run, and no others."""
+    np.save(tmp_path / "y.npy", SAMPLES)
+    options = [encoder, "--data", tmp_path / "y.npy", "--out", tmp_path / "d", "--quiet"]
+    assert run("diagnose", *options)[0] == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "d").iterdir()}
+    assert before.keys() == {
+        "diagnosis.json", "diagnosis.png", "diagnosis.pdf", "report.html", RUN_FILE
+    }  # fmt: skip
+
+    def full(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("linvae.diagnosis_report.write_page", full)
+    refused(run("diagnose", *options, "--beta", "0.1"), 2, "No space left on device")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "d").iterdir()} == before
+
+
 def test_text_trains_again_from_its_folder(tmp_path, run):
     (tmp_path / "own.txt").write_text("red red\nblue blue\n" * 20)
     sizes = ["--latent-dim", "1", "--embedding", "3", "--hidden", "4", "--epochs", "1"]
@@ -576,19 +594,7 @@ def test_text_trains_again_from_its_folder(tmp_path, run):
     assert quiet.splitlines() == [row["sentence"] for row in rows]
 
 
-def test_compare_runs_again_from_its_folder(tmp_path, run, monkeypatch):
-    from dataclasses import replace
-
-    import linvae.pipeline as pipeline
-
-    full = pipeline.make_plan
-
-    def short(**options):
-        plan = full(**options)
-        return replace(plan, config=replace(plan.config, steps=20))
-
-    monkeypatch.setattr(pipeline, "make_plan", short)
-    monkeypatch.setattr("linvae.plots.save_figure", lambda figure, path: path.touch())
+def test_compare_runs_again_from_its_folder(tmp_path, run, short_runs, no_drawing):
     options = ["--architecture", "linear", "--latent-dim", "2", "--seeds", "1", "--no-bracket"]
     options += ["--max-samples", "200", "--quick", "--device", "cpu"]
     assert run("compare", *options, "--out", tmp_path / "a", "--quiet")[0] == 0

@@ -458,7 +458,8 @@ def exit_codes(arguments: Sequence[str] = ()) -> Iterator[Status]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to flush
     except KeyboardInterrupt:
         status.code = INTERRUPTED
-        print("linvae: interrupted; the same command goes on from what is stored", file=sys.stderr)
+        words = "interrupted; given again, training goes on from what is stored"
+        print(f"linvae: {words}", file=sys.stderr)
     except Exception as error:
         status.code = _code(error)
         if "--debug" in arguments:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import http.client
+import json
+import re
 import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 
 pytest.importorskip("bokeh", reason='pip install "linvae[explore]"')
+
+from tornado.websocket import WebSocketClosedError, websocket_connect
 
 from linvae.explore import main
 
@@ -72,6 +79,33 @@ def test_the_websocket_opens_for_its_own_page_alone(served):
     assert status(served, "/ws", Origin=own, **WEBSOCKET) != 403
     assert status(served, "/ws", "evil.example", Origin=own, **WEBSOCKET) == 403
     assert status(served, "/ws", "evil.example", Origin="http://evil.example", **WEBSOCKET) == 403
+
+
+def answered(served, size: int) -> bool:
+    """Whether a visitor's websocket answers a message with so many bytes too many."""
+    page = urllib.request.urlopen(served.geturl(), timeout=60).read().decode()
+    token = re.search(r'"token":"([^"]+)"', page)[1]
+    header = json.dumps({"msgid": "1", "msgtype": "SERVER-INFO-REQ", "pad": "x" * size})
+
+    async def ask():
+        socket = await websocket_connect(
+            f"ws://{served.netloc}/ws", subprotocols=["bokeh", token], connect_timeout=60
+        )
+        with contextlib.suppress(WebSocketClosedError):
+            for part in (header, "{}", "{}"):
+                await socket.write_message(part)
+        for _ in range(6):  # three parts of the welcome, three of the answer
+            if await socket.read_message() is None:
+                return False
+        socket.close()
+        return True
+
+    return asyncio.run(ask())
+
+
+def test_a_message_that_no_page_sends_ends_the_connection(served):
+    assert answered(served, 100)
+    assert not answered(served, 2**19)
 
 
 def test_an_environment_that_allows_every_origin_changes_nothing(monkeypatch):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -117,7 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             trust_log_variances=args.trust_log_variances,
         )
         if args.out:
-            _write(found, args)
+            command = shlex.join(["python", "-m", "linvae.diagnose", *arguments])
+            _write(found, args, command)
         _show(found, args)
     return status.code
 
@@ -143,7 +145,7 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any]:
     return target, given
 
 
-def _write(found: Diagnosis, args: argparse.Namespace) -> None:
+def _write(found: Diagnosis, args: argparse.Namespace, command: str) -> None:
     """All files or none, and run.toml that makes them again."""
     from linvae.comparison import write_text
     from linvae.diagnosis_report import write_diagnosis_report
@@ -153,7 +155,7 @@ def _write(found: Diagnosis, args: argparse.Namespace) -> None:
     with all_or_nothing(args.out, outputs=("diagnosis", "report", "run")) as staged:
         write_text(staged / "diagnosis.json", _json(found) + "\n")
         figure = save_drawing(found.draw(), "diagnosis", title, staged)
-        write_diagnosis_report(found, figure, staged)
+        write_diagnosis_report(found, figure, staged, command)
         write_run_file(staged, "linvae diagnose", args)
 
 

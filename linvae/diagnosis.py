@@ -71,6 +71,7 @@ from scipy.special import ndtri
 from linvae.encoders import NetworkFunction, as_arrays, as_function
 from linvae.metrics.observe import principal_axes
 from linvae.moments import Moments
+from linvae.notebook import html_table
 from linvae.objectives import GaussianLevel, gaussian_distortion, gaussian_rate_per_unit
 from linvae.plots import LOOKS, QUIET, THEORY, Drawing, new_figure
 from linvae.spec import CVAESpec, VAESpec
@@ -277,6 +278,12 @@ class Diagnosis:
             {"rank": rank + 1} | asdict(unit) | {"advice": unit.advice}
             for rank, unit in enumerate(self.units)
         ]
+
+    def _repr_html_(self) -> str:
+        """The units as a table, in notebooks."""
+        shown = ("unit", "mode", "predicted_nats", "observed_nats", "standard_error", "verdict")
+        rows = [{name: row[name] for name in shown} for row in self.to_rows()]
+        return html_table(self.sentence, rows)
 
     def table(self) -> Table:
         """The units as a table of rich."""

@@ -7,6 +7,7 @@
 | function               | with NumPy arrays, as they are                                    |
 | torch module           | with tensors of its type and device, without gradient, evaluating |
 | model of pythae        | its `encoder`, on images of `model_config.input_dim`              |
+| of torch.export        | the same, its `.module()`, as it was exported                     |
 | file of TorchScript    | as a torch module, on the CPU                                     |
 | file of ONNX           | with float32, where onnxruntime is installed                      |
 
@@ -18,7 +19,7 @@ A file of TorchScript is a program all the same, which can write files: run only
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,12 @@ def load_network(path: Path) -> NetworkFunction:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: give the file of a saved network")
     kind = SUFFIXES.get(path.suffix.lower())
+    if path.suffix.lower() == ".pt2":
+        raise ValueError(
+            f"{path} would be unpickled, which can run anything: load it yourself if you trust it "
+            "and give torch.export.load(path).module() to linvae.diagnosis.diagnose, or save the "
+            "encoder as ONNX or TorchScript"
+        )
     if kind is None:
         raise ValueError(
             f"{path} must end in {', '.join(SUFFIXES)}: save the encoder with "
@@ -105,15 +112,25 @@ def _onnx_function(path: Path) -> NetworkFunction:
 def _torch_function(network: nn.Module, shape: tuple[int, ...] | None = None) -> NetworkFunction:
     """`network` on tensors of the type and device of its first parameter, rows as `shape`."""
     like = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
+    mode = evaluating if _has_modes(network) else nullcontext
 
     def run(*batch: Any) -> Any:
         tensors = [torch.tensor(np.asarray(v), device=like.device).to(like.dtype) for v in batch]
         if shape is not None:
             tensors[0] = tensors[0].reshape(-1, *shape)
-        with torch.no_grad(), evaluating(network), _failing_on(batch):
+        with torch.no_grad(), mode(network), _failing_on(batch):
             return as_arrays(network(*tensors))
 
     return run
+
+
+def _has_modes(network: nn.Module) -> bool:
+    """False for what torch.export made: it stays as it was exported."""
+    try:
+        network.train(network.training)
+    except NotImplementedError:
+        return False
+    return True
 
 
 @contextmanager

@@ -75,10 +75,18 @@ def script(path):
     return path
 
 
+def exported(path):
+    """What torch.export gives: a module that can neither train nor evaluate."""
+    any_batch = ({0: torch.export.Dim.AUTO},)
+    program = torch.export.export(Encoder().eval(), (torch.zeros(3, 6),), dynamic_shapes=any_batch)
+    return program.module()
+
+
 KINDS = {
     "module": lambda path: Encoder().train(),
     "double": lambda path: Encoder(torch.float64),
     "pythae": lambda path: PythaeModel(),
+    "exported": exported,
     "torchscript": script,
     "torchscript-name": lambda path: str(script(path)),
 }
@@ -177,6 +185,13 @@ def test_files_that_are_no_networks(tmp_path):
         torch.save({"weight": torch.zeros(2)}, tmp_path / name)
         with pytest.raises(ValueError, match=message):
             load_network(tmp_path / name)
+
+
+def test_a_file_of_torch_export_is_not_unpickled(tmp_path):
+    (tmp_path / "e.pt2").touch()
+    words = r"unpickled.*torch\.export\.load\(path\)\.module\(\).*ONNX or TorchScript"
+    with pytest.raises(ValueError, match=words):
+        load_network(tmp_path / "e.pt2")
 
 
 def test_what_cannot_be_called():

@@ -10,6 +10,7 @@ import pytest
 from test_comparison import hvae_comparison, vae_comparison
 
 from linvae import Moments, VAESpec, solve
+from linvae.diagnosis import diagnose
 from linvae.notebook import MOST_ROWS, html_table
 
 MOMENTS = Moments.from_covariance(np.diag([3.0, 1.0, 0.2]))
@@ -69,6 +70,14 @@ def test_comparison_shows_its_thresholds(comparison):
         (t.architecture, str(t.level)) for t in expected
     ]
     assert [r["observed"] for r in shown] == [f"{t.observed:.4g}" for t in expected]
+
+
+def test_diagnosis_shows_its_units():
+    samples = np.random.default_rng(0).normal(size=(100, 3)) * [2.0, 1.0, 0.5]
+    found = diagnose(lambda y: (np.zeros((len(y), 2)), np.zeros((len(y), 2))), samples, beta=0.5)
+    page = Reader(found._repr_html_())
+    assert page.caption == found.sentence
+    assert [row[-1] for row in page.rows[1:]] == [unit.verdict for unit in found.units]
 
 
 def test_long_tables_say_what_they_leave_out():

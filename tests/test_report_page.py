@@ -191,14 +191,23 @@ def test_page_of_a_diagnosis(browser_page, tmp_path, scheme):
     samples = np.random.default_rng(0).normal(size=(400, 3)) * [2.0, 1.0, 0.5]
     found = diagnose(lambda y: (np.zeros((len(y), 2)), np.zeros((len(y), 2))), samples, beta=1.0)
     figure = drawing.save_drawing(found.draw(), "diagnosis", "KL per unit", tmp_path)
-    path = write_diagnosis_report(found, figure, tmp_path)
+    path = write_diagnosis_report(found, figure, tmp_path, "linvae diagnose 'a <b>.pt'")
     browser_page.emulate_media(color_scheme=scheme)
     browser_page.goto(path.as_uri())
     assert found.verdict in browser_page.title()
     assert browser_page.locator("#verdict + p").inner_text() == found.sentence
     assert browser_page.locator("img").get_attribute("alt") == found.draw().alt
-    rows = browser_page.locator("tbody tr").all_inner_texts()
-    assert [row.split("\t")[-1] for row in rows] == [unit.verdict for unit in found.units]
+    units, modes = (
+        [row.split("\t") for row in section.locator("tbody tr").all_inner_texts()]
+        for section in browser_page.locator("section:has(table)").all()
+    )
+    assert [(row[0], row[-1]) for row in units] == [(str(u.unit), u.verdict) for u in found.units]
+    assert [row[0] for row in modes] == [str(m.mode) for m in found.modes]
+    missing = [row[-1] == "missing" for row in modes]
+    assert (
+        missing == [m.missing for m in found.modes] == [True, False]
+    )  # theta^2 = 4, 1; beta s = 1
+    assert browser_page.locator("code").inner_text() == "linvae diagnose 'a <b>.pt'"
     words = browser_page.inner_text("main")
     assert all(unit.advice in words for unit in found.units)
     result = axe.Axe().run(browser_page)

@@ -36,8 +36,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit, logsumexp
 
 from .dataset import Step
 from .text import PADDING, TextDataset
@@ -174,7 +174,7 @@ class TextGenerator:
         if self.prior == "normal":
             return np.asarray(constant - 0.5 * (z**2).sum(-1))
         squares = ((z[..., None, :] - CENTRES) ** 2).sum(-1)
-        mixed = logsumexp(-0.5 * squares, axis=-1) - math.log(len(CENTRES))
+        mixed = scipy.special.logsumexp(-0.5 * squares, axis=-1) - math.log(len(CENTRES))
         return np.asarray(constant + mixed)
 
     def log_conditional(self, dataset: TextDataset, latents: ArrayLike) -> FloatArray:
@@ -240,8 +240,8 @@ class _Recurrence:
         """log p(next word | z, words so far), (m, K), after the word `previous` (-1: the start)."""
         gates = self.word_gates[previous + 1] + self.latent_gates + self.hidden @ self.w_hidden
         i, f, g, o = np.split(gates, 4, axis=1)
-        self.cell = expit(f) * self.cell + expit(i) * np.tanh(g)
-        self.hidden = expit(o) * np.tanh(self.cell)
+        self.cell = scipy.special.expit(f) * self.cell + scipy.special.expit(i) * np.tanh(g)
+        self.hidden = scipy.special.expit(o) * np.tanh(self.cell)
         logits = self.hidden @ self.w_output + self.direct
         logits -= logits.max(1, keepdims=True)
         logits -= np.log(np.exp(logits).sum(1, keepdims=True))

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from .text import TextDataset
 from .text_generator import CENTRES, TextGenerator
@@ -186,7 +186,7 @@ def _lattice_sums(log_values: FloatArray, every: int) -> FloatArray:
     """log of the sum over every `every`-th point a side, for each of the every^d first points."""
     firsts = product(range(every), repeat=log_values.ndim)
     lattices = (log_values[tuple(slice(first, None, every) for first in at)] for at in firsts)
-    return np.array([logsumexp(lattice) for lattice in lattices])
+    return np.array([scipy.special.logsumexp(lattice) for lattice in lattices])
 
 
 def _log_joint(

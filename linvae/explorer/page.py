@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from bokeh.document import Document
-from bokeh.models import ColumnDataSource, Range1d
+from bokeh.models import BasicTickFormatter, ColumnDataSource, FixedTicker, Range1d
 from bokeh.plotting import figure
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -80,6 +80,8 @@ class _Figures:
             x_range=Range1d(start=0.1, end=10), y_range=Range1d(start=0.1, end=10),
         )  # fmt: skip
         drawn.toolbar.logo = None
+        if x_axis == "log":
+            drawn.xaxis.ticker, drawn.xaxis.formatter = FixedTicker(), BasicTickFormatter()
         return drawn
 
     def _source(self, name: str, *columns: str) -> ColumnDataSource:
@@ -129,10 +131,12 @@ class _Figures:
             return
         for name, columns in _columns(found).items():
             self.data[name].data = columns
-        for name, (across, up) in _ranges(found).items():
+        ranges = _ranges(found)
+        for name, (across, up) in ranges.items():
             for axis, (start, end) in zip(("x_range", "y_range"), (across, up), strict=True):
                 getattr(self.figures[name], axis).update(start=float(start), end=float(end))
         for name in ("unit_rates", "active"):
+            self.figures[name].xaxis.ticker.ticks = _round_betas(*ranges[name][0])
             for item in self.figures[name].legend[0].items:
                 item.visible = len(found.rates) > 1 or "2" not in item.label.value
         for item in self.figures["spectrum"].legend[0].items:
@@ -160,6 +164,13 @@ class _Figures:
                 label_text_color=text, background_fill_alpha=0, border_line_alpha=0,
                 orientation="horizontal", ncols=3, padding=0, margin=0,
             )  # fmt: skip
+
+
+def _round_betas(low: float, high: float) -> list[float]:
+    """1, 2, 5 of every decade, and 1 alone where there are more than three."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    digits = (1, 2, 5) if math.log10(high / low) <= 3 else (1,)
+    return [digit * 10.0**decade for decade in decades for digit in digits]
 
 
 def _columns(found: Curves) -> dict[str, dict[str, Any]]:

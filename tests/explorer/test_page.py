@@ -14,6 +14,7 @@ from PIL import Image
 from linvae import Moments, VAESpec, solve
 from linvae.data import load_dataset
 from linvae.explorer.curves import curves
+from linvae.explorer.page import _round_betas
 from linvae.explorer.source import Source
 from linvae.explorer.state import CONTROLS, Choice, Slider, State, preset
 
@@ -88,6 +89,15 @@ def test_it_starts_with_the_data(page):
     assert "digits [all]: n 1797, dim 64" in page.inner_text("#source")
     edge = solve(VAESpec(8), DIGITS).critical_beta[0]
     assert f"all are collapsed from beta {edge:.4g} on" in page.inner_text("#words")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "inside"),
+    [(0.08, 2.1, [0.1, 0.2, 0.5, 1, 2]), (1e-3, 4e3, [1e-3, 1e-2, 0.1, 1, 10])],
+)
+def test_betas_on_the_axis_are_round(low, high, inside):
+    shown = [tick for tick in _round_betas(low, high) if low <= tick <= high]
+    np.testing.assert_allclose(shown[: len(inside)], inside)
 
 
 def test_figures_are_drawn_in_the_colours_of_their_levels(page):

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from linvae.data.own import OwnData
 
 __all__ = [
+    "OF_DATASETS",
+    "OF_FILES",
     "Parser",
     "add_data_arguments",
     "add_output_arguments",
@@ -232,10 +234,11 @@ def progress_bars(silent: bool) -> Iterator[Callable[[str, int, int], None] | No
         yield update
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+def add_data_arguments(parser: argparse.ArgumentParser, default: str = "digits") -> None:
     """Which data: --dataset, --data-dir, --split, --max-samples, --image-size, --download."""
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset", default="digits", help="name (default digits; see linvae data)")
+    words = f"name (default {default}; see linvae data)"
+    group.add_argument("--dataset", default="digits", help=words)
     group.add_argument(
         "--data-dir",
         type=Path,
@@ -275,8 +278,11 @@ def load_named(args: argparse.Namespace) -> Dataset:
     return dataset
 
 
-def add_own_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """A file of one's own, and the options of named datasets; none is set where none is given."""
+def add_own_data_arguments(parser: argparse.ArgumentParser, default: str = "digits") -> None:
+    """A file of one's own, and the options of named datasets; none is set where none is given.
+
+    `default`: what is taken without both, in words.
+    """
     own = parser.add_argument_group("your own data")
     own.add_argument(
         "--data",
@@ -288,7 +294,7 @@ def add_own_data_arguments(parser: argparse.ArgumentParser) -> None:
         "--condition-dim", type=positive_int, help="columns that are given, the first (default 0)"
     )
     own.add_argument("--scale", type=positive_float, help="factor on all its values (default 1)")
-    add_data_arguments(parser)
+    add_data_arguments(parser, default)
     parser.set_defaults(dataset=None, download=None)
 
 
@@ -469,7 +475,8 @@ def exit_codes(arguments: Sequence[str] = ()) -> Iterator[Status]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to flush
     except KeyboardInterrupt:
         status.code = INTERRUPTED
-        print("linvae: interrupted; the same command goes on from what is stored", file=sys.stderr)
+        words = "interrupted; given again, training goes on from what is stored"
+        print(f"linvae: {words}", file=sys.stderr)
     except Exception as error:
         status.code = _code(error)
         if "--debug" in arguments:

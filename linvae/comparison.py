@@ -121,6 +121,11 @@ class Row:
     predicted: float
     observed: float
 
+    @property
+    def is_plain(self) -> bool:
+        """Without a remedy, which may have a prediction of its own, or none."""
+        return not without_remedy(self.architecture)[1]
+
 
 @dataclass(frozen=True)
 class CurvePoint:

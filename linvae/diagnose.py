@@ -19,6 +19,7 @@ from linvae.cli import (
     Parser,
     add_output_arguments,
     add_own_data_arguments,
+    all_or_nothing,
     check_writable,
     exit_codes,
     load_named,
@@ -118,8 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         if args.out:
             command = shlex.join(["python", "-m", "linvae.diagnose", *arguments])
-            _write(found, args.out, command)
-            write_run_file(args.out, "linvae diagnose", args)
+            _write(found, args, command)
         _show(found, args)
     return status.code
 
@@ -145,15 +145,18 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any]:
     return target, given
 
 
-def _write(found: Diagnosis, folder: Path, command: str) -> None:
+def _write(found: Diagnosis, args: argparse.Namespace, command: str) -> None:
+    """All files or none, and run.toml that makes them again."""
+    from linvae.comparison import write_text
     from linvae.diagnosis_report import write_diagnosis_report
     from linvae.drawing import save_drawing
 
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "diagnosis.json").write_text(_json(found) + "\n", encoding="utf-8")
     title = "Observed against predicted KL per unit"
-    figure = save_drawing(found.draw(), "diagnosis", title, folder)
-    write_diagnosis_report(found, figure, folder, command)
+    with all_or_nothing(args.out, outputs=("diagnosis", "report", "run")) as staged:
+        write_text(staged / "diagnosis.json", _json(found) + "\n")
+        figure = save_drawing(found.draw(), "diagnosis", title, staged)
+        write_diagnosis_report(found, figure, staged, command)
+        write_run_file(staged, "linvae diagnose", args)
 
 
 def _show(found: Diagnosis, args: argparse.Namespace) -> None:

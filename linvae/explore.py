@@ -15,7 +15,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from linvae.cli import Parser, add_data_arguments, exit_codes, load_named, positive_int
+from linvae.cli import (
+    OF_DATASETS,
+    OF_FILES,
+    Parser,
+    add_own_data_arguments,
+    exit_codes,
+    load_named,
+    open_own,
+)
 
 if TYPE_CHECKING:
     from linvae.explorer.source import Source
@@ -29,24 +37,25 @@ examples:
   python -m linvae.explore --data table.csv --condition-dim 3
   python -m linvae.explore --covariance cov.npy --port 8080 --no-browser
 """
+# source -> the options that it has
+SOURCES = {"dataset": OF_DATASETS, "data": OF_FILES, "covariance": ("condition_dim",)}
 
 
 def parser() -> Parser:
-    """All options."""
+    """All options, with their defaults."""
     p = Parser(
         prog="linvae explore",
-        description="Sliders for beta, variances and widths; rates, thresholds and collapse redraw "
-        "at once. On 127.0.0.1 only; Ctrl-C ends it.",
+        description="Sliders for beta, variances and widths: rates and thresholds redraw at once.\n"
+        "On 127.0.0.1 only; Ctrl-C ends it.",
         examples=EXAMPLES,
         config=True,
     )
-    own = p.add_argument_group("your own data")
-    own.add_argument(
-        "--data", type=Path, help=".npy, .npz, .csv, .parquet, .h5, or a folder of images"
+    add_own_data_arguments(p, default="a synthetic spectrum")
+    p.add_argument(
+        "--covariance",
+        type=Path,
+        help=".npy of a joint covariance, condition first, instead of data (default: none)",
     )
-    own.add_argument("--covariance", type=Path, help=".npy of a joint covariance, condition first")
-    own.add_argument("--condition-dim", type=positive_int, help="columns that are given, the first")
-    add_data_arguments(p)
     p.add_argument(
         "--model",
         choices=("vae", "cvae", "hvae"),
@@ -55,7 +64,6 @@ def parser() -> Parser:
     )
     p.add_argument("--port", type=_port, default=0, help="default 0: any free one")
     p.add_argument("--no-browser", action="store_true", help="print the address only")
-    p.set_defaults(dataset=None)
     return p
 
 
@@ -88,14 +96,14 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The arguments, one source at most."""
     p = parser()
     args = p.parse_args(arguments)
-    given = [name for name in ("dataset", "data", "covariance") if getattr(args, name) is not None]
+    given = [name for name in SOURCES if getattr(args, name) is not None]
     if len(given) > 1:
         p.error(f"--{given[0]} and --{given[1]} are two sources: leave one of them out")
-    if args.condition_dim and not (args.data or args.covariance):
-        p.error("--condition-dim has no effect without --data or --covariance: leave it out")
-    for name in ("data_dir", "split", "max_samples", "image_size"):
-        if getattr(args, name) is not None and args.dataset is None:
-            p.error(f"--{name.replace('_', '-')} has no effect without --dataset: leave it out")
+    for name in sorted({*OF_DATASETS, *OF_FILES} - {of for g in given for of in SOURCES[g]}):
+        if getattr(args, name) is not None:
+            needs = " or ".join(f"--{source}" for source in SOURCES if name in SOURCES[source])
+            option = name.replace("_", "-")
+            p.error(f"--{option} has no effect without {needs}: leave it out")
     return args
 
 
@@ -119,9 +127,7 @@ def _source(args: argparse.Namespace) -> Source | None:
     if args.covariance:
         return Source.of(args.covariance.name, _given_covariance(args))
     if args.data:
-        from linvae.data.own import open_own_data
-
-        data = open_own_data(args.data, condition_dim=args.condition_dim or 0)
+        data = open_own(args)
         return Source.of(data.describe(), Moments.from_batches(data.batches()))
     if args.dataset:
         dataset = load_named(args)

@@ -446,7 +446,7 @@ def _sweep_alt(comparison: Comparison, quantity: str, subject: str) -> str:
 def _at(comparison: Comparison, quantity: str, level: int, beta: float) -> str:
     """All values at one beta, in words."""
     rows = comparison.select(quantity, level=level, index=0, beta=beta)
-    theory = Spread.of(row.predicted for row in rows)
+    theory = Spread.of(row.predicted for row in rows if row.is_plain)
     seen = []
     for architecture in comparison.architectures:
         spread = Spread.of(row.observed for row in rows if row.architecture == architecture)

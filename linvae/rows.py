@@ -15,7 +15,7 @@ from linvae.metrics import SET_POINTS, Observation, ThresholdEstimate, fit_thres
 from linvae.moments import Moments
 from linvae.remedy_rows import ACTIVE, Predict, with_predictions
 from linvae.spec import LinearSpec
-from linvae.theory import Solution, solve
+from linvae.theory import Solution, UnboundedObjectiveError, solve
 from linvae.theory.control import factor_at_information
 from linvae.theory.observables import (
     active_unit_counts,
@@ -43,11 +43,8 @@ SWEEP = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0, 1.15)  # x the predicted thre
 CURVE_POINTS = 120
 SPECTRUM_ROWS = 50
 EPSILON, DELTA = 0.01, 0.01
-VARIANCES = (
-    0.25,
-    4.0,
-    5,
-)  # x the decoder variance: in logarithms the boundaries are straight lines
+# x the decoder variance: in logarithms the boundaries are straight lines
+VARIANCES = (0.25, 4.0, 5)
 RATIOS = (1 / 8, 8.0, 49)  # x the ratio of upper betas to that of level 1
 LOCAL = 0.1  # nats, of samples that count as collapsed: the published cut-off
 CUTOFF = 0.05  # nats, of units that count as alive by their KL
@@ -84,7 +81,7 @@ def phase_boundaries(spec: LinearSpec, moments: Moments) -> Iterator[Boundary]:
             changed = replace(known, decoder_variance=at)
         try:
             critical = solve(changed, moments).level_critical_betas
-        except ValueError:  # levels that run away
+        except UnboundedObjectiveError:  # levels that run away
             continue
         for level, (units, values) in enumerate(zip(spec.latent_dims, critical, strict=True), 1):
             for unit, value in enumerate(values[:units].tolist(), start=1):

@@ -50,12 +50,13 @@ def unit_rates(comparison: Comparison) -> Drawing:
 
 
 def _unit_table(comparison: Comparison, name: str, level: int) -> list[list[float]]:
-    """Mean of the seeds by unit and beta, ascending; of "theory" the prediction."""
+    """Mean of the seeds by unit and beta, ascending; of "theory" the plain optimum."""
     rows = comparison.select("unit_rate_nats", level=level)
+    theory = name == "theory"
     seen: dict[tuple[int, float], list[float]] = {}
     for row in rows:
-        if name == "theory" or row.architecture == name:
-            value = row.predicted if name == "theory" else row.observed
+        if row.is_plain if theory else row.architecture == name:
+            value = row.predicted if theory else row.observed
             seen.setdefault((row.index, row.beta), []).append(value)
     betas = _unit_betas(comparison, level)
     count = min(MOST_UNITS, max(row.index for row in rows))
@@ -253,8 +254,8 @@ def curves_shown(comparison: Comparison) -> list[float]:
 def training(comparison: Comparison) -> Drawing:
     """KL and distortion of the batches against the step: median and range of the seeds.
 
-    Black: what theory predicts for the optimum. A curve that still falls or rises at its end has
-    not converged.
+    Black: what theory predicts for the optimum, without a remedy. A curve that still falls or
+    rises at its end has not converged.
     """
     betas = curves_shown(comparison)
     with new_figure(len(betas), (1.2 + 2.6 * len(betas), 4.8), rows=2) as (figure, panels):
@@ -307,8 +308,8 @@ def _points(comparison: Comparison, architecture: str, beta: float) -> list[Curv
 
 
 def _optimum(comparison: Comparison, name: str, beta: float) -> float:
-    """Predicted of the whole model; NaN where no row has it."""
-    rows = [r for r in comparison.select(name, index=0) if r.beta == beta and r.seed >= 0]
+    """Predicted of the whole model without a remedy; NaN where no row has it."""
+    rows = [r for r in comparison.select(name, index=0, beta=beta) if r.seed >= 0 and r.is_plain]
     levels = {row.level: row.predicted for row in rows}
     return sum(levels.values()) if levels else math.nan
 

@@ -25,6 +25,7 @@ import linvae.compare
 import linvae.completion
 import linvae.data.__main__
 import linvae.diagnose
+import linvae.explore
 import linvae.predict
 import linvae.text
 import paper_checks.__main__
@@ -35,6 +36,7 @@ from linvae.version import __version__
 
 MODULES = {
     "predict": linvae.predict,
+    "explore": linvae.explore,
     "compare": linvae.compare,
     "diagnose": linvae.diagnose,
     "text": linvae.text,
@@ -90,6 +92,10 @@ def refused(result, code, *words):
 
 
 # --- help, version, wrong options -----------------------------------------------------------------
+
+
+def test_no_command_is_left_out():
+    assert linvae.__main__.COMMANDS.keys() <= MODULES.keys()
 
 
 @LEAVES
@@ -169,6 +175,7 @@ def test_one_argument_too_many(run):
         ["predict", "--dataset", "minst"],
         ["compare", "--dataset", "minst"],
         ["diagnose", "encoder.pt", "--dataset", "minst"],
+        ["explore", "--dataset", "minst"],
         ["data", "verify", "minst"],
         ["data", "download", "minst"],
     ],
@@ -314,7 +321,7 @@ def test_text_refuses_a_model(kind, arguments, tmp_path, run):
     refused(run("text", command, path, *sentences), 2, "own.model", words)
 
 
-@pytest.mark.parametrize("name", ["predict", "compare", "diagnose", "text"])
+@pytest.mark.parametrize("name", ["predict", "compare", "diagnose", "explore", "text"])
 @pytest.mark.parametrize("kind", ["missing", "a folder", "text"])
 def test_every_config_that_cannot_be_read(name, kind, tmp_path, run):
     path = bad_file(tmp_path, "toml", kind)
@@ -356,6 +363,7 @@ DEFECTS = {
     "predict": (["predict"], "linvae.predict._load"),
     "compare": (["compare"], "linvae.compare.load_named"),
     "diagnose": (["diagnose", "e.pt"], "linvae.diagnose._load"),
+    "explore": (["explore"], "linvae.explore._require_bokeh"),
     "text": (["text", "samples", "x"], "linvae.text._say"),
     "data": (["data", "list"], "linvae.data.__main__._list"),
     "completion": (["completion", "bash"], "linvae.completion.every_command"),
@@ -549,6 +557,24 @@ def test_diagnose_runs_again_from_its_folder(tmp_path, encoder, run):
     assert (code, json.loads(after)) == (0, json.loads(before))
 
 
+def test_diagnose_writes_all_or_nothing(tmp_path, encoder, run, monkeypatch):
+    """What stops it on the way leaves the files of the last run, and no others."""
+    np.save(tmp_path / "y.npy", SAMPLES)
+    options = [encoder, "--data", tmp_path / "y.npy", "--out", tmp_path / "d", "--quiet"]
+    assert run("diagnose", *options)[0] == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "d").iterdir()}
+    assert before.keys() == {
+        "diagnosis.json", "diagnosis.png", "diagnosis.pdf", "report.html", RUN_FILE
+    }  # fmt: skip
+
+    def full(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("linvae.diagnosis_report.write_page", full)
+    refused(run("diagnose", *options, "--beta", "0.1"), 2, "No space left on device")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "d").iterdir()} == before
+
+
 def test_text_trains_again_from_its_folder(tmp_path, run):
     (tmp_path / "own.txt").write_text("red red\nblue blue\n" * 20)
     sizes = ["--latent-dim", "1", "--embedding", "3", "--hidden", "4", "--epochs", "1"]
@@ -568,19 +594,7 @@ def test_text_trains_again_from_its_folder(tmp_path, run):
     assert quiet.splitlines() == [row["sentence"] for row in rows]
 
 
-def test_compare_runs_again_from_its_folder(tmp_path, run, monkeypatch):
-    from dataclasses import replace
-
-    import linvae.pipeline as pipeline
-
-    full = pipeline.make_plan
-
-    def short(**options):
-        plan = full(**options)
-        return replace(plan, config=replace(plan.config, steps=20))
-
-    monkeypatch.setattr(pipeline, "make_plan", short)
-    monkeypatch.setattr("linvae.plots.save_figure", lambda figure, path: path.touch())
+def test_compare_runs_again_from_its_folder(tmp_path, run, short_runs, no_drawing):
     options = ["--architecture", "linear", "--latent-dim", "2", "--seeds", "1", "--no-bracket"]
     options += ["--max-samples", "200", "--quick", "--device", "cpu"]
     assert run("compare", *options, "--out", tmp_path / "a", "--quiet")[0] == 0

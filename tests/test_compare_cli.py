@@ -211,7 +211,7 @@ def test_stopped_run_goes_on(tmp_path, monkeypatch, short_runs, no_drawing, caps
     with monkeypatch.context() as broken:
         broken.setattr(jobs, "observe", stop)
         assert linvae.compare.main([*arguments, "--out", str(folder)]) == 130
-    assert "the same command goes on from what is stored" in capsys.readouterr().err
+    assert "given again, training goes on from what is stored" in capsys.readouterr().err
     # set-points and the collapsed one; set-points again, for longer; betas of the sweep
     assert trained == [7, 6, 9]
     assert linvae.compare.main([*arguments, "--out", str(folder)]) == 0

@@ -32,9 +32,10 @@ from sybil.example import Example
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
 import linvae
-from linvae import comparison, diagnosis, report, verdicts
+from linvae import comparison, diagnosis, plots, report, verdicts
 from linvae.__main__ import COMMANDS as SUBCOMMANDS
 from linvae.data import dataset_names, text_names
+from linvae.run_file import RUN_FILE
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -214,6 +215,14 @@ def test_every_row_of_a_report_is_explained():
     assert [word for word in words if word not in page] == []
     found = text_of("docs/howto/collapse.md")
     assert [verdict for verdict in diagnosis._ADVICE if verdict not in found] == []
+
+
+def test_every_figure_and_file_of_a_report_is_explained():
+    page = text_of("docs/report.md")
+    words = page.partition("8. **Figures**: ")[2].partition("\n\n")[0]
+    assert [int(n) for n in re.findall(r"\d+", words)] == [*range(1, 1 + len(plots.FIGURES))]
+    files = ["comparison.csv", "curves.csv", "phases.csv", "summary.json", "report.html"]
+    assert [file for file in [*files, RUN_FILE] if f"\n| `{file}` |" not in page] == []
 
 
 def test_every_remedy_is_in_the_how_to():

@@ -317,6 +317,26 @@ def test_training_is_median_and_range_of_the_seeds_beside_the_optimum():
     assert list(theory) == [rows[0].predicted] * 2
 
 
+def test_theory_is_the_plain_optimum_beside_a_remedy():
+    """A remedy predicts something else, or nothing: neither moves the theory of the others."""
+    plain = with_training(vae_comparison())
+    changed = [
+        dataclasses.replace(row, architecture="mlp + free-bits", predicted=predicted)
+        for predicted in (9.0, NAN)
+        for row in plain.select("unit_rate_nats", architecture="mlp")
+        + plain.select("rate_nats", architecture="mlp")
+    ]
+    both = dataclasses.replace(plain, rows=(*plain.rows, *changed))
+    alone, beside = (plots.unit_rates(c).figure.axes[0].images[0] for c in (plain, both))
+    assert beside.get_array().tolist() == alone.get_array().tolist()
+    before, after = (
+        _line(plots.training(c).figure.axes[0], "theory, optimum").get_ydata()
+        for c in (plain, both)
+    )
+    assert list(after) == list(before)
+    assert "at beta 0.35 theory 2.17, linear 2.16" in plots.rate(both).alt
+
+
 def test_words_of_the_new_figures_carry_the_key_numbers():
     comparison = with_training(vae_comparison())
     assert plots.phases(comparison).alt == (

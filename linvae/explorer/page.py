@@ -22,7 +22,7 @@ from bokeh.models import BasicTickFormatter, ColumnDataSource, FixedTicker, Rang
 from bokeh.plotting import figure
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from linvae.explorer.curves import Curves, Unsolvable, curves
+from linvae.explorer.curves import UNITS_SHOWN, Curves, Unsolvable, curves
 from linvae.explorer.source import Source
 from linvae.explorer.state import CONTROLS, MODELS, SPECTRA, Choice, State, preset
 from linvae.wording import nats, number
@@ -302,7 +302,7 @@ def _answer(
         found = curves(State.of(asked["state"]), source)
         drawn.ink(dark=bool(asked["dark"]))
         drawn.update(found if isinstance(found, Curves) else None)
-    except (ValueError, TypeError, LookupError) as error:
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
         found = Unsolvable("", (f"This setting is refused: {error}.",))
     said.data = {"text": [_said(found, request, begin)]}
     document.unhold()
@@ -330,8 +330,8 @@ def _options(control: Choice, source: Source | None) -> Sequence[str]:
 
 def _captions() -> dict[str, str]:
     return {
-        "unit_rates": "KL of each of the first 8 units. Dotted: the beta from which a unit is "
-        "collapsed. Thick: this beta. Betas of further levels rise in proportion.",
+        "unit_rates": f"KL of each of the first {UNITS_SHOWN} units. Dotted: the beta from which a "
+        "unit is collapsed. Thick: this beta. Betas of further levels rise in proportion.",
         "active": "Units that carry anything, per level.",
         "tradeoff": "What every beta buys: more nats, less error.",
         "spectrum": "A mode of level 1 is carried where its variance exceeds the waterline.",

@@ -2,7 +2,8 @@
 
 Every request, of the page, its scripts and its websocket, must name this server as Host: a foreign
 name that was made to resolve to 127.0.0.1 (DNS rebinding) gets 403. So does a request whose Origin
-is another page. There is no way to bind to another interface.
+is another page. There is no way to bind to another interface. A message that is far longer than
+any that the page sends ends its connection.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tornado.web import ErrorHandler
 __all__ = ["Server"]
 
 ADDRESS = "127.0.0.1"
+MOST_BYTES = 2**18  # of a message; a state of the controls has less than one of 2**10
 
 
 class _Guarded(BokehTornado):
@@ -33,7 +35,11 @@ class _Guarded(BokehTornado):
         self.hosts = {f"{name}:{port}" for name in (ADDRESS, "localhost")}
         if port == 80:
             self.hosts |= {ADDRESS, "localhost"}  # browsers leave the default port out
-        super().__init__({"/": open_page}, extra_websocket_origins=sorted(self.hosts))
+        super().__init__(
+            {"/": open_page},
+            extra_websocket_origins=sorted(self.hosts),
+            websocket_max_message_size_bytes=MOST_BYTES,
+        )
 
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
         """403 for a foreign Host or Origin, before anything else looks at the request."""

@@ -48,7 +48,7 @@ class Given:
 class Source:
     """Mode variances of the data, (d,), data units^2, descending.
 
-    `given`: None where the data have no condition. `innovations`: largest innovation variance, what
+    `given`: None where the data have no condition. `innovation`: largest innovation variance, what
     an autoregressive decoder that sees all before leaves of the strongest coordinate.
     """
 

@@ -35,7 +35,7 @@ LARGEST_DIM = 64
 class Slider:
     """A number: from `low` to `high` in steps, or logarithmically.
 
-    `models` and `spectrum`: where it has an effect; "synthetic" is any spectrum but "data".
+    `models` and `spectrum`: where it has an effect.
     `needs`: field and value without which it has none.
     """
 

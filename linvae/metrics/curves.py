@@ -19,7 +19,7 @@ def training_curves(
     """Rows of `TrainResult.history` as (n_seeds, n_points, CURVE_POINTS, CURVE_COLUMNS).
 
     Of one batch each. Of a member with more rows every so many, the last among them; one with fewer
-    has NaN at the end.
+    has NaN at the end, and so has a value that an older store did not keep.
     """
     shape = (len(seeds), n_points, CURVE_POINTS, len(CURVE_COLUMNS))
     found = np.full(shape, np.nan)
@@ -27,7 +27,7 @@ def training_curves(
     members: dict[tuple[int, int], list[list[float]]] = {}
     for row in history:
         member = place[int(row["seed"])], int(row["point"])
-        members.setdefault(member, []).append([row[name] for name in CURVE_COLUMNS])
+        members.setdefault(member, []).append([row.get(name, np.nan) for name in CURVE_COLUMNS])
     for member, rows in members.items():
         every = -(-len(rows) // CURVE_POINTS)
         kept = rows[::-1][::every][::-1]

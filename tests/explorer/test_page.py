@@ -20,6 +20,10 @@ from linvae.explorer.state import CONTROLS, Choice, Slider, State, preset
 
 pytest.importorskip("bokeh", reason='pip install "linvae[explore]"')
 
+from bokeh.document import Document
+
+from linvae.explorer import page as pages
+
 from .served import explorer
 
 DIGITS = Moments.from_data(load_dataset("digits").target)
@@ -190,6 +194,24 @@ def test_a_forged_state_is_refused_and_the_page_lives_on(page):
     assert_says(page, State(spectrum="data", beta=0.977))
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, '{"request": 1e999}', f'{{"request": 1, "state": {{"beta": 1{"0" * 400}}}}}'],
+    ids=["deep", "infinite", "huge"],
+)
+def test_what_is_no_state_is_refused(text):
+    """By the session itself: no exception reaches the server, and the next request is answered."""
+    document = Document()
+    pages.page(State(), None)(document)
+    wanted, said = (document.get_model_by_name(name) for name in ("state", "said"))
+    wanted.data = {"text": [text]}
+    (words,) = json.loads(said.data["text"][0])["words"]
+    assert words.startswith("This setting is refused: ")
+    asked = {"request": 2, "state": {"beta": 0.5}, "dark": False}
+    wanted.data = {"text": [json.dumps(asked)]}
+    assert json.loads(said.data["text"][0])["request"] == 2
+
+
 def test_light_and_dark_are_accessible(page):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     ink = "Bokeh.documents[0].get_model_by_name('spectrum').title.text_color"
@@ -211,5 +233,5 @@ def test_labels_the_announcement_and_a_narrow_window(page):
             assert box.get_attribute("id") in [n.get_attribute("id") for n in named.all()]
     assert page.get_by_role("status").get_attribute("aria-live") == "polite"  # the one there is
     page.set_viewport_size({"width": 360, "height": 800})
-    page.wait_for_timeout(300)  # the figures follow the width after a moment
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    # the figures follow the width after a moment
+    page.wait_for_function("() => document.documentElement.scrollWidth <= 360")

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import http.client
+import json
+import re
 import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 
 pytest.importorskip("bokeh", reason='pip install "linvae[explore]"')
+
+from tornado.websocket import WebSocketClosedError, websocket_connect
 
 from linvae.explore import main
 
@@ -74,6 +81,33 @@ def test_the_websocket_opens_for_its_own_page_alone(served):
     assert status(served, "/ws", "evil.example", Origin="http://evil.example", **WEBSOCKET) == 403
 
 
+def answered(served, size: int) -> bool:
+    """Whether a visitor's websocket answers a message with so many bytes too many."""
+    page = urllib.request.urlopen(served.geturl(), timeout=60).read().decode()
+    token = re.search(r'"token":"([^"]+)"', page)[1]
+    header = json.dumps({"msgid": "1", "msgtype": "SERVER-INFO-REQ", "pad": "x" * size})
+
+    async def ask():
+        socket = await websocket_connect(
+            f"ws://{served.netloc}/ws", subprotocols=["bokeh", token], connect_timeout=60
+        )
+        with contextlib.suppress(WebSocketClosedError):
+            for part in (header, "{}", "{}"):
+                await socket.write_message(part)
+        for _ in range(6):  # three parts of the welcome, three of the answer
+            if await socket.read_message() is None:
+                return False
+        socket.close()
+        return True
+
+    return asyncio.run(ask())
+
+
+def test_a_message_that_no_page_sends_ends_the_connection(served):
+    assert answered(served, 100)
+    assert not answered(served, 2**19)
+
+
 def test_an_environment_that_allows_every_origin_changes_nothing(monkeypatch):
     monkeypatch.setenv("BOKEH_ALLOW_WS_ORIGIN", "*")
     with explorer() as (url, _):
@@ -130,6 +164,15 @@ def test_browser_is_opened_unless_not_wanted(opened, monkeypatch, capsys):
     assert first.startswith("http://127.0.0.1:") and second.startswith("http://127.0.0.1:")
 
 
+def test_one_array_of_several_in_its_scale(opened, tmp_path):
+    values = np.diag([3.0, 1.0, 0.0])
+    np.savez(tmp_path / "two.npz", a=values, b=np.ones((3, 2)))
+    options = ["--array", "a", "--scale", "2"]
+    assert main(["--no-browser", "--data", str(tmp_path / "two.npz"), *options]) == 0
+    expected = np.linalg.eigvalsh(np.cov(2 * values, rowvar=False, ddof=0))[::-1]
+    assert opened[1].variances == pytest.approx(expected)
+
+
 def test_sources(opened, tmp_path):
     covariance = np.diag([1.0, 4.0, 3.0])
     covariance[0, 1] = covariance[1, 0] = 1.0
@@ -158,6 +201,10 @@ BAD = {
     "port": (["--port", "65536"], 2, "'65536' must be an integer between 0 and 65535"),
     "two": (["--data", "x.npy", "--dataset", "digits"], 2, "are two sources: leave one of them"),
     "idle": (["--condition-dim", "1"], 2, "--condition-dim has no effect without --data or"),
+    "idle-array": (["--dataset", "digits", "--array", "a"], 2, "--array has no effect without"),
+    "idle-scale": (["--covariance", "c.npy", "--scale", "2"], 2, "no effect without --data: leave"),
+    "idle-download": (["--download"], 2, "--download has no effect without --dataset: leave it"),
+    "two-arrays": (["--data", "TWO"], 2, "holds a, b: name one with array="),
     "idle-split": (["--split", "all"], 2, "--split has no effect without --dataset: leave it out"),
     "missing": (["--covariance", "none.npy"], 3, "covariance='none.npy' does not exist"),
     "damaged": (["--covariance", "BAD"], 2, "is no .npy file of numbers: write it with numpy.save"),
@@ -169,7 +216,9 @@ BAD = {
 def test_what_cannot_be_served_is_said(arguments, code, message, opened, tmp_path, capsys):
     (tmp_path / "bad.npy").write_bytes(b"no numbers")
     np.save(tmp_path / "line.npy", np.ones(3))
-    files = {"BAD": str(tmp_path / "bad.npy"), "LINE": str(tmp_path / "line.npy")}
+    np.savez(tmp_path / "two.npz", a=np.ones((3, 2)), b=np.ones((3, 2)))
+    files = {"BAD": "bad.npy", "LINE": "line.npy", "TWO": "two.npz"}
+    files = {key: str(tmp_path / name) for key, name in files.items()}
     try:
         found = main(["--no-browser", *(files.get(a, a) for a in arguments)])
     except SystemExit as end:

@@ -35,3 +35,10 @@ def test_every_member_has_its_own_rows():
     assert curves[0, 0, :3].tolist() == [[t, t + 9, t + 9, t + 9] for t in (1, 2, 3)]
     assert curves[1, 1, :2].tolist() == [[t, t + 4, t + 4, t + 4] for t in (1, 2)]
     assert np.isnan(curves[1, 1, 2:]).all()
+
+
+def test_history_of_an_older_store_has_no_objective():
+    history = [{k: v for k, v in r.items() if k != "objective_nats"} for r in _history((1, 2))]
+    curves = training_curves(history, (7,), 1)[0, 0, :2]
+    assert curves[:, :3].tolist() == [[t, t + 7, t + 7] for t in (1, 2)]
+    assert np.isnan(curves[:, 3]).all()

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pooch
 import pytest
 
@@ -443,3 +444,67 @@ def test_options_of_the_latent_reconstruction_need_their_remedy(program, capsys)
     assert stop.value.code == 2
     message = "--lr-encoder-share has no effect: add --remedy latent-reconstruction"
     assert message in capsys.readouterr().err
+
+
+# --- own data -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A table with a header, a conditional pair and a stack of images, of known samples."""
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(60, 4)) * [3, 2, 1, 0.5]
+    np.savetxt(tmp_path / "own.csv", table, delimiter=",", header="a,b,c,d", comments="")
+    np.savez(tmp_path / "pair.npz", target=table[:, 1:], condition=table[:, :1])
+    np.save(tmp_path / "images.npy", rng.random((60, 6, 5)))
+    return tmp_path, table
+
+
+def test_own_table(own, monkeypatch, short_runs, no_drawing):
+    """The threshold is that of the file's samples; the folder has the name of the file."""
+    folder, table = own
+    monkeypatch.chdir(folder)
+    assert linvae.compare.main([*TINY[2:], "--data", "own.csv", "--no-bracket", "--quiet"]) == 0
+    summary = json.loads((folder / "results" / "own-vae" / "summary.json").read_text())
+    predicted = solve(VAESpec(2), Moments.from_data(table)).critical_beta[0]
+    # the data are float32 in training
+    assert summary["thresholds"][0]["predicted"] == pytest.approx(predicted, rel=1e-6)
+    assert summary["settings"]["data_note"] == "target: the first line, 'a,b,c,d', is its header"
+
+
+def test_own_condition_chooses_the_model(own, short_runs, no_drawing):
+    folder, _ = own
+    options = [*TINY[2:], "--data", str(folder / "pair.npz"), "--no-bracket", "--quiet"]
+    assert linvae.compare.main([*options, "--out", str(folder / "out")]) == 0
+    settings = json.loads((folder / "out" / "summary.json").read_text())["settings"]
+    assert (settings["model"], settings["condition_dim"], settings["target_dim"]) == ("cvae", 1, 3)
+
+
+def test_own_images_are_drawn(own, short_runs, no_drawing):
+    folder, _ = own
+    options = [*TINY[2:], "--data", str(folder / "images.npy"), "--no-bracket", "--quiet"]
+    assert linvae.compare.main([*options, "--out", str(folder / "out")]) == 0
+    assert (folder / "out" / "reconstructions_linear.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--data", "own.csv", "--dataset", "digits"], 2, "two sources"),
+        (["--data", "own.csv", "--split", "train"], 2, "--split has no effect with --data"),
+        (["--scale", "2"], 2, "--scale has no effect with --dataset"),
+        (["--data", "nothing.csv"], 3, "does not exist"),
+        (["--data", "own.csv", "--model", "cvae"], 2, "needs a condition and own.csv has none"),
+        (["--data", "pair.npz", "--model", "vae"], 2, "no use for the condition of pair.npz"),
+        (["--data", "own.csv", "--architecture", "conv"], 2, "image"),
+    ],
+)
+def test_own_data_that_cannot_be_compared(options, code, words, own, monkeypatch, capsys):
+    monkeypatch.chdir(own[0])
+    try:
+        found = linvae.compare.main(options)
+    except SystemExit as stop:
+        found = stop.code
+    assert found == code
+    assert words in capsys.readouterr().err
+    assert not [path for path in (own[0] / "results").rglob("*") if path.is_file()]

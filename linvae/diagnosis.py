@@ -27,10 +27,11 @@ of the largest predicted ones. With t_j the tolerance below,
 A unit that theory keeps alive is "beyond" too, although collapsed, where units beyond the theory
 hold its nats already (the sum to its rank), or where the code **pays**: its objective is below the
 linear optimum's, so there is nothing that the collapse has lost. Where it **costs**, nothing is
-"beyond". With a `decoder` the objective is the network's. Without one (and without a condition)
-two bounds of any decoder's are taken instead (`linvae.theory.any_decoder`), and where they do not
-tell, "beyond" says that it cannot tell: an untrained network may be such a code. Either way a
-difference counts from `MARGIN` beta nats on.
+"beyond". With a `decoder` the objective is the network's. Without one two bounds of any decoder's
+are taken instead (`linvae.theory.any_decoder`; with a condition the code costs only where its rate
+alone does, since the condition may tell every sample), and where they do not tell, "beyond" says
+that it cannot tell: an untrained network may be such a code. Either way a difference counts from
+`MARGIN` beta nats on, and from the error of draws and samples.
 
 | symbol  | argument               | shape           | unit                            |
 |---------|------------------------|-----------------|---------------------------------|
@@ -76,6 +77,7 @@ from linvae.plots import LOOKS, QUIET, THEORY, Drawing, new_figure
 from linvae.spec import CVAESpec, VAESpec
 from linvae.theory import Solution, solve
 from linvae.theory.any_decoder import best_decoder_errors
+from linvae.theory.elbo import Chain
 from linvae.theory.finite_training import escape_times
 from linvae.theory.held_modes import HeldModes, assign_units, held_modes
 from linvae.theory.modes import Modes, mode_decomposition
@@ -367,7 +369,7 @@ def diagnose(
         objective, error = _objective(spec, q, as_function(decoder, "decoder"), y, x, seed)
         evidence = _evidence(spec, solution.objective - objective, error)
     else:
-        evidence = _evidence_of_bounds(spec, mean, log_variance, y, x, seed)
+        evidence = _evidence_of_bounds(spec, moments, solution, mean, log_variance, y, x, seed)
     code = _code(mean, log_variance, spec)
     units, modes = _judged(spec, moments, solution, code, _scores(spec, moments, y, x), evidence, x)
     return Diagnosis(units, modes, spec, len(y), objective, error, solution)
@@ -562,26 +564,56 @@ def _evidence(spec: VAESpec, lead: float, error: float) -> Evidence:
 
 
 def _evidence_of_bounds(
-    spec: VAESpec, mean: Array, log_variance: Array, y: Any, x: Any, seed: int
+    spec: VAESpec,
+    moments: Moments,
+    solution: Solution,
+    mean: Array,
+    log_variance: Array,
+    y: Any,
+    x: Any,
+    seed: int,
 ) -> Evidence:
-    """What every decoder, and one that can be had, would make of the code of some samples."""
-    if x is not None:  # the condition tells every sample
-        return "unknown"
+    """What every decoder, and one that can be had, would make of the code of some samples.
+
+    Held against the linear optimum of all samples, on those; two pairs of reflected draws.
+    """
     rng = np.random.default_rng(seed)
     some = np.sort(rng.permutation(len(y))[:SUBSET])
-    target, mu, variance = y[some].astype(np.float64), mean[some], np.exp(log_variance[some])
-    linear = solve(spec, Moments.from_data(target)).objective
-    rate = _rates(mu, log_variance[some], spec.prior_variance).sum(axis=1)
-    noise = rng.standard_normal(mu.shape)
-    draws = np.array([best_decoder_errors(target, mu, variance, e) for e in (noise, -noise)])
+    v = (y if x is None else np.concatenate([x, y], axis=1))[some].astype(np.float64)
+    copies = np.unique(v, axis=0, return_inverse=True)[1].reshape(-1)
+    v = v - moments.mean
+    dx = moments.condition_dim
+    target = v[:, dx:] - v[:, :dx] @ moments.regression.T
+    mu, variance = _beyond_condition(mean, x)[some], np.exp(log_variance[some])
+    rate = _rates(mean[some], log_variance[some], spec.prior_variance).sum(axis=1)
+    linear = _linear_objectives(spec, moments, solution, v)
     s = torch.tensor(float(spec.decoder_variance)).double()
-    paid = gaussian_distortion(torch.from_numpy(draws), y.shape[1], s).numpy()
-    objective = paid.mean(axis=(0, 2)) + spec.beta * rate.mean()  # of the bound, of one to be had
-    error = np.sqrt(np.mean(((paid[0] - paid[1]) / 2) ** 2, axis=1) / len(some))
-    least, had = (_evidence(spec, linear - o, e) for o, e in zip(objective, error, strict=True))
+    pairs = []
+    for _ in range(2):
+        noise = rng.standard_normal(mu.shape)
+        draws = [best_decoder_errors(target, mu, variance, e, copies) for e in (noise, -noise)]
+        pairs.append(np.mean(draws, axis=0) * [[x is None], [1.0]])  # a condition can tell all
+    paid = gaussian_distortion(torch.from_numpy(np.array(pairs)), y.shape[1], s).numpy()
+    lead = linear - paid.mean(axis=0) - spec.beta * rate  # of the bound, of one to be had; samples
+    left_out = (1 - len(some) / len(y)) * lead.var(axis=1, ddof=1)
+    error = np.sqrt((np.mean(((paid[0] - paid[1]) / 2) ** 2, axis=1) + left_out) / len(some))
+    least, had = (_evidence(spec, o, e) for o, e in zip(lead.mean(axis=1), error, strict=True))
     if least == "costs":
         return "costs"
     return "pays" if had == "pays" else "unknown"
+
+
+def _linear_objectives(spec: VAESpec, moments: Moments, solution: Solution, v: Array) -> Array:
+    """Objective of the linear optimum on every sample of centred v = (x, y), (n,), nats."""
+    chain = Chain.from_weights(spec, moments, solution.weights)
+    mu, variance = v @ chain.encoder.T, np.diag(chain.Sigma[0])
+    d, U = moments.target_dim, chain.U[0]
+    left = v[:, moments.condition_dim :] - mu @ U.T - v @ chain.skip.T
+    square = np.sum(left**2, axis=1) + np.sum(U**2 * variance)
+    s = torch.tensor(chain.s).double()
+    rate = _rates(mu, np.log(variance) + 0 * mu, spec.prior_variance).sum(axis=1)
+    paid = gaussian_distortion(torch.from_numpy(square), d, s).numpy()
+    return np.asarray(paid + spec.beta * rate)
 
 
 # --- what it means ------------------------------------------------------------------------------

@@ -256,8 +256,60 @@ def test_what_a_code_says_of_the_condition_hides_no_mode():
     assert found.missing_modes == ()
     held = [m.held_nats for m in found.modes]
     np.testing.assert_allclose(held, solution.information[0, :3], rtol=1e-5)
-    assert found.verdict == BEYOND
-    assert "cannot tell without decoder" in found.sentence
+    # (10 x)^2 costs more than all that is left of the target would
+    assert found.units[0].evidence == "costs"
+    assert found.verdict == OFF_OPTIMUM
+
+
+def test_a_curved_code_pays_given_a_condition():
+    """A circle beside what the condition explains; the code is its angle, without a decoder.
+
+    A decoder that knows the angle has 2 * 0.1^2 of 2 left; the linear one, with a unit of three
+    nats, half of it.
+    """
+    rng = np.random.default_rng(0)
+    angle, x = rng.uniform(-math.pi, math.pi, 1000), rng.standard_normal((1000, 2))
+    circle = np.column_stack([np.cos(angle), np.sin(angle)])
+    y = 1.4 * circle + 3 * x + 0.1 * rng.standard_normal((1000, 2))
+
+    def encoder(target, condition):
+        left = target - 3 * condition
+        mean = np.arctan2(left[:, 1:], left[:, :1]) / (math.pi / math.sqrt(3))
+        return mean + 0.2 * condition[:, :1], np.full((len(target), 1), -6.0)
+
+    found = diagnose(encoder, y, condition=x, decoder_variance=0.05)
+    assert found.units[0].evidence == "pays"
+    # a code of noise, of as many nats, does not
+    noise = rng.standard_normal((1000, 1))
+    noisy = diagnose(lambda *_: (noise, np.full((1000, 1), -6.0)), y, condition=x, beta=30.0)
+    assert noisy.units[0].evidence == "costs"
+    none = diagnose(lambda *_: (noise, np.full((1000, 1), -6.0)), y, condition=x, beta=0.1)
+    assert none.units[0].evidence == "unknown"
+
+
+def test_a_subset_is_held_against_the_optimum_of_all_samples():
+    """Of 20000 samples no mode is above beta s, of 2000 ten are, for nothing: spectra widen.
+
+    Edges (1 + sqrt(100/n))^2 = 1.15 and 1.50 about beta s = 1.2; the optimum itself is judged.
+    """
+    y = np.random.default_rng(0).standard_normal((20000, 100))
+    found = diagnose(lambda v: (np.zeros((len(v), 10)),) * 2, y, beta=1.2)
+    assert found.verdict == COLLAPSED_AS_PREDICTED
+    assert {u.evidence for u in found.units} == {"unknown"}
+
+
+def test_reflected_draws_have_the_error_of_what_they_share(monkeypatch):
+    """Errors that are even in the noise: a pair agrees, and says nothing of its own error."""
+
+    def even(target, mean, variance, noise, copies):
+        errors = 100 * noise[:, 0] ** 2
+        return errors, errors
+
+    monkeypatch.setattr("linvae.diagnosis.best_decoder_errors", even)
+    y = np.tile([[-10.0], [10.0]], (250, 1))  # 100 on average, as the draws
+    found = [diagnose(lambda v: (0 * v, 0 * v), y, beta=100.0, seed=i) for i in range(20)]
+    # a mean of two draws of each is 100/sqrt(500)/2 = 2.2 nats off, and the margin 1.07
+    assert {f.units[0].evidence for f in found} == {"unknown"}
 
 
 # --- tolerance and rules ------------------------------------------------------------------------

@@ -80,7 +80,7 @@ def test_best_decoder_of_a_collapsed_code():
     """The mean of all, 1, or of the other n - 1, n^2/(n - 1)^2 as far off."""
     y = np.array([[-1.0], [0.0], [1.0], [4.0]])
     flat = np.zeros((4, 2)), np.ones((4, 2)), np.ones((4, 2))
-    own, other = best_decoder_errors(y, *flat)
+    own, other = best_decoder_errors(y, *flat, np.arange(4))
     np.testing.assert_allclose(own, [4.0, 1.0, 0.0, 9.0])
     np.testing.assert_allclose(other, own * 16 / 9, atol=1e-15)
 
@@ -89,15 +89,26 @@ def test_best_decoder_of_two_far_clusters():
     """Each cluster has a mean of its own: of two samples, or of the other one alone."""
     y = np.array([[0.0], [2.0], [10.0], [16.0]])
     mean = np.array([[-9.0], [-9.0], [9.0], [9.0]])
-    own, other = best_decoder_errors(y, mean, np.ones((4, 1)), np.full((4, 1), 0.3))
+    noise = np.full((4, 1), 0.3)
+    own, other = best_decoder_errors(y, mean, np.ones((4, 1)), noise, np.arange(4))
     np.testing.assert_allclose(own, [1.0, 1.0, 9.0, 9.0])
     np.testing.assert_allclose(other, [4.0, 4.0, 36.0, 36.0])
+
+
+def test_copies_of_a_sample_are_left_out_with_it():
+    """Two pairs of copies, told apart by heart: left out, the other pair is all that is known."""
+    y, far = np.array([[0.0], [0.0], [3.0], [3.0]]), np.array([[-9.0], [-9.0], [9.0], [9.0]])
+    code = far, np.ones((4, 1)), np.zeros((4, 1))
+    own, other = best_decoder_errors(y, *code, np.array([0, 0, 1, 1]))
+    np.testing.assert_allclose(own, 0, atol=1e-15)
+    np.testing.assert_allclose(other, 9.0)
+    assert np.all(np.isnan(best_decoder_errors(y, *code, np.zeros(4, int))[1]))
 
 
 def test_best_decoder_weighs_densities():
     """At the mean of both, posteriors of deviation 1 and 3 have densities 1 and 1/3."""
     y, variance = np.array([[0.0], [1.0]]), np.array([[1.0], [9.0]])
-    own, _ = best_decoder_errors(y, np.zeros((2, 1)), variance, np.zeros((2, 1)))
+    own, _ = best_decoder_errors(y, np.zeros((2, 1)), variance, np.zeros((2, 1)), np.arange(2))
     np.testing.assert_allclose(own, [1 / 16, 9 / 16])
 
 
@@ -107,7 +118,8 @@ def test_no_decoder_undercuts_the_bound():
     weights = solve(spec, MOMENTS).weights
     mean, sigma2 = DATA @ weights["W"].T, np.diag(weights["Sigma"])
     noise = np.random.default_rng(0).standard_normal(mean.shape)
-    own, other = best_decoder_errors(DATA, mean, np.tile(sigma2, (len(DATA), 1)), noise)
+    variance, each = np.tile(sigma2, (len(DATA), 1)), np.arange(len(DATA))
+    own, other = best_decoder_errors(DATA, mean, variance, noise, each)
     linear = np.sum((DATA - (mean + np.sqrt(sigma2) * noise) @ weights["U"].T) ** 2, axis=1)
     doubt = 5 * np.std(own - linear) / math.sqrt(len(DATA))
     assert own.mean() < linear.mean() + doubt

@@ -79,7 +79,7 @@ from linvae.theory import Solution, solve
 from linvae.theory.any_decoder import best_decoder_errors
 from linvae.theory.elbo import Chain
 from linvae.theory.finite_training import escape_times
-from linvae.theory.held_modes import HeldModes, assign_units, held_modes
+from linvae.theory.held_modes import ALIKE, HeldModes, assign_units, held_modes, turned_scores
 from linvae.theory.modes import Modes, mode_decomposition
 from linvae.theory.noise_estimation import FALSE_ALARM
 from linvae.verdicts import RATE_TOLERANCE, REMEDY_WORDS
@@ -500,15 +500,17 @@ def _code(mean: Array, log_variance: Array, spec: VAESpec) -> _Code:
 
 
 def _scores(spec: VAESpec, moments: Moments, y: Any, x: Any) -> Array:
-    """Centred scores of the modes that may have a unit, (n, m)."""
+    """Centred scores of the modes that may have a unit, and of those like the last, (n, m)."""
     modes: Modes = mode_decomposition(spec, moments)
-    readout = modes.readout[: spec.latent_dim].T
+    last = modes.variances[min(spec.latent_dim, len(modes.variances)) - 1]
+    shown = max(spec.latent_dim, int(np.sum(modes.variances * ALIKE >= last))) if last > 0 else None
+    readout = modes.readout[:shown].T
     parts = []
     for start in range(0, len(y), ROWS):
         rows = slice(start, start + ROWS)
         v = y[rows] if x is None else np.concatenate([x[rows], y[rows]], axis=1)
         parts.append((v - moments.mean) @ readout)
-    return np.concatenate(parts) * (modes.variances[: spec.latent_dim] > 0)
+    return np.concatenate(parts) * (modes.variances[:shown] > 0)
 
 
 def _beyond_condition(mean: Array, x: Any) -> Array:
@@ -630,8 +632,10 @@ def _judged(
 ) -> tuple[tuple[UnitDiagnosis, ...], tuple[ModeDiagnosis, ...]]:
     """Units by descending rate, and modes."""
     predicted, slope = _predicted(spec, solution), _slope(spec, moments, solution)
-    surprise = slope * _relative_squares(scores, spec.latent_dim)
-    held = held_modes(scores, _beyond_condition(code.mean, x), code.variance)
+    surprise = slope * _relative_squares(scores[:, : spec.latent_dim], spec.latent_dim)
+    mean = _beyond_condition(code.mean, x)
+    turned = turned_scores(scores, mean, code.variance, spec.latent_dim)
+    held = held_modes(turned, mean, code.variance)
     modes = _modes(spec, moments, solution, held, surprise)
     order = np.argsort(-code.rates.mean(axis=0), kind="stable")
     rates = code.rates[:, order]

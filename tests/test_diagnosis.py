@@ -128,6 +128,48 @@ def test_turned_units_still_hold_their_modes(optimum, lost):
     assert "turn towards the modes (train longer)" in by_unit[1].advice
 
 
+def along(axis, variance):
+    """The optimum's unit for a direction of the data, beside an idle one."""
+    r = BETA * S / variance
+
+    def encoder(batch):
+        mean = np.column_stack([batch @ axis * math.sqrt((1 - r) / variance), 0 * batch[:, 0]])
+        return mean, np.log([r, 1.0]) + 0 * mean
+
+    return encoder
+
+
+@pytest.mark.parametrize("gap", [0.0, 1e-9, 0.01, 0.1])
+def test_a_direction_lost_between_equal_modes_is_a_lost_mode(gap):
+    """One unit at 45 degrees of two modes: it has half of each, and one of them is missing."""
+    y = spectrum_data((2.0, 2.0 - gap, 0.3), n_samples=500).astype(float)
+    axes = np.linalg.eigh(np.cov(y.T))[1][:, ::-1]
+    found = diagnose(along(axes[:, :2].sum(axis=1) / math.sqrt(2), 2.0 - gap / 2), y, **AT)
+    (missing,) = found.missing_modes
+    # the other axis is not held at all, or by a mixture of modes that are not quite equal
+    assert missing.held_nats < 0.01
+    assert found.verdict == OPTIMISATION
+    alive, idle = found.units
+    assert (alive.mode_missing, idle.mode_missing) == (False, True)
+    assert "is in no unit" in idle.advice
+    assert "Missing mode:" in found.sentence
+
+
+@pytest.mark.parametrize(("second", "missing"), [(1.99, 0), (1.5, 1)])
+def test_any_of_equal_modes_may_have_the_last_unit(second, missing):
+    """Two units and modes 1, 2 and 3: a unit on mode 3 misses 2 unless they are worth the same."""
+    y = spectrum_data((6.0, 2.0, second), n_samples=500).astype(float)
+    axes = np.linalg.eigh(np.cov(y.T))[1][:, [2, 0]]
+    r = BETA * S / np.array([6.0, second])
+
+    def encoder(batch):
+        mean = batch @ axes * np.sqrt((1 - r) * r / (BETA * S))
+        return mean, np.log(r) + 0 * mean
+
+    found = diagnose(encoder, y, **AT)
+    assert len(found.missing_modes) == missing
+
+
 def test_a_unit_on_a_weak_mode_in_place_of_a_strong_one():
     """Two units on modes 1 and 3: none is collapsed, and mode 2 is named."""
     full = solve(VAESpec(3, **AT), Moments.from_data(DATA))

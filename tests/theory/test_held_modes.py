@@ -13,7 +13,7 @@ from linvae.spec import VAESpec
 from linvae.testing import spectrum_data
 from linvae.theory import solve
 from linvae.theory.any_decoder import best_decoder_errors
-from linvae.theory.held_modes import assign_units, held_modes
+from linvae.theory.held_modes import assign_units, held_modes, turned_scores
 from linvae.theory.modes import mode_decomposition
 
 DATA = spectrum_data((5.0, 2.0, 0.9, 0.3), n_samples=500, seed=1)
@@ -49,6 +49,46 @@ def test_rotations_change_nothing_and_the_sum_rule_holds(seed):
     code = W @ MOMENTS.covariance @ W.T
     information = np.linalg.slogdet(np.eye(3) + code / variance[0, 0])[1] / 2
     assert 0 < found.held_nats.sum() < information
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_code_holds_more_than_its_rate(seed):
+    """Curved means, variances that differ by sample, skewed data; the rate by the KL of Gaussians.
+
+    Exact on the samples, whose second moments alone enter.
+    """
+    rng = np.random.default_rng(seed)
+    n, m, k = 200, *rng.integers(1, 6, 2)
+    e = rng.standard_exponential((n, m)) ** 2
+    e = np.linalg.qr(e - e.mean(axis=0))[0] * rng.uniform(0.1, 30, m)
+    curved = np.tanh(e @ rng.standard_normal((m, k))) + rng.choice([0, 0.3]) * e[:, :1] ** 2
+    variance = np.exp(rng.uniform(-6, 1) + np.sin(e @ rng.standard_normal((m, k))))
+    held = held_modes(e, curved, variance).held_nats
+    eta2 = rng.uniform(0.1, 10)
+    rate = np.sum((curved**2 + variance) / eta2 - 1 - np.log(variance / eta2), axis=1).mean() / 2
+    assert held.sum() <= rate
+
+
+def test_a_lost_mode_among_many_is_named_after_what_it_is():
+    """Ten modes 2 % apart, all alike, the fourth in no unit: axes of the others may mix."""
+    e = scores_of(1.02 ** -np.arange(10.0))
+    code = np.delete(e, 3, axis=1) @ ortho_group.rvs(9, random_state=0)
+    turned = turned_scores(e, code, np.full(code.shape, 0.1), 10)
+    np.testing.assert_allclose(np.mean(turned**2, axis=0), np.mean(e**2, axis=0))
+    held = held_modes(turned, code, np.full(code.shape, 0.1)).held_nats
+    assert np.flatnonzero(held < 0.01).tolist() == [3]
+
+
+def scores_of(variances):
+    """Uncorrelated to rounding, 400 samples."""
+    e = np.random.default_rng(0).standard_normal((400, len(variances)))
+    return np.linalg.qr(e - e.mean(axis=0))[0] * np.sqrt(400 * np.asarray(variances))
+
+
+def test_modes_apart_are_not_turned():
+    e = scores_of([2.0, 1.6, 0.0])
+    code = e[:, :1] + e[:, 1:2]
+    assert np.array_equal(turned_scores(e, code, np.ones((400, 1)), 3), e)
 
 
 def test_influence_is_the_standard_error():

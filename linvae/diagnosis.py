@@ -350,7 +350,7 @@ def diagnose(
     x = None if condition is None else np.asarray(condition)
     moments = Moments.from_data(y, x)
     mean, log_variance = _posteriors(as_function(encoder), y, x)
-    if not trust_log_variances:
+    if not trust_log_variances and encoder_variance is None:
         _refuse_variances(mean, log_variance, prior_variance)
     kind = VAESpec if x is None else CVAESpec
     spec = kind(
@@ -473,11 +473,16 @@ def _refuse_variances(mean: Array, log_variance: Array, prior_variance: float) -
         )
 
 
+def _double(value: Any) -> torch.Tensor:
+    """A number as it is: torch rounds to 3e-8 of it unless told, nats where variances are far."""
+    return torch.tensor(float(value), dtype=torch.float64)
+
+
 def _rates(mean: Array, log_variance: Array, prior_variance: float) -> Array:
     """KL of every sample and unit, (n, k), nats."""
     q = GaussianLevel(torch.from_numpy(mean), torch.from_numpy(log_variance))
     square = q.mean.square() + q.log_variance.exp()
-    rates: Array = gaussian_rate_per_unit(q, square, torch.tensor(prior_variance).double()).numpy()
+    rates: Array = gaussian_rate_per_unit(q, square, _double(prior_variance)).numpy()
     return rates
 
 
@@ -529,7 +534,7 @@ def _objective(
     Two pairs of reflected draws; the difference of the pairs gives the error.
     """
     rng = np.random.default_rng(seed)
-    s, d = torch.tensor(float(spec.decoder_variance)).double(), y.shape[1]
+    s, d = _double(spec.decoder_variance), y.shape[1]
     pairs = []
     for _ in range(2):
         noise = torch.from_numpy(rng.standard_normal(q.mean.shape))
@@ -582,14 +587,14 @@ def _evidence_of_bounds(
     rng = np.random.default_rng(seed)
     some = np.sort(rng.permutation(len(y))[:SUBSET])
     v = (y if x is None else np.concatenate([x, y], axis=1))[some].astype(np.float64)
-    copies = np.unique(v, axis=0, return_inverse=True)[1].reshape(-1)
+    copies = np.unique(y[some], axis=0, return_inverse=True)[1].reshape(-1)
     v = v - moments.mean
     dx = moments.condition_dim
     target = v[:, dx:] - v[:, :dx] @ moments.regression.T
     mu, variance = _beyond_condition(mean, x)[some], np.exp(log_variance[some])
     rate = _rates(mean[some], log_variance[some], spec.prior_variance).sum(axis=1)
     linear = _linear_objectives(spec, moments, solution, v)
-    s = torch.tensor(float(spec.decoder_variance)).double()
+    s = _double(spec.decoder_variance)
     pairs = []
     for _ in range(2):
         noise = rng.standard_normal(mu.shape)
@@ -612,7 +617,7 @@ def _linear_objectives(spec: VAESpec, moments: Moments, solution: Solution, v: A
     d, U = moments.target_dim, chain.U[0]
     left = v[:, moments.condition_dim :] - mu @ U.T - v @ chain.skip.T
     square = np.sum(left**2, axis=1) + np.sum(U**2 * variance)
-    s = torch.tensor(chain.s).double()
+    s = _double(chain.s)
     rate = _rates(mu, np.log(variance) + 0 * mu, spec.prior_variance).sum(axis=1)
     paid = gaussian_distortion(torch.from_numpy(square), d, s).numpy()
     return np.asarray(paid + spec.beta * rate)

@@ -263,6 +263,22 @@ def test_a_fixed_variance_is_compared_on_principal_axes():
     assert found.verdict == ALIVE_AS_PREDICTED
 
 
+def test_prices_are_not_rounded_to_single_precision():
+    """An idle unit of variance 1e7 costs 1.7e7 nats: 3e-8 of them would be half a nat."""
+    wide = np.full((len(DATA), 1), math.log(1e7))
+    at = {"beta": 1.0, "prior_variance": 0.3, "encoder_variance": 1e7}
+    found = diagnose(lambda y: (0 * wide, wide), DATA, **at)
+    (unit,) = found.units
+    # 1e7/0.3 doubles
+    assert unit.predicted_nats == pytest.approx(0, abs=1e-6)
+    # a decoder of the mean, which is 0: (sum of 8.3)/(2 s) nats
+    s = 3e-7
+    objective = diagnose(
+        lambda y: (0 * y, 0 * y), DATA, beta=1e9, decoder_variance=s, decoder=lambda z: 0 * z
+    )
+    assert objective.objective_nats == pytest.approx(objective.linear.objective, rel=1e-12)
+
+
 def test_conditional_encoder_sees_both():
     data = gaussian(SPECTRUM, 1200, correlation=[0.9, 0.6, 0.3, 0.0, 0.0], condition_dim=3, seed=1)
     y, x = data.target.astype(float), data.condition.astype(float)

@@ -45,8 +45,11 @@ that it cannot tell: an untrained network may be such a code. Either way a diffe
 grants to training (`linvae.verdicts.RATE_TOLERANCE`). se_j: standard error of observed_j -
 predicted_j over independent samples, which both are means of: of the KL of a sample less
 a_j (e^2/theta_j^2 - 1), e its score of the mode and a_j = d predicted_j / d log theta_j^2, 1/2 for
-a unit in use. z: a unit of k is wrong, on either side, in 1 % of the cases, to first order in
-1/sqrt(n). Sums alike.
+a unit in use. z: of all k units any is wrong, on either side, in 1 % of the cases, to first order
+in 1/sqrt(n): a lost mode of 0.18 nats is found half the time among 8 units and 1000 samples. On
+samples other than those of the training this needs modes further apart than their errors: sample
+variances of close modes part by up to 4 sqrt(k/n) in their logarithm (64 equal modes and 2000 fresh
+samples: some unit is called off the optimum 8 times in 10). Sums alike.
 
 One level, a Gaussian decoder, an encoder that sees the condition if there is one; anything else is
 refused, with the call that answers. Errors: ValueError for outputs of an encoder that are no pair

@@ -218,8 +218,8 @@ def _modes(spec: LinearSpec, moments: Moments, where: str) -> Modes:
     modes = mode_decomposition(spec, moments)
     if where != "mode_correlations" and not modes.variances[0] > 0:
         raise ValueError(
-            f"no mode has any variance, so no unit is active at any beta, in {where}: the condition "
-            "explains all of the target, or of an encoder that sees it alone, nothing"
+            f"no mode has any variance, so no unit is active at any beta, in {where}: the "
+            "condition explains all of the target, or, to an encoder that sees it alone, nothing"
         )
     return modes
 

@@ -15,7 +15,8 @@ the curves, as in `Solution.level_critical_betas`, and beta is that of level 1.
 | thresholds     | beta from which the unit is collapsed; inf = never | (levels, units)| -      |
 | variances      | theta_i^2 of the modes that are shown             | (modes,)        | data^2 |
 | states         | "active", "collapsed" or "no unit", of level 1    | (modes,)        |        |
-| waterline      | variance that a mode of level 1 has to exceed     | scalar          | data^2 |
+| waterlines     | variance that a mode of level 1 has to exceed; a  | (1,) or (2,)    | data^2 |
+|                | second one for modes beyond the width of level 2  |                 |        |
 
 Equalities that tests check: every one of these is that of `solve` on the whole moments.
 """
@@ -45,6 +46,7 @@ GRID = {1: 33, 2: 9}
 UNITS_SHOWN = 8  # of every level: more curves cannot be told apart
 MODES_SHOWN = 64
 SPAN = 1e3  # the axis of beta begins at most so far below the highest threshold
+SAME = 1e-6  # waterlines as close as that are printed alike, and drawn as one
 MARGIN = 2.0  # factor by which it goes beyond the thresholds and the beta of the state
 
 
@@ -63,7 +65,7 @@ class Curves:
     thresholds: Array
     variances: Array
     states: tuple[str, ...]
-    waterline: float
+    waterlines: Array
     now: Solution
     squared_error: float
     words: tuple[str, ...]
@@ -123,7 +125,7 @@ def curves(state: State, source: Source | None = None) -> Curves | Unsolvable:
         thresholds=critical[:, :shown],
         variances=problem.variances[:MODES_SHOWN],
         states=tuple(_mode_states(problem, now)),
-        waterline=_waterline(problem, now),
+        waterlines=_waterlines(problem, now),
         now=now,
         squared_error=problem.squared_error(now),
         words=tuple(_words(state, modes, problem, now)),
@@ -171,10 +173,17 @@ def _mode_states(problem: _Problem, now: Solution) -> Iterator[str]:
             yield "collapsed" if now.collapsed[0, mode] else "active"
 
 
-def _waterline(problem: _Problem, now: Solution) -> float:
-    """The variance whose critical beta is the present one: thresholds grow in proportion to it."""
-    theta2, critical = now.mode_variances[0], now.level_critical_betas[0, 0]
-    return float(theta2 * problem.spec.betas[0] / critical)
+def _waterlines(problem: _Problem, now: Solution) -> Array:
+    """The variance whose critical beta is the present one: thresholds grow in proportion to it.
+
+    Modes that level 2 is too narrow for pay the price of level 1 alone.
+    """
+    width, *upper = problem.spec.latent_dims
+    known = min(width, int(np.count_nonzero(problem.variances)))
+    firsts = [0, *(index for index in upper if index < known)]
+    theta2, critical = now.mode_variances[firsts], now.level_critical_betas[0, firsts]
+    found = theta2 * problem.spec.betas[0] / critical
+    return np.asarray(found if np.ptp(found) > SAME * found[0] else found[:1])
 
 
 # --- words --------------------------------------------------------------------------------------

@@ -179,7 +179,7 @@ def _columns(found: Curves) -> dict[str, dict[str, Any]]:
         "beta": {"x": [found.beta]},
         "path": {"x": found.rates.sum(axis=0), "y": found.squared_errors},
         "here": {"x": [float(found.now.rates.sum())], "y": [found.squared_error]},
-        "water": {"y": [found.waterline]},
+        "water": {"y": found.waterlines},
     }
     for level in range(len(DASHES)):
         there = level < len(found.rates)
@@ -208,7 +208,7 @@ def _ranges(found: Curves) -> dict[str, tuple[Ends, Ends]]:
     betas = found.betas[0], found.betas[-1]
     rates, errors = found.rates.sum(axis=0), found.squared_errors
     shown = found.variances[found.variances > LOG_FLOOR * found.variances[0]]
-    heights = np.append(shown, found.waterline)
+    heights = np.append(shown, found.waterlines)
     return {
         "unit_rates": (betas, _room(0.0, found.unit_rates.max())),
         "active": (betas, _room(0.0, found.active_units.max())),
@@ -251,8 +251,14 @@ def _rows(found: Curves) -> list[tuple[str, ...]]:
         ("Critical beta of the first unit to die", *(number(_first(row)) for row in shown)),
         ("Critical beta of the last", *(number(float(row.max())) for row in shown)),
         ("Squared error, data units²", number(found.squared_error)),
-        ("Waterline, data units²", number(found.waterline)),
+        ("Waterline, data units²", _waterline(found)),
     ]
+
+
+def _waterline(found: Curves) -> str:
+    """Of all modes, or of those with and without a unit on level 2."""
+    first, *second = map(number, found.waterlines)
+    return first if not second else f"{first}; {second[0]} without a unit on level 2"
 
 
 def _first(thresholds: Array) -> float:
@@ -334,5 +340,6 @@ def _captions() -> dict[str, str]:
         "unit is collapsed. Thick: this beta. Betas of further levels rise in proportion.",
         "active": "Units that carry anything, per level.",
         "tradeoff": "What every beta buys: more nats, less error.",
-        "spectrum": "A mode of level 1 is carried where its variance exceeds the waterline.",
+        "spectrum": "A mode of level 1 is carried where its variance exceeds the waterline (the "
+        "second one where level 2 has no unit for it).",
     }

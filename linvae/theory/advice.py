@@ -161,6 +161,8 @@ def keep_units(spec: VAESpec, moments: Moments, units: int) -> Advice:
 
 
 def _middle(low: float, high: float) -> float:
+    if low == 0 and high == np.inf:
+        return 1.0  # any does
     if low == 0 or high == np.inf:
         return high / OPEN_END if low == 0 else low * OPEN_END
     return float(np.sqrt(low) * np.sqrt(high))
@@ -213,7 +215,13 @@ def _modes(spec: LinearSpec, moments: Moments, where: str) -> Modes:
             "needs: a Gaussian VAESpec, or CVAESpec that sees both, with learned encoder variance, "
             "given decoder variance and no penalty; search over solve(spec, moments) instead"
         )
-    return mode_decomposition(spec, moments)
+    modes = mode_decomposition(spec, moments)
+    if where != "mode_correlations" and not modes.variances[0] > 0:
+        raise ValueError(
+            f"no mode has any variance, so no unit is active at any beta, in {where}: the "
+            "condition explains all of the target, or, to an encoder that sees it alone, nothing"
+        )
+    return modes
 
 
 def _advice(spec: VAESpec, modes: Modes, w: float, low: float, high: float) -> Advice:

@@ -90,10 +90,29 @@ def test_steps_count_the_active_units_between_thresholds(name):
 def test_waterline_parts_the_modes_that_are_carried(name):
     state, moments, found = at(name)
     whole = solve(state.spec, moments)
-    carried = found.variances[: state.latent_dim] > found.waterline
+    carried = found.variances[: state.latent_dim] > found.waterlines[0]
     assert carried.tolist() == (~whole.collapsed[0, : state.latent_dim]).tolist()
     if name in ("vae", "wide", "cvae"):  # the encoder is learned: Wang & Ziyin 2022, Theorem 2
-        assert found.waterline == pytest.approx(state.beta * state.decoder_variance, rel=1e-9)
+        assert found.waterlines == pytest.approx(state.beta * state.decoder_variance, rel=1e-9)
+
+
+def test_modes_that_level_2_is_too_narrow_for_have_a_waterline_of_their_own():
+    """Both variances fixed and level 2 cheap: its first three modes are cheaper for level 1 too."""
+    state = State(
+        model="hvae", beta=1.0, beta_2=1e-2, latent_dim=8, latent_dim_2=3, encoder="fixed",
+        encoder_variance=0.5, encoder_2="fixed", encoder_variance_2=0.5, decay=0.3,
+    )  # fmt: skip
+    found = curves(state)
+    low, high = found.waterlines
+    # without level 2, beta s sigma^2/eta^2
+    assert high == pytest.approx(0.5)
+    assert low < high
+    for height in (0.9 * high, 1.1 * high):
+        spectrum = curves(dataclasses.replace(state, largest=height, spectrum="equal"))
+        carried = np.array([s == "active" for s in spectrum.states[:8]])
+        assert carried.tolist() == [height > low] * 3 + [height > high] * 5
+    learned = dataclasses.replace(state, encoder="learned", encoder_2="learned", beta_2=1.0)
+    assert len(curves(learned).waterlines) == 1
 
 
 @pytest.mark.parametrize("spectrum", ["power law", "exponential", "equal"])
@@ -255,4 +274,4 @@ def test_every_slider_can_go_to_both_ends():
             found = curves(State(**fields))
             if isinstance(found, Unsolvable):  # betas that fall upwards between learned variances
                 continue
-            assert np.isfinite(found.unit_rates).all() and np.isfinite(found.waterline)
+            assert np.isfinite(found.unit_rates).all() and np.isfinite(found.waterlines).all()

@@ -339,3 +339,18 @@ def test_what_no_beta_has_is_refused():
         search_beta(spec, PLAIN, rate_nats=-1)
     with pytest.raises(ValueError, match="needs exactly one of units, rate_nats, squared_error"):
         search_beta(spec, PLAIN, units=1, rate_nats=1.0)
+
+
+def test_where_nothing_is_left_no_beta_is_better_than_another():
+    """The condition explains all: no unit at any beta, and the way that is said."""
+    moments = Moments.from_covariance(np.ones((2, 2)), condition_dim=1)
+    spec = CVAESpec(2, beta=0.7)
+    for ask in (
+        lambda: keep_units(spec, moments, 0),
+        lambda: reach_rate(spec, moments, 1.0),
+        lambda: reach_error(spec, moments, 1.0),
+    ):
+        with pytest.raises(ValueError, match="no mode has any variance, so no unit is active"):
+            ask()
+    found = search_beta(spec, moments, units=0)
+    assert (found.beta, found.low, found.high, found.active_units) == (0.7, 0.0, np.inf, (0,))

@@ -13,7 +13,7 @@ from linvae.spec import VAESpec
 from linvae.testing import spectrum_data
 from linvae.theory import solve
 from linvae.theory.any_decoder import best_decoder_errors
-from linvae.theory.held_modes import assign_units, held_modes
+from linvae.theory.held_modes import assign_units, held_modes, turned_scores
 from linvae.theory.modes import mode_decomposition
 
 DATA = spectrum_data((5.0, 2.0, 0.9, 0.3), n_samples=500, seed=1)
@@ -51,6 +51,46 @@ def test_rotations_change_nothing_and_the_sum_rule_holds(seed):
     assert 0 < found.held_nats.sum() < information
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_no_code_holds_more_than_its_rate(seed):
+    """Curved means, variances that differ by sample, skewed data; the rate by the KL of Gaussians.
+
+    Exact on the samples, whose second moments alone enter.
+    """
+    rng = np.random.default_rng(seed)
+    n, m, k = 200, *rng.integers(1, 6, 2)
+    e = rng.standard_exponential((n, m)) ** 2
+    e = np.linalg.qr(e - e.mean(axis=0))[0] * rng.uniform(0.1, 30, m)
+    curved = np.tanh(e @ rng.standard_normal((m, k))) + rng.choice([0, 0.3]) * e[:, :1] ** 2
+    variance = np.exp(rng.uniform(-6, 1) + np.sin(e @ rng.standard_normal((m, k))))
+    held = held_modes(e, curved, variance).held_nats
+    eta2 = rng.uniform(0.1, 10)
+    rate = np.sum((curved**2 + variance) / eta2 - 1 - np.log(variance / eta2), axis=1).mean() / 2
+    assert held.sum() <= rate
+
+
+def test_a_lost_mode_among_many_is_named_after_what_it_is():
+    """Ten modes 2 % apart, all alike, the fourth in no unit: axes of the others may mix."""
+    e = scores_of(1.02 ** -np.arange(10.0))
+    code = np.delete(e, 3, axis=1) @ ortho_group.rvs(9, random_state=0)
+    turned = turned_scores(e, code, np.full(code.shape, 0.1), 10)
+    np.testing.assert_allclose(np.mean(turned**2, axis=0), np.mean(e**2, axis=0))
+    held = held_modes(turned, code, np.full(code.shape, 0.1)).held_nats
+    assert np.flatnonzero(held < 0.01).tolist() == [3]
+
+
+def scores_of(variances):
+    """Uncorrelated to rounding, 400 samples."""
+    e = np.random.default_rng(0).standard_normal((400, len(variances)))
+    return np.linalg.qr(e - e.mean(axis=0))[0] * np.sqrt(400 * np.asarray(variances))
+
+
+def test_modes_apart_are_not_turned():
+    e = scores_of([2.0, 1.6, 0.0])
+    code = e[:, :1] + e[:, 1:2]
+    assert np.array_equal(turned_scores(e, code, np.ones((400, 1)), 3), e)
+
+
 def test_influence_is_the_standard_error():
     """Of 400 fresh sets of samples, the spread of held nats, known to 4 %: three times that."""
     rng, held, said = np.random.default_rng(0), [], []
@@ -80,7 +120,7 @@ def test_best_decoder_of_a_collapsed_code():
     """The mean of all, 1, or of the other n - 1, n^2/(n - 1)^2 as far off."""
     y = np.array([[-1.0], [0.0], [1.0], [4.0]])
     flat = np.zeros((4, 2)), np.ones((4, 2)), np.ones((4, 2))
-    own, other = best_decoder_errors(y, *flat)
+    own, other = best_decoder_errors(y, *flat, np.arange(4))
     np.testing.assert_allclose(own, [4.0, 1.0, 0.0, 9.0])
     np.testing.assert_allclose(other, own * 16 / 9, atol=1e-15)
 
@@ -89,15 +129,26 @@ def test_best_decoder_of_two_far_clusters():
     """Each cluster has a mean of its own: of two samples, or of the other one alone."""
     y = np.array([[0.0], [2.0], [10.0], [16.0]])
     mean = np.array([[-9.0], [-9.0], [9.0], [9.0]])
-    own, other = best_decoder_errors(y, mean, np.ones((4, 1)), np.full((4, 1), 0.3))
+    noise = np.full((4, 1), 0.3)
+    own, other = best_decoder_errors(y, mean, np.ones((4, 1)), noise, np.arange(4))
     np.testing.assert_allclose(own, [1.0, 1.0, 9.0, 9.0])
     np.testing.assert_allclose(other, [4.0, 4.0, 36.0, 36.0])
+
+
+def test_copies_of_a_sample_are_left_out_with_it():
+    """Two pairs of copies, told apart by heart: left out, the other pair is all that is known."""
+    y, far = np.array([[0.0], [0.0], [3.0], [3.0]]), np.array([[-9.0], [-9.0], [9.0], [9.0]])
+    code = far, np.ones((4, 1)), np.zeros((4, 1))
+    own, other = best_decoder_errors(y, *code, np.array([0, 0, 1, 1]))
+    np.testing.assert_allclose(own, 0, atol=1e-15)
+    np.testing.assert_allclose(other, 9.0)
+    assert np.all(np.isnan(best_decoder_errors(y, *code, np.zeros(4, int))[1]))
 
 
 def test_best_decoder_weighs_densities():
     """At the mean of both, posteriors of deviation 1 and 3 have densities 1 and 1/3."""
     y, variance = np.array([[0.0], [1.0]]), np.array([[1.0], [9.0]])
-    own, _ = best_decoder_errors(y, np.zeros((2, 1)), variance, np.zeros((2, 1)))
+    own, _ = best_decoder_errors(y, np.zeros((2, 1)), variance, np.zeros((2, 1)), np.arange(2))
     np.testing.assert_allclose(own, [1 / 16, 9 / 16])
 
 
@@ -107,7 +158,8 @@ def test_no_decoder_undercuts_the_bound():
     weights = solve(spec, MOMENTS).weights
     mean, sigma2 = DATA @ weights["W"].T, np.diag(weights["Sigma"])
     noise = np.random.default_rng(0).standard_normal(mean.shape)
-    own, other = best_decoder_errors(DATA, mean, np.tile(sigma2, (len(DATA), 1)), noise)
+    variance, each = np.tile(sigma2, (len(DATA), 1)), np.arange(len(DATA))
+    own, other = best_decoder_errors(DATA, mean, variance, noise, each)
     linear = np.sum((DATA - (mean + np.sqrt(sigma2) * noise) @ weights["U"].T) ** 2, axis=1)
     doubt = 5 * np.std(own - linear) / math.sqrt(len(DATA))
     assert own.mean() < linear.mean() + doubt

@@ -48,6 +48,8 @@ Values = NDArray[Any]
 Batch = Values | tuple[Values, Values]
 BATCH_BYTES = 2**22  # of doubles: 512 rows at 784 columns, which stay in cache
 DIGEST_BYTES = 2**28  # larger files get no checksum: it would take as long as the answer
+INDEX_LINES = 100  # of a .csv file, by which a column that counts the rows is known
+INDEX_NOTE = "the first column counts the rows 0, 1, 2 ...: leave it out if it is an index"
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
 
@@ -55,7 +57,7 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 class OwnData:
     """Samples of a file, read again every time that `batches` is called.
 
-    `note`: what was flattened, taken for a header, scaled or left as it is. `sha256` is empty for
+    `note`: what was flattened, taken for a header, scaled, left as it is, or looks like an index. `sha256` is empty for
     folders and for files above 256 MiB. `image_shape`: (H, W) or (H, W, C) of samples with two
     axes, or three of which the last has 1 or 3 entries.
     """
@@ -108,7 +110,7 @@ class _Table:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     read: Callable[[int], Iterator[Values]]
-    header: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:
@@ -230,11 +232,7 @@ def _note(tables: dict[str, _Table], scale: float) -> str:
         for name, table in tables.items()
         if len(table.shape) > 2
     ]
-    notes += [
-        f"{name}: the first line, {table.header!r}, is its header"
-        for name, table in tables.items()
-        if table.header
-    ]
+    notes += [f"{name}: {note}" for name, table in tables.items() for note in table.notes]
     if scale != 1:
         notes.append(f"values multiplied by {scale:.6g}")
     elif tables["target"].dtype.kind in "iu":
@@ -300,7 +298,6 @@ def _reading(file: Path, what: str, way_out: str = "write it again") -> Iterator
         SyntaxError,
         NotImplementedError,
         RuntimeError,
-        csv.Error,
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
@@ -384,30 +381,68 @@ def _npz_whole(file: Path, name: str, shape: tuple[int, ...], dtype: np.dtype[An
 
 
 def _csv(file: Path) -> _Table:
-    with _reading(file, ".csv file"), file.open(encoding="utf-8-sig", newline="") as stream:
+    with (
+        _reading(file, ".csv file", "save it as UTF-8 text"),
+        file.open(encoding="utf-8-sig", newline="") as stream,
+    ):
         lines = (line for line in stream if line.strip())
-        first = next(lines, "")
-        delimiter = max(",;\t", key=first.count)
-        fields = next(csv.reader([first.strip()], delimiter=delimiter), [])
-        header = _is_header(fields)
-        n = sum(1 for _ in lines) + (not header) * bool(first)
+        first = next(lines, "").strip(" \r\n")
+        delimiter = _delimiter(first)
+        fields = _cells(first, delimiter)
+        top = list(itertools.islice(lines, INDEX_LINES))
+        n_below = len(top) + sum(1 for _ in lines)
+    header = _is_header(file, fields)
+    notes = [f"the first line, {_shown(fields)!r}, is its header"] if header else []
+    if len(fields) > 1 and _counts_rows(top if header else [first, *top], delimiter):
+        notes.append(INDEX_NOTE)
     return _Table(
-        (n, len(fields)),
+        (n_below + (not header) * bool(first), len(fields)),
         np.dtype(float),
-        lambda rows: _csv_blocks(file, delimiter, header, rows),
-        ",".join(fields)[:60] if header else "",
+        lambda rows: _csv_blocks(file, delimiter, fields, header, rows),
+        tuple(notes),
     )
 
 
-def _is_header(fields: list[str]) -> bool:
+def _cells(line: str, delimiter: str) -> list[str]:
+    """The fields of one line."""
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:  # a field of more than 128 KiB
+        return line.split(delimiter)
+
+
+def _delimiter(line: str) -> str:
+    """The most frequent of , ; and tab, or what leaves numbers, if with a decimal comma."""
+    for delimiter in ";\t":
+        cells = _cells(line, delimiter)
+        if len(cells) > 1 and all(_is_number(cell.replace(",", ".", 1)) for cell in cells):
+            return delimiter
+    return max(",;\t", key=line.count)
+
+
+def _counts_rows(lines: Sequence[str], delimiter: str) -> bool:
+    """True where the first cells of three lines or more are 0, 1, 2 ..."""
+    first = [_cells(line, delimiter)[0].strip() for line in lines]
+    return len(first) > 2 and first == [str(i) for i in range(len(first))]
+
+
+def _shown(fields: list[str]) -> str:
+    """A first line in a message, cut between its fields."""
+    text = ",".join(fields)
+    if len(text) <= 60:
+        return text
+    return f"{text[:60].rpartition(',')[0] or text[:60]},..."
+
+
+def _is_header(file: Path, fields: list[str]) -> bool:
     """True for a first line of words, or of 0 to d - 1 as pandas writes; refuses mixtures, gaps."""
     if len(fields) > 1 and fields == [str(i) for i in range(len(fields))]:
         return True
-    numbers = sum(_is_number(field) for field in fields)
+    numbers = sum(_is_number(field.replace(",", ".", 1)) for field in fields)
     if numbers < len(fields) and (numbers or not all(field.strip() for field in fields)):
         raise ValueError(
-            f"the first line, {','.join(fields)[:60]!r}, has gaps or both words and numbers: is it "
-            "a header or a sample? fill it, and leave an index column out"
+            f"{file}: the first line, {_shown(fields)!r}, has gaps or both words and numbers: is "
+            "it a header or a sample? fill it, and leave an index column out"
         )
     return numbers == 0
 
@@ -417,22 +452,60 @@ def _is_number(field: str) -> bool:
         float(field)
     except ValueError:
         return False
-    return True
+    return "_" not in field
 
 
-def _csv_blocks(file: Path, delimiter: str, header: bool, rows: int) -> Iterator[Values]:
+def _csv_blocks(
+    file: Path, delimiter: str, fields: list[str], header: bool, rows: int
+) -> Iterator[Values]:
     with file.open(encoding="utf-8-sig", newline="") as stream:
-        lines = (line for line in stream if line.strip())
-        start = int(header)
-        next(itertools.islice(lines, start, start), None)
+        lines = ((number, line) for number, line in enumerate(stream, 1) if line.strip())
+        next(itertools.islice(lines, int(header), int(header)), None)
         while chunk := list(itertools.islice(lines, rows)):
-            where = f".csv file from row {start - header + 1} on, row 0 of the following"
-            with _reading(file, where, "remove or fill such rows"):
+            try:
                 values = np.loadtxt(
-                    chunk, delimiter=delimiter, ndmin=2, comments=None, quotechar='"'
-                )
-            start += len(chunk)
+                    [line for _, line in chunk],
+                    delimiter=delimiter, ndmin=2, comments=None, quotechar='"',
+                )  # fmt: skip
+            except ValueError as error:
+                _refuse_cells(file, chunk, delimiter, fields, header)
+                raise ValueError(
+                    f"{file}: lines {chunk[0][0]} to {chunk[-1][0]} are not all numbers ({error}); "
+                    "remove or fill such lines"
+                ) from error
+            if values.shape[1] != len(fields) or not np.all(np.isfinite(values)):
+                _refuse_cells(file, chunk, delimiter, fields, header)
             yield values
+
+
+def _refuse_cells(
+    file: Path, chunk: list[tuple[int, str]], delimiter: str, fields: list[str], header: bool
+) -> None:
+    """ValueError on the first line, numbered as in an editor, that is not all finite numbers."""
+    for number, line in chunk:
+        cells = _cells(line.strip(" \r\n"), delimiter)
+        if len(cells) != len(fields):
+            raise ValueError(
+                f"{file}: line {number} has {len(cells)} cells and the first line {len(fields)}: "
+                "every line must have as many; fill or remove such lines"
+            )
+        for column, cell in enumerate(cells):
+            if wrong := _wrong_cell(cell.strip()):
+                name = repr(fields[column]) if header else column + 1
+                raise ValueError(f"{file}: line {number}, column {name} {wrong}")
+
+
+def _wrong_cell(cell: str) -> str:
+    """What is wrong with a cell and what to do; nothing for a finite number."""
+    if not cell:
+        return "is empty: fill it, or remove such lines"
+    if _is_number(cell.replace(",", ".", 1)) and "," in cell:
+        return f"is {cell!r}: write numbers with a decimal point"
+    if not _is_number(cell):
+        return f"is {cell!r} and must be a number: correct it, or leave such lines or columns out"
+    if not math.isfinite(float(cell)):
+        return f"is {cell!r} and must be finite: remove or impute such samples first"
+    return ""
 
 
 def _parquet(file: Path) -> _Table:

@@ -185,7 +185,11 @@ BAD = {
     ),
     "empty-csv": ("a.csv", text(""), r"has shape \(0, 0\) and must have at least 2 samples"),
     "header-only": ("a.csv", text("a,b\n"), r"has shape \(0, 2\) and must have at least 2 samples"),
-    "latin": ("a.csv", text("ä,ö\n1,2\n", "latin-1"), "not a readable .csv file .*utf-8"),
+    "latin": (
+        "a.csv",
+        text("ä,ö\n1,2\n", "latin-1"),
+        "not a readable .csv file .*utf-8.*save it as UTF-8",
+    ),
     "no-images": ("folder", lambda p: p.mkdir(), "folder holds no images"),
 }
 
@@ -208,16 +212,41 @@ LATE = {
     "missing": (
         "a.csv",
         text("a,b\n1,2\n3,4\n5,\n"),
-        "csv file from row 3 on, row 0 of the .*could not convert",
+        "a.csv: line 4, column 'b' is empty: fill it, or remove such lines$",
     ),
-    "ragged": ("a.csv", text("a,b\n1,2\n3,4\n5,6,7\n"), "target has rows of 3 numbers and 2 were"),
+    "word": (
+        "a.csv",
+        text("1,2\n\n3,4\n5,six\n"),
+        "a.csv: line 4, column 2 is 'six' and must be a number: correct it, or leave",
+    ),
+    "nan-in-csv": (
+        "a.csv",
+        text("a,b\n1,2\nnan,4\n"),
+        "a.csv: line 3, column 'a' is 'nan' and must be finite: remove or impute",
+    ),
+    "decimal-comma": (
+        "a.csv",
+        text("a;b\n1;2\n3;1,5\n"),
+        "a.csv: line 3, column 'b' is '1,5': write numbers with a decimal point$",
+    ),
+    "decimal-comma-first": (
+        "a.csv",
+        text("1,5;2,5\n1;2\n"),
+        "a.csv: line 1, column 1 is '1,5': write numbers with a decimal point$",
+    ),
+    "ragged": (
+        "a.csv",
+        text("a,b\n1,2\n3,4\n5,6,7\n"),
+        "a.csv: line 4 has 3 cells and the first line 2: every line must have as many; fill",
+    ),
     "cut": ("a.npz", None, "not a readable .npz file"),
 }
 
 
+@pytest.mark.parametrize("rows", [1, 512])
 @pytest.mark.parametrize(("name", "write", "words"), LATE.values(), ids=LATE.keys())
-def test_damage_further_on_is_named(name, write, words, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "BATCH_BYTES", 8 * 2)  # one row at a time in the CSV files
+def test_damage_further_on_is_named(name, write, words, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BATCH_BYTES", 8 * 2 * rows)  # rows of the CSV files at a time
     path = tmp_path / name
     if write is None:  # the header of the array promises more than follows
         import zipfile
@@ -316,6 +345,34 @@ def test_a_header_is_noted_and_that_of_pandas_is_one(tmp_path):
         assert data.note == (noted if n == 5 else "")
     np.savetxt(tmp_path / "one.csv", [0.0, 1.0, 2.0])
     assert open_own_data(tmp_path / "one.csv").n_samples == 3
+
+
+def test_a_long_header_is_cut_between_its_names(tmp_path):
+    names = [f"a_long_name_{i}" for i in range(9)]
+    (tmp_path / "a.csv").write_text(",".join(names) + "\n" + 2 * ("1,2,3,4,5,6,7,8,9\n"))
+    shown = "a_long_name_0,a_long_name_1,a_long_name_2,a_long_name_3,..."
+    assert open_own_data(tmp_path / "a.csv").note == (
+        f"target: the first line, {shown!r}, is its header"
+    )
+
+
+@pytest.mark.parametrize("header", ["i,a", ""])
+@pytest.mark.parametrize(
+    ("first", "is_index"), [((0, 1, 2), True), ((0, 2, 1), False), ((1, 2, 3), False)]
+)
+def test_a_first_column_that_counts_the_rows_is_noted(header, first, is_index, tmp_path):
+    np.savetxt(
+        tmp_path / "a.csv", np.column_stack([first, [0.5, 0.1, 0.7]]), fmt=["%d", "%g"],
+        delimiter=",", header=header, comments="",
+    )  # fmt: skip
+    note = open_own_data(tmp_path / "a.csv").note
+    words = "target: the first column counts the rows 0, 1, 2 ...: leave it out if it is an index"
+    assert (words in note) == is_index
+
+
+def test_a_column_of_its_own_that_counts_is_no_index(tmp_path):
+    (tmp_path / "a.csv").write_text("0\n1\n2\n")
+    assert open_own_data(tmp_path / "a.csv").note == ""
 
 
 def test_all_arrays_at_once(tmp_path):

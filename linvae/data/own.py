@@ -57,9 +57,9 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 class OwnData:
     """Samples of a file, read again every time that `batches` is called.
 
-    `note`: what was flattened, taken for a header, scaled, left as it is, or looks like an index. `sha256` is empty for
-    folders and for files above 256 MiB. `image_shape`: (H, W) or (H, W, C) of samples with two
-    axes, or three of which the last has 1 or 3 entries.
+    `note`: what was flattened, taken for a header, scaled, left as it is, or looks like an index.
+    `sha256` is empty for folders and for files above 256 MiB. `image_shape`: (H, W) or (H, W, C) of
+    samples with two axes, or three of which the last has 1 or 3 entries.
     """
 
     name: str

@@ -5,7 +5,9 @@ Integrating the latents of `linvae.theory.elbo` from the top down, P_L = eta_L^2
     P_l = U_{l+1} P_{l+1} U_{l+1}^T + eta_l^2 I          covariance of z_l under the model
     y - B v ~ N(0, s I + U_1 P_1 U_1^T)                  the marginal of the data
 
-so E log p(y|x) = -1/2 [ d log 2 pi + log det K + tr K^-1 Cov(y - B v) ], K that covariance. In
+so E log p(y|x) = -1/2 [ d log 2 pi + log det K + tr K^-1 Cov(y - B v) ], K that covariance. With
+G G^T = U_1 P_1 U_1^T, G the noises of all levels side by side, K has the left singular vectors q_i
+of G and the eigenvalues s + g_i^2: s is never added to what rounding would lose it in. In
 autoregressive decoders I - B is unit lower triangular on y, with determinant 1. Centred data; on
 moments with `centered=False` the model has mean 0.
 
@@ -26,7 +28,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import cho_factor, cho_solve
 
 from linvae.moments import Moments
 from linvae.spec import LinearSpec
@@ -62,13 +63,15 @@ def elbo_gap(spec: LinearSpec, moments: Moments, weights: Mapping[str, npt.Array
 
 def _log_likelihood(spec: LinearSpec, moments: Moments, chain: Chain) -> float:
     d, dx = moments.target_dim, moments.condition_dim
-    P = spec.prior_variances[-1] * np.eye(spec.latent_dims[-1])
+    P_root = np.sqrt(spec.prior_variances[-1]) * np.eye(spec.latent_dims[-1])
     for U, eta2 in zip(chain.U[:0:-1], spec.prior_variances[-2::-1], strict=True):
-        P = U @ P @ U.T + eta2 * np.eye(len(U))
-    K = chain.U[0] @ P @ chain.U[0].T + chain.s * np.eye(d)
+        P_root = np.concatenate([U @ P_root, np.sqrt(eta2) * np.eye(len(U))], axis=1)
+    G = chain.U[0] @ P_root
+    Q, g, _ = np.linalg.svd(G, full_matrices=G.shape[1] < d)
+    K = np.full(d, chain.s)  # its eigenvalues
+    K[: len(g)] += g**2
     residual = -chain.skip
     residual[:, dx:] += np.eye(d)
     scatter = residual @ moments.covariance @ residual.T
-    factor = cho_factor(K, lower=True)
-    log_det = 2 * np.sum(np.log(np.diag(factor[0])))
-    return float(-(d * np.log(2 * np.pi) + log_det + np.trace(cho_solve(factor, scatter))) / 2)
+    along = np.sum(Q * (scatter @ Q), axis=0)  # q_i^T Cov(y - B v) q_i
+    return float(-(d * np.log(2 * np.pi) + np.sum(np.log(K) + along / K)) / 2)

@@ -78,6 +78,36 @@ def test_gap_closes_at_the_optimum_with_beta_one():
     assert elbo_gap(fixed, moments, solve(fixed, moments).weights) > 0.001
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("k", [2, 4, 7])
+def test_any_scale_is_right_to_rounding(k, scale):
+    """Against 60 digits: at 1e12 the decoder variance is below the rounding of the covariance."""
+    from mpmath import mp
+
+    rng = np.random.default_rng(k)
+    moments = Moments.from_data(scale * _data(k, d=4))
+    U = scale * rng.normal(size=(4, k))
+    weights = {"W": np.ones((k, 4)), "U": U, "Sigma": np.eye(k)}
+    with mp.workdps(60):
+        K = mp.matrix(U.tolist()) * mp.matrix(U.tolist()).T + mp.mpf("0.5") * mp.eye(4)
+        solved = K**-1 * mp.matrix(moments.covariance.tolist())
+        trace = sum(solved[i, i] for i in range(4))
+        expected = -(4 * mp.log(2 * mp.pi) + mp.log(mp.det(K)) + trace) / 2
+    # float64 in a covariance whose condition number is below 1e3
+    found = log_likelihood(VAESpec(k, decoder_variance=0.5), moments, weights)
+    assert found == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_a_hierarchy_of_any_scale_closes_on_the_entropy_of_the_data():
+    """Enough units and a vanishing decoder variance: K is the covariance, and log p its entropy."""
+    moments = Moments.from_data(1e12 * _data(8))
+    spec = HVAESpec((3, 2), decoder_variance=1.0)
+    root = np.linalg.cholesky(moments.covariance)
+    weights = solve(spec, moments).weights | {"U1": root, "U2": np.zeros((3, 2))}
+    entropy = (3 * np.log(2 * np.pi) + np.linalg.slogdet(moments.covariance)[1] + 3) / 2
+    assert log_likelihood(spec, moments, weights) == pytest.approx(-entropy, rel=1e-12)
+
+
 def test_likelihood_is_minus_the_objective_where_the_gap_closes():
     moments = Moments.from_covariance(random_covariance(np.random.default_rng(7), 4))
     spec = VAESpec(2, decoder_variance="learned")

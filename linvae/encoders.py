@@ -103,7 +103,7 @@ def _onnx_function(path: Path) -> NetworkFunction:
                 "a decoder the latents, and the condition"
             )
         given = {n: np.asarray(v, dtype=np.float32) for n, v in zip(names, batch, strict=True)}
-        with _failing_on(batch):
+        with _failing_on(batch, fixed=True):
             return session.run(None, given)
 
     return run
@@ -112,13 +112,14 @@ def _onnx_function(path: Path) -> NetworkFunction:
 def _torch_function(network: nn.Module, shape: tuple[int, ...] | None = None) -> NetworkFunction:
     """`network` on tensors of the type and device of its first parameter, rows as `shape`."""
     like = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
-    mode = evaluating if _has_modes(network) else nullcontext
+    has_modes = _has_modes(network)
+    mode = evaluating if has_modes else nullcontext
 
     def run(*batch: Any) -> Any:
         tensors = [torch.tensor(np.asarray(v), device=like.device).to(like.dtype) for v in batch]
         if shape is not None:
             tensors[0] = tensors[0].reshape(-1, *shape)
-        with torch.no_grad(), mode(network), _failing_on(batch):
+        with torch.no_grad(), mode(network), _failing_on(batch, fixed=not has_modes):
             return as_arrays(network(*tensors))
 
     return run
@@ -134,15 +135,16 @@ def _has_modes(network: nn.Module) -> bool:
 
 
 @contextmanager
-def _failing_on(batch: tuple[Any, ...]) -> Iterator[None]:
-    """What a network says of a batch that it cannot take, in one line."""
+def _failing_on(batch: tuple[Any, ...], fixed: bool) -> Iterator[None]:
+    """What a network, of perhaps a fixed batch, says of one that it cannot take, in one line."""
     try:
         yield
     except Exception as error:  # of any kind that a network raises
         shapes = " and ".join(str(np.shape(v)) for v in batch)
+        export = ", or export it with a dynamic batch axis" if fixed else ""
         raise ValueError(
             f"the network cannot take a batch of shape {shapes} ({one_line(error)}): give data of "
-            "the shape that it was trained on, or wrap it in a function that reshapes them"
+            f"the shape that it was trained on, wrap it in a function that reshapes them{export}"
         ) from error
 
 

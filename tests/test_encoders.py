@@ -149,6 +149,32 @@ def test_onnx_runs_with_float32_by_name(monkeypatch, tmp_path):
         as_function(tmp_path / "e.onnx")(DATA, DATA)
 
 
+def test_a_fixed_batch_has_a_way_out(monkeypatch, tmp_path):
+    """An export for batches of 3; a module takes any, and is told nothing of exports."""
+
+    class Session:
+        def __init__(self, path, providers):
+            pass
+
+        def get_inputs(self):
+            return [types.SimpleNamespace(name="target")]
+
+        def run(self, names, batch):
+            raise RuntimeError("Got invalid dimensions for input: target")
+
+    runtime = types.SimpleNamespace(InferenceSession=Session)
+    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+    (tmp_path / "e.onnx").touch()
+    fixed = torch.export.export(Encoder().eval(), (torch.zeros(3, 6),)).module()
+    for network in (tmp_path / "e.onnx", fixed):
+        with pytest.raises(
+            ValueError, match=r"\(5, 6\).*, or export it with a dynamic batch axis$"
+        ):
+            as_function(network)(DATA)
+    with pytest.raises(ValueError, match=r"a function that reshapes them$"):
+        as_function(Encoder())(DATA[:, :3])
+
+
 def test_a_real_onnx_file(tmp_path):
     """Where onnx and onnxruntime are installed."""
     pytest.importorskip("onnxruntime")
@@ -181,10 +207,17 @@ def test_onnx_without_onnxruntime(monkeypatch, tmp_path):
 def test_files_that_are_no_networks(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist: give the file"):
         load_network(tmp_path / "nothing.pt")
-    for name, message in (("w.pkl", "nothing is unpickled here"), ("w.pt", "no TorchScript file")):
+    wrong = (("w.pkl", "nothing is unpickled here"), ("w.pt", "is no TorchScript file, or a dam"))
+    for name, message in wrong:
         torch.save({"weight": torch.zeros(2)}, tmp_path / name)
         with pytest.raises(ValueError, match=message):
             load_network(tmp_path / name)
+    torch.save(Encoder(), tmp_path / "module.pt")
+    (tmp_path / "damaged.pt").write_bytes(b"no network")
+    for name in ("w.pt", "module.pt", "damaged.pt"):
+        with pytest.raises(ValueError, match="load it yourself and give the object") as refusal:
+            load_network(tmp_path / name)
+        assert "PytorchStreamReader" not in str(refusal.value)
 
 
 def test_a_file_of_torch_export_is_not_unpickled(tmp_path):

@@ -18,8 +18,9 @@ def load_script(path: Path, device: str = "cpu") -> torch.jit.ScriptModule:
         return torch.jit.load(path, map_location=device)  # type: ignore[no-any-return, no-untyped-call]
     except RuntimeError as error:
         raise ValueError(
-            f"{path} is no TorchScript file ({one_line(error)}): weights alone are not enough, "
-            "save the network with torch.jit.trace(network, batch).save(path)"
+            f"{path} is no TorchScript file, or a damaged one; weights or a pickled module are not "
+            "enough (nothing is unpickled here): save it with torch.jit.trace(network, batch)"
+            ".save(path), or load it yourself and give the object"
         ) from error
 
 

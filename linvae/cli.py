@@ -49,6 +49,7 @@ __all__ = [
     "exit_codes",
     "fitting_model",
     "load_named",
+    "non_negative_float",
     "open_own",
     "positive_float",
     "positive_int",
@@ -424,12 +425,37 @@ def positive_float(text: str) -> float:
     return value
 
 
+def non_negative_float(text: str) -> float:
+    """Argument type: finite number >= 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a finite number >= 0")
+    return value
+
+
 def check_writable(folder: Path) -> None:
     """Refuse a result folder that cannot be written, before any work, without creating it."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        why = "is not a folder" if not there.is_dir() else "is not writable"
-        raise ValueError(f"out={str(folder)!r}: {there} {why}; choose another result folder")
+    with _writing(folder):
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if there.is_dir():  # tried, since /proc and read-only disks have folders with permission
+            os.rmdir(tempfile.mkdtemp(dir=there, prefix=".unfinished-"))
+            return
+    raise ValueError(f"out={str(folder)!r}: {there} is not a folder; choose another result folder")
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turn what the system says into a ValueError about `folder`."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"out={str(folder)!r} is no folder that can be made or written ({error.strerror}); "
+            "choose another result folder"
+        ) from error
 
 
 @contextmanager
@@ -438,8 +464,9 @@ def all_or_nothing(folder: Path, outputs: Sequence[str]) -> Iterator[Path]:
 
     `outputs`: stems of all files that a run may write; older ones are removed with the rest.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(dir=folder, prefix=".unfinished-"))
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        staged = Path(tempfile.mkdtemp(dir=folder, prefix=".unfinished-"))
     try:
         yield staged
         new = {path.name for path in staged.iterdir()}

@@ -13,7 +13,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,9 +25,11 @@ from linvae.cli import (
     add_own_data_arguments,
     all_or_nothing,
     check_writable,
+    count,
     exit_codes,
     fitting_model,
     load_named,
+    non_negative_float,
     open_own,
     positive_float,
     positive_int,
@@ -51,6 +53,7 @@ MODELS = ("vae", "cvae", "hvae")
 GRID = 7  # betas from half the lowest threshold, or 1/2000 of the highest, to a quarter above that
 CALM = 2048  # dimensions up to which one thread of linear algebra is enough, a minute at most
 MODES_SHOWN = 8
+OPTIONS = {"units": "--keep-units", "rate_nats": "--rate", "squared_error": "--squared-error"}
 EXAMPLES = """\
 examples:
   python -m linvae.predict --data latents.npy --keep-units 4
@@ -86,14 +89,17 @@ def parser() -> Parser:
     )
     asked = p.add_argument_group("advice: which beta, or decoder variance")
     asked.add_argument(
-        "--keep-units", type=int, metavar="K", help="keeps K units active (default: all)"
+        "--keep-units", type=count, metavar="K", help="keeps K units active (default: all)"
     )
     asked.add_argument(
-        "--rate", type=float, metavar="NATS", help="spends so many nats (default: not asked)"
+        "--rate",
+        type=non_negative_float,
+        metavar="NATS",
+        help="spends so many nats (default: not asked)",
     )
     asked.add_argument(
         "--squared-error",
-        type=float,
+        type=positive_float,
         metavar="E",
         help="data units squared, sum over dimensions (default: not asked)",
     )
@@ -289,7 +295,9 @@ def _prediction(args: argparse.Namespace, data: Dataset | OwnData) -> Prediction
         raise ValueError(
             f"the condition of {data.name} explains all of its target: nothing is left for latents"
         )
-    asked = list(_asked(args, spec, moments, len(thresholds)))
+    _refuse_too_many_units(args, len(thresholds))
+    with _by_option():
+        asked = list(_asked(args, spec, moments, len(thresholds)))
     return Prediction(
         data=data.describe(),
         note=data.note,
@@ -383,6 +391,25 @@ def _critical_betas(spec: LinearSpec, moments: Moments, solution: Solution) -> A
 
 
 # --- advice -------------------------------------------------------------------------------------
+
+
+def _refuse_too_many_units(args: argparse.Namespace, most: int) -> None:
+    """ValueError where more units are to be kept than can be active."""
+    if args.keep_units is None or args.keep_units <= most:
+        return
+    few = most < args.latent_dim
+    why = "the data have no more modes" if few else "or raise --latent-dim"
+    raise ValueError(f"--keep-units {args.keep_units}: ask for {most} at most, {why}")
+
+
+@contextmanager
+def _by_option() -> Iterator[None]:
+    """Refusals of the functions that are asked, with the option for their argument."""
+    try:
+        yield
+    except ValueError as error:
+        name, _, rest = str(error).partition("=")
+        raise ValueError(f"{OPTIONS[name]} {rest}" if name in OPTIONS else str(error)) from error
 
 
 def _asked(

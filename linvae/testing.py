@@ -98,6 +98,7 @@ def assert_threshold(
     Raises ValueError for a tolerance that is not above 0, a unit that the data do not have, and as
     `critical_beta`.
     """
+    __tracebackhide__ = True  # pytest shows the line of the test, not ours
     if not 0 < relative_tolerance < math.inf:
         raise ValueError(
             f"relative_tolerance={relative_tolerance!r} must be a finite number > 0 in "
@@ -137,6 +138,7 @@ def assert_no_excess_collapse(
 
     `options`, as `condition` or `decoder`, and all errors: those of `linvae.diagnosis.diagnose`.
     """
+    __tracebackhide__ = True
     found = diagnose(encoder, data, beta=beta, decoder_variance=decoder_variance, **options)
     if found.verdict == OPTIMISATION:
         units = [

@@ -346,6 +346,14 @@ def test_a_result_folder_that_is_a_file(name, tmp_path, encoder, run):
     assert (tmp_path / "taken").read_text() == ""
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="a folder in which none can be made")
+@pytest.mark.parametrize("folder", ["/proc/nope", "long" * 100])
+@pytest.mark.parametrize("name", ["predict", "compare"])
+def test_a_result_folder_that_cannot_be_made(name, folder, run):
+    err = refused(run(name, "--out", folder), 2, folder)
+    assert "is no folder that can be made or written" in err and "Errno" not in err
+
+
 def test_missing_data_sets_are_told(tmp_path, monkeypatch, run):
     import pooch
 

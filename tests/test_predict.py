@@ -276,6 +276,12 @@ USAGE = {
     "learned": (["--model", "hvae", "--decoder-variance", "learned"], "learned is for vae and cva"),
     "variance": (["--decoder-variance", "earned"], "'earned' must be a finite number > 0"),
     "beta": (["--beta", "-1"], "'-1' must be a finite number > 0"),
+    "rate": (["--rate", "-3"], "argument --rate: '-3' must be a finite number >= 0"),
+    "error": (
+        ["--squared-error", "0"],
+        "argument --squared-error: '0' must be a finite number > 0",
+    ),
+    "units": (["--keep-units", "-1"], "argument --keep-units: '-1' must be an integer >= 0"),
 }
 
 
@@ -303,8 +309,16 @@ UNUSABLE = {
     "explained": (
         np.repeat(SAMPLES[:, :1], 2, axis=1), ["--condition-dim", "1"], "explains all of its target"
     ),
-    "too-many": (SAMPLES, ["--keep-units", "9"], "units=9 must be between 0 and 5"),
-    "error": (SAMPLES, ["--squared-error", "100"], "squared_error=100.0 must be above 0"),
+    "too-many": (SAMPLES, ["--keep-units", "9"], "9: ask for 5 at most, the data have no"),
+    "too-many-for-units": (
+        SAMPLES, ["--keep-units", "5", "--latent-dim", "3"], "3 at most, or raise --latent-dim"
+    ),
+    "tied-units": (
+        np.tile(np.eye(3), (2, 1)), ["--keep-units", "1"],
+        "linvae: --keep-units 1: no beta keeps exactly so many",
+    ),
+    "error": (SAMPLES, ["--squared-error", "100"], "linvae: --squared-error 100.0 must be above 0"),
+    "rate": (SAMPLES, ["--rate", "1e6"], "linvae: --rate 1000000.0 needs a water level below"),
 }  # fmt: skip
 
 

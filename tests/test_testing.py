@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import doctest
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -96,6 +98,24 @@ def test_excess_collapse_names_every_unit():
     assert "predicted 0.549 nats, observed 0.000" in lines[1]
     assert lines[2].endswith("collapsed as theory predicts")
     assert_no_excess_collapse(dead, DATA, beta=3.1)  # above the first threshold: as predicted
+
+
+def test_pytest_shows_the_test_and_not_our_source(tmp_path):
+    """Its own function fails, in a process of its own: nothing of linvae/testing.py is printed."""
+    (tmp_path / "test_mine.py").write_text(
+        "import numpy as np\n"
+        "from linvae.testing import *\n"
+        "DATA = spectrum_data((4.0, 1.0, 0.25))\n"
+        "def test_threshold():\n"
+        "    assert_threshold(9.0, DATA, relative_tolerance=0.1)\n"
+        "def test_collapse():\n"
+        "    dead = lambda batch: (np.zeros((len(batch), 2)), np.zeros((len(batch), 2)))\n"
+        "    assert_no_excess_collapse(dead, DATA)\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n0", "test_mine.py"]
+    out = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout
+    assert "2 failed" in out and out.count("AssertionError: ") >= 2
+    assert "testing.py" not in out and "raise AssertionError" not in out
 
 
 def test_a_direction_without_variance_has_no_threshold():

@@ -113,6 +113,7 @@ OPTIMISATION = "collapsed below the threshold: optimisation"
 ALIVE_AS_PREDICTED = "alive in both"
 OFF_OPTIMUM = "alive, not at the optimum"
 BEYOND = "alive beyond the linear theory"
+SETTINGS = "beta, decoder variance and the scale of the data"
 ALIVE = 0.01  # nats, the cutoff of active units in `linvae.metrics.observe`
 ROWS = 4096  # samples that networks see at a time
 SUBSET = 2000  # samples whose pairs are compared where no decoder is given: 32 MB of doubles
@@ -195,7 +196,7 @@ class UnitDiagnosis:
         return _ADVICE[self.verdict](self)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Diagnosis:
     """Units by descending observed rate, the modes, and what they say together.
 
@@ -213,9 +214,9 @@ class Diagnosis:
 
     @property
     def verdict(self) -> str:
-        """Of the unit that matters most: failures of training, then what is beyond, then life."""
+        """Of the unit that matters most: "alive in both" where there is nothing else to say."""
         found = {unit.verdict for unit in self.units}
-        order = (OPTIMISATION, BEYOND, OFF_OPTIMUM, ALIVE_AS_PREDICTED, COLLAPSED_AS_PREDICTED)
+        order = (OPTIMISATION, BEYOND, OFF_OPTIMUM, COLLAPSED_AS_PREDICTED, ALIVE_AS_PREDICTED)
         return next(v for v in order if v in found)
 
     @property
@@ -248,15 +249,28 @@ class Diagnosis:
         """The verdict with its numbers and the way out."""
         counts = Counter(unit.verdict for unit in self.units)
         found = ", ".join(f"{counts[v]} {v}" for v in _ADVICE if v in counts)
-        unit = next(unit for unit in self.units if unit.verdict == self.verdict)
         return (
             f"{self.verdict[0].upper()}{self.verdict[1:]}. Of {len(self.units)} units at beta = "
             f"{plain(self.spec.beta)}, decoder variance {plain(self.linear.decoder_variance)}: "
             f"{found}; "
-            f"{nats(self.observed_rate)} nats in {self.observed_active_units} active units, "
-            f"{nats(self.predicted_rate)} in {self.predicted_active_units} at the linear optimum"
-            f"{self._objectives()}. {self._missing()}Unit {unit.unit}: {unit.advice}."
+            f"{nats(self.observed_rate)} nats, {self.observed_active_units} active, against "
+            f"{nats(self.predicted_rate)}, {self.predicted_active_units} active, at the linear "
+            f"optimum{self._objectives()}. {self._missing()}{self._way_out()}."
         )
+
+    def _way_out(self) -> str:
+        """Advice for the first unit of the verdict; where theory keeps several dead, for all."""
+        units = [unit for unit in self.units if unit.verdict == self.verdict]
+        first = max(units, key=lambda u: u.critical_beta) if self._predicted_dead else units[0]
+        words = f"Unit {first.unit}: {first.advice}"
+        last = min(units, key=lambda u: u.critical_beta)
+        if not self._predicted_dead or last is first or not last.critical_beta > 0:
+            return words
+        return f"{words}; to wake all {len(units)}, below {_threshold(last)}"
+
+    @property
+    def _predicted_dead(self) -> bool:
+        return self.verdict == COLLAPSED_AS_PREDICTED
 
     def _missing(self) -> str:
         """Which modes, where training is to blame; a curved code may hold them all the same."""
@@ -283,6 +297,10 @@ class Diagnosis:
             {"rank": rank + 1} | asdict(unit) | {"advice": unit.advice}
             for rank, unit in enumerate(self.units)
         ]
+
+    def __repr__(self) -> str:
+        """The sentence; `table` and `to_rows` have the numbers."""
+        return f"Diagnosis({self.sentence!r})"
 
     def _repr_html_(self) -> str:
         """The units as a table, in notebooks."""
@@ -824,13 +842,17 @@ def _escape_times(spec: VAESpec, moments: Moments, solution: Solution, update: A
 def _change_price(u: UnitDiagnosis) -> str:
     if not u.critical_beta > 0:
         return "no variance is left for it at any beta: use fewer latent units"
-    where = (
-        f"beta = {number(u.critical_beta)} or decoder variance = "
-        f"{number(u.critical_decoder_variance)}"
-    )
+    where = _threshold(u)
     if u.predicted_nats > 0:
         return f"its threshold, {where}, is so near that its rate is within the tolerance; go below"
     return f"to wake it go below {where}"
+
+
+def _threshold(u: UnitDiagnosis) -> str:
+    return (
+        f"beta = {number(u.critical_beta)} or decoder variance = "
+        f"{number(u.critical_decoder_variance)}"
+    )
 
 
 def _change_training(u: UnitDiagnosis) -> str:
@@ -859,10 +881,13 @@ def _settle(u: UnitDiagnosis) -> str:
         "the linear optimum"
     )
     if u.evidence == "costs" and u.observed_nats > u.predicted_nats:
-        return f"{start}, and its nats do not pay: train longer"
+        return (
+            f"{start}, and its nats do not pay: train longer, or {SETTINGS} are not those of the "
+            "training"
+        )
     return (
-        f"{start}: units that still grow or turn towards the modes (train longer), or a code of "
-        "another shape"
+        f"{start}: units that still grow or turn towards the modes (train longer), a code of "
+        f"another shape, or {SETTINGS} are not those of the training"
     )
 
 
@@ -876,7 +901,7 @@ def _curved(u: UnitDiagnosis) -> str:
     if known:
         return (
             f"{start}, and they pay: curved structure, which linvae.universal_threshold bounds, if "
-            "beta, decoder variance and the scale of the data are those of the training"
+            f"{SETTINGS} are those of the training"
         )
     why = (
         "its objective is that of the linear optimum"

@@ -29,6 +29,7 @@ from linvae.testing import curve_data, spectrum_data
 from linvae.theory import solve
 from linvae.theory.finite_training import escape_times
 from linvae.train import ConstantBetas, TrainConfig, TrainingData, train
+from linvae.wording import number
 
 SPECTRUM, BETA, S = (5.0, 2.0, 0.9, 0.3, 0.1), 0.8, 0.5  # three modes above beta s = 0.4
 DATA = spectrum_data(SPECTRUM, n_samples=1200, seed=1)
@@ -69,7 +70,10 @@ def test_rates_of_the_optimum_are_the_predicted_ones(eta2):
         np.testing.assert_allclose(seen, by_hand, rtol=1e-6, atol=1e-9)
     verdicts = [ALIVE_AS_PREDICTED] * 3 + [COLLAPSED_AS_PREDICTED] * 2
     assert [u.verdict for u in found.units] == verdicts
-    assert found.verdict == ALIVE_AS_PREDICTED
+    assert found.verdict == COLLAPSED_AS_PREDICTED
+    first, last = (f"beta = {number(v / S)}" for v in SPECTRUM[3:5])
+    assert f"Unit 4: to wake it go below {first}" in found.sentence
+    assert f"to wake all 2, below {last}" in found.sentence
     assert (found.predicted_active_units, found.observed_active_units) == (3, 3)
     np.testing.assert_allclose([u.critical_beta for u in found.units], np.array(SPECTRUM) / S, 1e-6)
 
@@ -237,7 +241,7 @@ def test_order_of_units_does_not_matter(optimum):
     encoder, order = linear_encoder(optimum), [3, 1, 4, 0, 2]
     found = diagnose(lambda y: tuple(v[:, order] for v in encoder(y)), DATA, **AT)
     assert [u.unit for u in found.units][:3] == [4, 2, 5]
-    assert found.verdict == ALIVE_AS_PREDICTED
+    assert found.verdict == COLLAPSED_AS_PREDICTED
 
 
 def test_a_fixed_variance_is_compared_on_principal_axes():

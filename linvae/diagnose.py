@@ -159,7 +159,7 @@ def _say_which(data: Dataset | OwnData, args: argparse.Namespace) -> None:
 def _write(found: Diagnosis, args: argparse.Namespace, command: str) -> None:
     """All files or none, and run.toml that makes them again."""
     from linvae.comparison import write_text
-    from linvae.diagnosis_report import write_diagnosis_report
+    from linvae.diagnosis.page import write_diagnosis_report
     from linvae.drawing import save_drawing
 
     title = "Observed against predicted KL per unit"

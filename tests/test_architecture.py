@@ -35,7 +35,6 @@ TOP = {
     "advice_words",
     "explore",
     "explorer",
-    "diagnosis_report",
     "testing",
     "text",
     "pictures",

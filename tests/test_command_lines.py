@@ -446,7 +446,7 @@ RUNS = {
     "nothing given": ["predict"],
     "repeated numbers": ["predict", "--beta", "0.1", "--beta", "1e-7", "--decoder-variance", "2"],
     "paths": ["predict", "--data", "a b/é\"'.npy", "--scale", "0.00392156862745098"],
-    "negative": ["predict", "--rate=-1.5", "--keep-units", "-3"],
+    "negative": ["compare", "--lr-encoder-share", "-1.5"],
     "flags": ["compare", "--skip", "--quick", "--check-convergence"],
     "yes": ["compare", "--bracket", "--download"],
     "no": ["compare", "--no-bracket", "--no-download"],

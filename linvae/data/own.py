@@ -502,7 +502,7 @@ def _wrong_cell(cell: str) -> str:
     if _is_number(cell.replace(",", ".", 1)) and "," in cell:
         return f"is {cell!r}: write numbers with a decimal point"
     if not _is_number(cell):
-        return f"is {cell!r} and must be a number: correct it, or leave such lines or columns out"
+        return f"is {cell!r} and must be a number: correct it, or remove such lines or columns"
     if not math.isfinite(float(cell)):
         return f"is {cell!r} and must be finite: remove or impute such samples first"
     return ""

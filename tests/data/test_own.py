@@ -217,7 +217,7 @@ LATE = {
     "word": (
         "a.csv",
         text("1,2\n\n3,4\n5,six\n"),
-        "a.csv: line 4, column 2 is 'six' and must be a number: correct it, or leave",
+        "a.csv: line 4, column 2 is 'six' and must be a number: correct it, or remove",
     ),
     "nan-in-csv": (
         "a.csv",

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ pytest.importorskip("bokeh", reason='pip install "linvae[explore]"')
 from tornado.websocket import WebSocketClosedError, websocket_connect
 
 from linvae.explore import main
+from linvae.explorer.server import MOST_PAGES
 
 from .served import explorer
 
@@ -79,6 +81,39 @@ def test_the_websocket_opens_for_its_own_page_alone(served):
     assert status(served, "/ws", Origin=own, **WEBSOCKET) != 403
     assert status(served, "/ws", "evil.example", Origin=own, **WEBSOCKET) == 403
     assert status(served, "/ws", "evil.example", Origin="http://evil.example", **WEBSOCKET) == 403
+
+
+# site, mode, destination: status
+FETCHED = {
+    ("none", "navigate", "document"): 200,
+    ("same-origin", "no-cors", "script"): 200,
+    ("cross-site", "navigate", "document"): 200,  # a link to the page
+    ("cross-site", "navigate", "iframe"): 403,
+    ("cross-site", "no-cors", "image"): 403,
+    ("cross-site", "no-cors", "script"): 403,
+    ("same-site", "cors", "empty"): 403,  # another port of this machine
+    ("cross-site", None, None): 403,
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("fetched", FETCHED, ids=str)
+def test_what_another_site_fetches_is_refused(served, path, fetched):
+    names = ("Sec_Fetch_Site", "Sec_Fetch_Mode", "Sec_Fetch_Dest")
+    headers = {name: value for name, value in zip(names, fetched, strict=True) if value}
+    assert status(served, path, **headers) == FETCHED[fetched]
+
+
+def test_so_many_pages_are_open_at_most():
+    with explorer() as (url, _):
+        own = urlsplit(url)
+        found = [status(own, "/") for _ in range(MOST_PAGES + 1)]
+        assert found == [200] * MOST_PAGES + [503]
+        assert status(own, "/autoload.js?bokeh-autoload-element=1") == 503
+        assert status(own, "/static/js/bokeh.min.js") == 200  # of a page that is open
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(url, timeout=60)
+        assert b"32 pages of linvae explore are open: close some" in refused.value.read()
 
 
 def answered(served, size: int) -> bool:

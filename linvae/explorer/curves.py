@@ -105,7 +105,7 @@ def curves(state: State, source: Source | None = None) -> Curves | Unsolvable:
     try:
         now = problem.solve()
     except UnboundedObjectiveError as error:
-        return Unsolvable(modes.name, (f"There is no optimum: {error}.",))
+        return Unsolvable(modes.title, (f"There is no optimum: {error}.",))
     critical = now.level_critical_betas
     shown = min(UNITS_SHOWN, max(problem.spec.latent_dims))
     low, high = _ends(state.beta, critical)
@@ -114,7 +114,7 @@ def curves(state: State, source: Source | None = None) -> Curves | Unsolvable:
     path = [problem.solve(beta / state.beta) for beta in betas]
     steps = _joined(grid[[0, -1]], critical)
     return Curves(
-        source=modes.name,
+        source=modes.title,
         beta=state.beta,
         betas=betas,
         unit_rates=np.stack([at.mode_rates[:, :shown] for at in path], axis=2),

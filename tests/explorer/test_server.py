@@ -22,7 +22,9 @@ pytest.importorskip("bokeh", reason='pip install "linvae[explore]"')
 
 from tornado.websocket import WebSocketClosedError, websocket_connect
 
+from linvae.data import load_dataset
 from linvae.explore import main
+from linvae.explorer.curves import curves
 from linvae.explorer.server import MOST_PAGES
 
 from .served import explorer
@@ -231,6 +233,25 @@ def test_sources(opened, tmp_path):
     assert source.given.variances.tolist() == pytest.approx([3.0, 3.0])
 
 
+def test_what_was_done_to_a_file_is_shown_as_predict_shows_it(opened, tmp_path):
+    np.save(tmp_path / "y.npy", np.random.default_rng(0).normal(size=(50, 3, 2)))
+    own = ["--data", str(tmp_path / "y.npy"), "--scale", "2"]
+    assert main(["--no-browser", *own]) == 0
+    assert "; target: samples of shape (3, 2), flattened; values multiplied by 2" in opened[1].title
+    start, source = opened
+    assert curves(start, source).source == source.title
+    assert main(["--no-browser", "--dataset", "digits"]) == 0
+    assert opened[3].note == load_dataset("digits").note
+
+
+def test_data_too_wide_are_refused_before_they_are_read(opened, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("linvae.measured._memory", lambda: 10)
+    np.save(tmp_path / "y.npy", np.full((9, 3), np.nan))
+    assert main(["--no-browser", "--data", str(tmp_path / "y.npy")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("linvae: y.npy has 3 dimensions, whose covariance takes")
+
+
 BAD = {
     "host": (["--host", "0.0.0.0"], 2, "unknown option --host"),
     "port": (["--port", "65536"], 2, "'65536' must be an integer between 0 and 65535"),
@@ -239,6 +260,7 @@ BAD = {
     "idle-array": (["--dataset", "digits", "--array", "a"], 2, "--array has no effect without"),
     "idle-scale": (["--covariance", "c.npy", "--scale", "2"], 2, "no effect without --data: leave"),
     "idle-download": (["--download"], 2, "--download has no effect without --dataset: leave it"),
+    "constant": (["--data", "SAME"], 2, "same.npy: target has zero variance everywhere"),
     "two-arrays": (["--data", "TWO"], 2, "holds a, b: name one with array="),
     "idle-split": (["--split", "all"], 2, "--split has no effect without --dataset: leave it out"),
     "missing": (["--covariance", "none.npy"], 3, "covariance='none.npy' does not exist"),
@@ -252,7 +274,8 @@ def test_what_cannot_be_served_is_said(arguments, code, message, opened, tmp_pat
     (tmp_path / "bad.npy").write_bytes(b"no numbers")
     np.save(tmp_path / "line.npy", np.ones(3))
     np.savez(tmp_path / "two.npz", a=np.ones((3, 2)), b=np.ones((3, 2)))
-    files = {"BAD": "bad.npy", "LINE": "line.npy", "TWO": "two.npz"}
+    np.save(tmp_path / "same.npy", np.ones((9, 3)))
+    files = {"SAME": "same.npy", "BAD": "bad.npy", "LINE": "line.npy", "TWO": "two.npz"}
     files = {key: str(tmp_path / name) for key, name in files.items()}
     try:
         found = main(["--no-browser", *(files.get(a, a) for a in arguments)])

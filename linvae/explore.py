@@ -49,7 +49,6 @@ def parser() -> Parser:
         description="Sliders for beta, variances and widths: rates and thresholds redraw at once.\n"
         "On 127.0.0.1 only; Ctrl-C ends it.",
         examples=EXAMPLES,
-        config=True,
     )
     add_own_data_arguments(p, default="a synthetic spectrum")
     p.add_argument(

@@ -322,7 +322,7 @@ def test_text_refuses_a_model(kind, arguments, tmp_path, run):
     refused(run("text", command, path, *sentences), 2, "own.model", words)
 
 
-@pytest.mark.parametrize("name", ["predict", "compare", "diagnose", "explore", "text"])
+@pytest.mark.parametrize("name", ["predict", "compare", "diagnose", "text"])
 @pytest.mark.parametrize("kind", ["missing", "a folder", "text"])
 def test_every_config_that_cannot_be_read(name, kind, tmp_path, run):
     path = bad_file(tmp_path, "toml", kind)

@@ -254,6 +254,7 @@ def test_data_too_wide_are_refused_before_they_are_read(opened, tmp_path, monkey
 
 BAD = {
     "host": (["--host", "0.0.0.0"], 2, "unknown option --host"),
+    "config": (["--config", "run.toml"], 2, "unknown option --config"),  # it writes none
     "port": (["--port", "65536"], 2, "'65536' must be an integer between 0 and 65535"),
     "two": (["--data", "x.npy", "--dataset", "digits"], 2, "are two sources: leave one of them"),
     "idle": (["--condition-dim", "1"], 2, "--condition-dim has no effect without --data or"),

@@ -248,7 +248,7 @@ class Threshold:
         return self.observed / self.predicted if self.predicted else math.nan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Settings (JSON-able) and rows of one `compare` run, its training and its phases."""
 
@@ -341,6 +341,15 @@ class Comparison:
         frame.attrs = json_safe(self.settings)
         return frame
 
+    def __repr__(self) -> str:
+        """What was compared and the thresholds; the numbers are in `rows`."""
+        found = ", ".join(
+            f"{t.architecture} level {t.level}: {t.observed:.4g} of {t.predicted:.4g}"
+            for t in self.thresholds()
+        )
+        named = f"dataset={self.settings.get('dataset')!r}, model={self.settings.get('model')!r}"
+        return f"Comparison({named}, {len(self.rows)} rows; critical beta, observed: {found})"
+
     def _repr_html_(self) -> str:
         """The thresholds as a table, in notebooks."""
         rows = [dataclasses.asdict(t) | {"ratio": t.ratio} for t in self.thresholds()]
@@ -353,11 +362,12 @@ class Comparison:
         summary: dict[str, Any] = json_safe({"settings": self.settings, "thresholds": thresholds})
         return summary
 
-    def write(self, folder: Path) -> list[Path]:
+    def write(self, folder: str | Path) -> list[Path]:
         """Write comparison.csv and summary.json, curves.csv and phases.csv where there are such.
 
         Each appears whole or not at all.
         """
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tables = {
             "comparison": self.to_rows(),
@@ -377,8 +387,9 @@ class Comparison:
         return paths
 
     @classmethod
-    def read(cls, folder: Path) -> Comparison:
+    def read(cls, folder: str | Path) -> Comparison:
         """Read what `write` wrote."""
+        folder = Path(folder)
         settings = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["settings"]
         rows = tuple(_read(folder / "comparison.csv", Row))
         curves = tuple(_read(folder / "curves.csv", CurvePoint))

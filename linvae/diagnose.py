@@ -30,6 +30,8 @@ from linvae.cli import (
 )
 
 if TYPE_CHECKING:
+    from linvae.data import Dataset
+    from linvae.data.own import OwnData
     from linvae.diagnosis import Diagnosis
 
 EXAMPLES = """\
@@ -125,11 +127,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _load(args: argparse.Namespace) -> tuple[Any, Any]:
-    """Target and condition, of files or of a dataset."""
+    """Target and condition, of files or of a dataset; says which."""
     if args.data:
-        target, condition = open_own(args).arrays()
+        own = open_own(args)
+        _say_which(own, args)
+        target, condition = own.arrays()
     else:
-        target, condition = load_named(args).target, None
+        dataset = load_named(args)
+        _say_which(dataset, args)
+        target, condition = dataset.target, None
     if not args.condition:
         return target, condition
     if condition is not None:
@@ -145,10 +151,15 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any]:
     return target, given
 
 
+def _say_which(data: Dataset | OwnData, args: argparse.Namespace) -> None:
+    if not (args.json or args.quiet):
+        print(f"data: {data.describe()}", *([data.note] if data.note else []), sep="\n  ")
+
+
 def _write(found: Diagnosis, args: argparse.Namespace, command: str) -> None:
     """All files or none, and run.toml that makes them again."""
     from linvae.comparison import write_text
-    from linvae.diagnosis_report import write_diagnosis_report
+    from linvae.diagnosis.page import write_diagnosis_report
     from linvae.drawing import save_drawing
 
     title = "Observed against predicted KL per unit"

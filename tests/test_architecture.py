@@ -36,7 +36,6 @@ TOP = {
     "explore",
     "explorer",
     "measured",
-    "diagnosis_report",
     "testing",
     "text",
     "pictures",

@@ -571,7 +571,7 @@ def test_diagnose_writes_all_or_nothing(tmp_path, encoder, run, monkeypatch):
     def full(*args, **kwargs):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("linvae.diagnosis_report.write_page", full)
+    monkeypatch.setattr("linvae.diagnosis.page.write_page", full)
     refused(run("diagnose", *options, "--beta", "0.1"), 2, "No space left on device")
     assert {path.name: path.read_bytes() for path in (tmp_path / "d").iterdir()} == before
 

@@ -65,6 +65,7 @@ def run(files, name, *options):
 def test_verdict_table_and_sentence(files, name, verdict, capsys):
     assert run(files, name, *OPTIONS) == 0
     out = capsys.readouterr().out
+    assert out.startswith("data: y.npy: n 1000, dim 3, sha256 ")
     assert "predicted, nats" in out
     assert f"{verdict[0].upper()}{verdict[1:]}. Of 2 units at beta = 0.5" in out
 
@@ -98,8 +99,10 @@ def test_quiet_says_one_sentence_and_unknown_numbers_are_null(files, capsys):
 
 
 def test_a_dataset_by_name_must_fit_the_encoder(files, capsys):
-    assert linvae(["diagnose", str(files / "good.pt"), "--dataset", "digits"]) == 2
-    error = capsys.readouterr().err
+    """Where no data are named, it says what it took."""
+    assert linvae(["diagnose", str(files / "good.pt")]) == 2
+    out, error = capsys.readouterr()
+    assert out.startswith("data: digits [all]: n 1797, dim 64, ")
     assert "cannot take a batch of shape (1797, 64) (" in error
     assert len(error.splitlines()) == 1
 

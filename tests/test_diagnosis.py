@@ -16,12 +16,10 @@ from linvae.diagnosis import (
     COLLAPSED_AS_PREDICTED,
     OFF_OPTIMUM,
     OPTIMISATION,
-    _beyond_ranks,
-    _evidence,
-    _quantile,
-    _verdicts,
     diagnose,
 )
+from linvae.diagnosis.judgement import _beyond_ranks, _verdicts
+from linvae.diagnosis.observed import evidence_of, quantile
 from linvae.models import Architecture, build_model
 from linvae.moments import Moments
 from linvae.spec import CVAESpec, VAESpec
@@ -29,6 +27,7 @@ from linvae.testing import curve_data, spectrum_data
 from linvae.theory import solve
 from linvae.theory.finite_training import escape_times
 from linvae.train import ConstantBetas, TrainConfig, TrainingData, train
+from linvae.wording import number
 
 SPECTRUM, BETA, S = (5.0, 2.0, 0.9, 0.3, 0.1), 0.8, 0.5  # three modes above beta s = 0.4
 DATA = spectrum_data(SPECTRUM, n_samples=1200, seed=1)
@@ -69,7 +68,10 @@ def test_rates_of_the_optimum_are_the_predicted_ones(eta2):
         np.testing.assert_allclose(seen, by_hand, rtol=1e-6, atol=1e-9)
     verdicts = [ALIVE_AS_PREDICTED] * 3 + [COLLAPSED_AS_PREDICTED] * 2
     assert [u.verdict for u in found.units] == verdicts
-    assert found.verdict == ALIVE_AS_PREDICTED
+    assert found.verdict == COLLAPSED_AS_PREDICTED
+    first, last = (f"beta = {number(v / S)}" for v in SPECTRUM[3:5])
+    assert f"Unit 4: to wake it go below {first}" in found.sentence
+    assert f"to wake all 2, below {last}" in found.sentence
     assert (found.predicted_active_units, found.observed_active_units) == (3, 3)
     np.testing.assert_allclose([u.critical_beta for u in found.units], np.array(SPECTRUM) / S, 1e-6)
 
@@ -229,15 +231,15 @@ def test_a_difference_below_what_training_is_granted_says_nothing(lead, evidence
     moments = Moments.from_covariance([[1.0 * math.exp(0.2)]])
     idle = solve(VAESpec(1, beta=1e6, decoder_variance=0.5), moments).objective
     assert idle - solve(spec, moments).objective == pytest.approx(0.0214, abs=1e-4)
-    assert _evidence(spec, lead, 0.0) == evidence
-    assert _evidence(spec, lead, 1.0) == _evidence(spec, math.nan, 0.0) == "even"
+    assert evidence_of(spec, lead, 0.0) == evidence
+    assert evidence_of(spec, lead, 1.0) == evidence_of(spec, math.nan, 0.0) == "even"
 
 
 def test_order_of_units_does_not_matter(optimum):
     encoder, order = linear_encoder(optimum), [3, 1, 4, 0, 2]
     found = diagnose(lambda y: tuple(v[:, order] for v in encoder(y)), DATA, **AT)
     assert [u.unit for u in found.units][:3] == [4, 2, 5]
-    assert found.verdict == ALIVE_AS_PREDICTED
+    assert found.verdict == COLLAPSED_AS_PREDICTED
 
 
 def test_a_fixed_variance_is_compared_on_principal_axes():
@@ -363,7 +365,7 @@ def test_reflected_draws_have_the_error_of_what_they_share(monkeypatch):
         errors = 100 * noise[:, 0] ** 2
         return errors, errors
 
-    monkeypatch.setattr("linvae.diagnosis.best_decoder_errors", even)
+    monkeypatch.setattr("linvae.diagnosis.observed.best_decoder_errors", even)
     y = np.tile([[-10.0], [10.0]], (250, 1))  # 100 on average, as the draws
     found = [diagnose(lambda v: (0 * v, 0 * v), y, beta=100.0, seed=i) for i in range(20)]
     # a mean of two draws of each is 100/sqrt(500)/2 = 2.2 nats off, and the margin 1.07
@@ -384,7 +386,7 @@ def test_tolerance_has_the_error_of_both_means():
     unit = found.units[0]
     assert unit.standard_error == pytest.approx(kl, rel=1e-6)
     # the slope is a difference over sqrt(2/n) = 0.04, exact for a unit in use
-    assert unit.tolerance_nats == pytest.approx(0.1 + _quantile(5) * error, rel=1e-6)
+    assert unit.tolerance_nats == pytest.approx(0.1 + quantile(5) * error, rel=1e-6)
 
 
 def test_false_alarms_are_as_rare_as_said(monkeypatch):
@@ -394,10 +396,10 @@ def test_false_alarms_are_as_rare_as_said(monkeypatch):
     unit off is 1 % up to 3 binomial standard errors, 20 +- 13 of 2000. (The error is that of first
     order in 1/sqrt(n), a twentieth off here.)
     """
-    monkeypatch.setattr("linvae.diagnosis.RATE_TOLERANCE", (0.0, 0.0))
+    monkeypatch.setattr("linvae.diagnosis.judgement.RATE_TOLERANCE", (0.0, 0.0))
     # neither evidence nor times are asked for here, and they take the most
-    monkeypatch.setattr("linvae.diagnosis.SUBSET", 2)
-    monkeypatch.setattr("linvae.diagnosis.escape_times", lambda theta2, **_: 0 * theta2)
+    monkeypatch.setattr("linvae.diagnosis.observed.SUBSET", 2)
+    monkeypatch.setattr("linvae.diagnosis.judgement.escape_times", lambda theta2, **_: 0 * theta2)
     law, rng, alarms = np.array([1.0, 0.6]), np.random.default_rng(0), 0
     r = BETA * S / law
 

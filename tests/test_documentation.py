@@ -32,9 +32,10 @@ from sybil.example import Example
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
 import linvae
-from linvae import comparison, diagnosis, plots, report, verdicts
+from linvae import comparison, plots, report, verdicts
 from linvae.__main__ import COMMANDS as SUBCOMMANDS
 from linvae.data import dataset_names, text_names
+from linvae.diagnosis import records
 from linvae.run_file import RUN_FILE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -214,7 +215,7 @@ def test_every_row_of_a_report_is_explained():
     words += ["how sure", "fit slope", "theory slope", "certain", "empirical"]
     assert [word for word in words if word not in page] == []
     found = text_of("docs/howto/collapse.md")
-    assert [verdict for verdict in diagnosis._ADVICE if verdict not in found] == []
+    assert [verdict for verdict in records._ADVICE if verdict not in found] == []
 
 
 def test_every_figure_and_file_of_a_report_is_explained():

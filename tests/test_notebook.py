@@ -10,6 +10,7 @@ import pytest
 from test_comparison import hvae_comparison, vae_comparison
 
 from linvae import Moments, VAESpec, solve
+from linvae.comparison import Comparison
 from linvae.diagnosis import diagnose
 from linvae.notebook import MOST_ROWS, html_table
 
@@ -61,6 +62,15 @@ def test_solution_is_short_in_a_terminal():
     assert "weights=['Sigma', 'U', 'W']" in repr(wide)
 
 
+def test_comparison_is_short_in_a_terminal():
+    comparison = vae_comparison()
+    shown = repr(comparison)
+    assert len(shown) < 300
+    assert f"{len(comparison.rows)} rows" in shown
+    for t in comparison.thresholds():
+        assert f"{t.architecture} level 1: {t.observed:.4g} of {t.predicted:.4g}" in shown
+
+
 @pytest.mark.parametrize("comparison", [vae_comparison(), hvae_comparison()])
 def test_comparison_shows_its_thresholds(comparison):
     page = Reader(comparison._repr_html_())
@@ -77,6 +87,7 @@ def test_diagnosis_shows_its_units():
     found = diagnose(lambda y: (np.zeros((len(y), 2)), np.zeros((len(y), 2))), samples, beta=0.5)
     page = Reader(found._repr_html_())
     assert page.caption == found.sentence
+    assert repr(found) == f"Diagnosis({found.sentence!r})"
     assert [row[-1] for row in page.rows[1:]] == [unit.verdict for unit in found.units]
 
 
@@ -96,7 +107,8 @@ def test_comparison_as_a_data_frame(tmp_path):
     frame = comparison.to_pandas()
     assert frame.to_dict("records")[5].items() >= {"quantity": comparison.rows[5].quantity}.items()
     assert frame.attrs["dataset"] == comparison.settings["dataset"]
-    comparison.write(tmp_path)
+    comparison.write(str(tmp_path))
+    assert repr(Comparison.read(str(tmp_path))) == repr(comparison)
     read = pandas.read_csv(tmp_path / "comparison.csv")
     for name in ("predicted", "observed", "beta"):  # the table that the file has
         np.testing.assert_array_equal(frame[name], read[name])

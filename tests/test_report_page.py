@@ -14,7 +14,7 @@ from test_comparison import hvae_comparison, vae_comparison, with_estimates, wit
 
 from linvae import drawing
 from linvae.diagnosis import diagnose
-from linvae.diagnosis_report import write_diagnosis_report
+from linvae.diagnosis.page import write_diagnosis_report
 from linvae.plots import FIGURES, save_figures
 from linvae.report import write_report
 

@@ -231,11 +231,11 @@ def _said(found: Curves | Unsolvable, request: int, begin: float) -> str:
 
     `request`: which one this answers; `begin`: when that was.
     """
-    rows = _rows(found) if isinstance(found, Curves) else []
+    heads, rows = (_heads(found), _rows(found)) if isinstance(found, Curves) else ([], [])
     content = {
         "source": found.source,
         "words": list(found.words),
-        "heads": _heads(found) if rows else [],
+        "heads": heads,
         "rows": rows,
         "request": request,
         "milliseconds": round(1e3 * (time.perf_counter() - begin), 2),

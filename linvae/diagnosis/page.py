@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from linvae.diagnosis import Diagnosis
+from linvae.diagnosis.records import Diagnosis
 from linvae.report import FigureRecord, Table, embedded, write_page
 from linvae.wording import nats, number
 

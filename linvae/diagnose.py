@@ -56,7 +56,7 @@ def parser() -> Parser:
         config=True,
     )
     p.add_argument("encoder", type=Path, help="file of the trained encoder, see below")
-    add_own_data_arguments(p)
+    add_own_data_arguments(p, default="none: that, or --data")
     p.add_argument(
         "--condition",
         type=Path,
@@ -102,10 +102,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     with exit_codes(arguments) as status:
         p = parser()
         args = p.parse_args(arguments)
+        if not (args.data or args.dataset):
+            p.error("the data of the training are missing: give --data FILE, or --dataset NAME")
         refuse_idle_data(p, args)
         if args.out:
             check_writable(args.out)
-        target, condition = _load(args)
+        data = open_own(args) if args.data else load_named(args)
+        target, condition = _arrays(args, data)
         from linvae.diagnosis import diagnose  # with torch: seconds, so after the checks
 
         found = diagnose(
@@ -122,20 +125,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.out:
             command = shlex.join(["python", "-m", "linvae.diagnose", *arguments])
             _write(found, args, command)
-        _show(found, args)
+        _show(found, args, data)
     return status.code
 
 
-def _load(args: argparse.Namespace) -> tuple[Any, Any]:
-    """Target and condition, of files or of a dataset; says which."""
-    if args.data:
-        own = open_own(args)
-        _say_which(own, args)
-        target, condition = own.arrays()
-    else:
-        dataset = load_named(args)
-        _say_which(dataset, args)
-        target, condition = dataset.target, None
+def _arrays(args: argparse.Namespace, data: Dataset | OwnData) -> tuple[Any, Any]:
+    """Target and condition, the latter of a file of its own where there is one."""
+    from linvae.data.own import OwnData, open_own_data
+
+    target, condition = data.arrays() if isinstance(data, OwnData) else (data.target, None)
     if not args.condition:
         return target, condition
     if condition is not None:
@@ -143,17 +141,10 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any]:
             f"--condition {args.condition}: {args.data} has a condition of its own, of "
             f"{condition.shape[1]} columns; leave one of them out"
         )
-    from linvae.data.own import open_own_data
-
     given, more = open_own_data(args.condition).arrays()
     if more is not None:
         raise ValueError(f"--condition {args.condition} holds two arrays: store the one alone")
     return target, given
-
-
-def _say_which(data: Dataset | OwnData, args: argparse.Namespace) -> None:
-    if not (args.json or args.quiet):
-        print(f"data: {data.describe()}", *([data.note] if data.note else []), sep="\n  ")
 
 
 def _write(found: Diagnosis, args: argparse.Namespace, command: str) -> None:
@@ -170,12 +161,14 @@ def _write(found: Diagnosis, args: argparse.Namespace, command: str) -> None:
         write_run_file(staged, "linvae diagnose", args)
 
 
-def _show(found: Diagnosis, args: argparse.Namespace) -> None:
+def _show(found: Diagnosis, args: argparse.Namespace, data: Dataset | OwnData) -> None:
     if args.json:
         print(_json(found))
         return
     if not args.quiet:
         from rich.console import Console
+
+        print(f"data: {data.describe()}", *([data.note] if data.note else []), sep="\n  ")
 
         console = Console(highlight=False)
         if not console.is_terminal:

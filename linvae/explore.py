@@ -24,6 +24,7 @@ from linvae.cli import (
     load_named,
     open_own,
 )
+from linvae.measured import moments_of
 
 if TYPE_CHECKING:
     from linvae.explorer.source import Source
@@ -48,7 +49,6 @@ def parser() -> Parser:
         description="Sliders for beta, variances and widths: rates and thresholds redraw at once.\n"
         "On 127.0.0.1 only; Ctrl-C ends it.",
         examples=EXAMPLES,
-        config=True,
     )
     add_own_data_arguments(p, default="a synthetic spectrum")
     p.add_argument(
@@ -122,16 +122,12 @@ def _require_bokeh() -> None:
 def _source(args: argparse.Namespace) -> Source | None:
     """What was asked for, reduced to its modes; None for a synthetic spectrum."""
     from linvae.explorer.source import Source
-    from linvae.moments import Moments
 
     if args.covariance:
         return Source.of(args.covariance.name, _given_covariance(args))
-    if args.data:
-        data = open_own(args)
-        return Source.of(data.describe(), Moments.from_batches(data.batches()))
-    if args.dataset:
-        dataset = load_named(args)
-        return Source.of(dataset.describe(), Moments.from_data(dataset.target, dataset.condition))
+    if args.data or args.dataset:
+        data = open_own(args) if args.data else load_named(args)
+        return Source.of(data.describe(), moments_of(data), data.note)
     return None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 from linvae.comparison import Comparison
 from linvae.data import Dataset
@@ -97,4 +98,5 @@ def _sheets(name: str, models: Mapping[str, StackedVAE], dataset: Dataset) -> It
         "traversals": [traversal_sheet(p, units=UNITS, of=label) for label, p in shown.items()],
     }
     for kind, sheets in made.items():
-        yield joined(f"{kind}_{name}", sheets)
+        sheet = joined(f"{kind}_{name}", sheets)
+        yield replace(sheet, title=f"{sheet.title} ({name})")

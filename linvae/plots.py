@@ -432,12 +432,12 @@ def _sweep_alt(comparison: Comparison, quantity: str, subject: str) -> str:
     for level in comparison.levels:
         rows = comparison.select(quantity, level=level, index=0)
         betas = sorted({r.beta for r in rows if r.architecture != "theory"})
-        ends = [_at(comparison, quantity, level, beta) for beta in {*betas[:1], *betas[-1:]}]
+        ends = [_at(comparison, quantity, level, b) for b in betas[:1] + betas[1:][-1:]]
         threshold = comparison.critical_beta(level)
         place = number(threshold) if 0 < threshold < math.inf else _no_ratio(threshold)
         where = level_text(comparison, level, " of ")
         sentences.append(
-            f"{subject}{where} against beta: {'; '.join(sorted(ends))}; "
+            f"{subject}{where} against beta: {'; '.join(ends)}; "
             f"predicted threshold {place.removeprefix('predicted: ')}."
         )
     return " ".join(sentences)

@@ -10,10 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,15 +33,15 @@ from linvae.cli import (
     positive_float,
     positive_int,
     print_json,
-    progress_bars,
     refuse_idle_data,
     variance,
     write_run_file,
 )
+from linvae.measured import moments_of
 
 if TYPE_CHECKING:
     from linvae.data import Dataset
-    from linvae.data.own import Batch, OwnData
+    from linvae.data.own import OwnData
     from linvae.moments import Moments
     from linvae.report import Table
     from linvae.spec import LinearSpec
@@ -154,60 +153,6 @@ def _load(args: argparse.Namespace) -> Dataset | OwnData:
     return load_named(args) if args.data is None else open_own(args)
 
 
-def _moments(args: argparse.Namespace, data: Dataset | OwnData) -> Moments:
-    from linvae.data import Dataset
-    from linvae.moments import Moments
-
-    _refuse_too_wide(data)
-    if isinstance(data, Dataset):
-        return Moments.from_data(data.target, data.condition)
-    with progress_bars(args.quiet or args.json) as progress:
-        try:
-            return Moments.from_batches(_told(data, progress))
-        except ValueError as error:  # of the moments, which know no file
-            if data.name in str(error):
-                raise
-            raise ValueError(f"{data.name}: {error}") from error
-
-
-def _told(data: OwnData, progress: Callable[[str, int, int], None] | None) -> Iterator[Batch]:
-    """The batches; `progress` hears of every one."""
-    done = 0
-    for batch in data.batches():
-        yield batch
-        done += len(batch[0] if isinstance(batch, tuple) else batch)
-        if progress:
-            progress("reading samples", done, data.n_samples)
-
-
-def _refuse_too_wide(data: Dataset | OwnData) -> None:
-    """Moments and their decomposition hold about four matrices of doubles."""
-    needed = 4 * 8 * (data.target_dim + data.condition_dim) ** 2
-    there = _memory()
-    if needed > there:
-        raise ValueError(
-            f"{data.name} has {data.target_dim + data.condition_dim} dimensions, whose covariance "
-            f"takes {needed / 2**30:.0f} GiB to decompose, and there are "
-            f"{there / 2**30:.0f} here: shrink the images, or leave columns out"
-        )
-
-
-def _memory(root: Path = Path("/sys/fs/cgroup"), group: Path = Path("/proc/self/cgroup")) -> int:
-    """Bytes of the machine, or of the container where it is allowed fewer."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    mine = [root]
-    with suppress(OSError):
-        for line in group.read_text(encoding="utf-8").splitlines():
-            _, controller, path = line.split(":", 2)
-            start = root / controller / path.lstrip("/") if controller else root / path.lstrip("/")
-            mine += [start, *(up for up in start.parents if up.is_relative_to(root))]
-    for folder in mine:
-        for name in ("memory.max", "memory.limit_in_bytes"):
-            with suppress(OSError, ValueError):  # "max" is no limit
-                limits.append(int((folder / name).read_text(encoding="utf-8")))
-    return min(limits)
-
-
 def _model(args: argparse.Namespace, data: Dataset | OwnData) -> LinearSpec:
     """The spec of `--model`, which must fit what the data give."""
     from linvae.spec import default_spec
@@ -286,7 +231,7 @@ def _calm(data: Dataset | OwnData) -> AbstractContextManager[object]:
 
 def _prediction(args: argparse.Namespace, data: Dataset | OwnData) -> Prediction:
     spec = _model(args, data)
-    moments = _moments(args, data)
+    moments = moments_of(data, silent=args.quiet or args.json)
     betas = sorted(set(args.beta)) if args.beta else _betas(spec, moments)
     variances = sorted(set(args.decoder_variance or [1.0]), key=str)
     variances.sort(key=lambda s: math.inf if s == "learned" else s)

@@ -238,6 +238,10 @@ SURENESS = (
     "the Monte-Carlo error, three of which are taken off. Everything else is empirical: a better "
     "optimum may have been missed, and a run may have been too short."
 )
+SECONDS = (
+    "Seconds are of training and evaluation: runs that several methods share count for each, and "
+    "what a store held counts what it took when it was trained."
+)
 
 
 WIDE = 98  # columns of a terminal that shows rate and units side by side
@@ -256,10 +260,11 @@ def render_text(comparison: Comparison, console: Console | None = None) -> None:
     thresholds, sweeps = tables(comparison, wide=console.width >= WIDE)
     console.print(_data_line(comparison), markup=False)
     sure = how_sure(comparison, wide=console.width >= WIDE)
+    notes = [*([SECONDS] if console.width >= WIDE else []), *_notes(comparison)]
     for table in (thresholds, *([sure] if sure else []), *sweeps):
         console.print(f"\n{table.caption}", style="bold", markup=False)
         console.print(rich_table(table))
-        for line in _notes(comparison) if table is sure else ():
+        for line in notes if table is sure else ():
             console.print(Padding(Text(line), (0, 0, 0, 2), expand=False))
     console.print("\nVerdict", style="bold")
     for verdict in verdicts(comparison):
@@ -366,7 +371,7 @@ def write_report(
         counts=Counter(v.level for v in found),
         thresholds=thresholds,
         sure=how_sure(comparison),
-        sureness=SURENESS,
+        sureness=f"{SURENESS} {SECONDS}",
         notes=_notes(comparison),
         sweeps=sweeps,
         reading=READING,

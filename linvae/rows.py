@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 SWEEP = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0, 1.15)  # x the predicted threshold of level 1
-CURVE_POINTS = 120
+BETAS = 120  # of the curves of theory
 SPECTRUM_ROWS = 50
 EPSILON, DELTA = 0.01, 0.01
 # x the decoder variance: in logarithms the boundaries are straight lines
@@ -55,7 +55,7 @@ def theory_rows(spec: LinearSpec, moments: Moments, solution: Solution) -> Itera
     for i, variance in enumerate(solution.mode_variances[:SPECTRUM_ROWS]):
         yield Row("mode_variance", "theory", 0, i + 1, math.nan, math.nan, -1, variance, math.nan)
     low, high = 0.5 * min(SWEEP), 1.15 * max(SWEEP)
-    for factor in solution.critical_beta[0] / spec.betas[0] * np.geomspace(low, high, CURVE_POINTS):
+    for factor in solution.critical_beta[0] / spec.betas[0] * np.geomspace(low, high, BETAS):
         scaled = spec.scale_betas(float(factor))
         at_beta = solve(scaled, moments)
         for quantity, values in _predictions(scaled, at_beta).items():

@@ -189,10 +189,12 @@ def _gap(bounds: Mapping[str, Any]) -> str:
         meaning = "the gap is the memory of single samples"
     else:
         meaning = "the gap is within sampling noise"
+    below = held_out < float(bounds["linear"])
+    known = "; the linear one, on all samples, knows those it is evaluated on" if below else ""
     return (
         f"the universal value rests on {number(samples, 2)} effective samples; found on one half "
         f"and evaluated on the other it is {number(held_out, 3)} (standard error "
-        f"{number(error, 2)}): {meaning}"
+        f"{number(error, 2)}{known}): {meaning}"
     )
 
 
@@ -542,7 +544,9 @@ def _count_verdict(comparison: Comparison, architecture: str) -> Iterator[Verdic
         f"the number of active units of the {architecture} network is within 1 of theory in "
         f"{within} of {len(rows)} runs of the sweep ({within / len(rows):.0%})."
     )
-    yield Verdict(level, f"active units, {architecture}", text, "" if agrees else _lean(gaps))
+    cutoff = comparison.settings.get("active_units_threshold", 0.01)
+    why = "" if agrees else _lean(gaps, cutoff)
+    yield Verdict(level, f"active units, {architecture}", text, why)
 
 
 def _remedy_verdict(comparison: Comparison, name: str) -> Iterator[Verdict]:
@@ -639,9 +643,13 @@ def _mean_over_sweep(
     return sum(getattr(row, column) for row in seen) / len(runs) if runs else math.nan
 
 
-def _lean(gaps: Sequence[float]) -> str:
+def _lean(gaps: Sequence[float], cutoff: float) -> str:
+    """Which way, and what it says; `cutoff`: variance of the mean above which a unit is active."""
     if statistics.fmean(gaps) > 0:
-        return "more units than predicted: idle units still carry information; try more steps"
+        return (
+            "more units than predicted: the posterior means of units that should be idle still "
+            f"have a variance above {cutoff:g}, so they have not settled; try more steps"
+        )
     return "fewer units than predicted: weak modes are still being learned; try more steps"
 
 

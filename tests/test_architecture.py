@@ -7,7 +7,7 @@
                                       metrics < jobs < cluster
                                       < compare, predict, diagnose, diagnosis, testing,
                                         pipeline, run_file, cli,
-                                        completion, explore, explorer,
+                                        completion, explore, explorer, measured,
                                         advice_words, every __main__
 
 A module imports from lower layers only, and the three groups divided by bars do not see each
@@ -35,6 +35,7 @@ TOP = {
     "advice_words",
     "explore",
     "explorer",
+    "measured",
     "testing",
     "text",
     "pictures",

@@ -26,6 +26,7 @@ import linvae.completion
 import linvae.data.__main__
 import linvae.diagnose
 import linvae.explore
+import linvae.measured
 import linvae.predict
 import linvae.text
 import paper_checks.__main__
@@ -321,7 +322,7 @@ def test_text_refuses_a_model(kind, arguments, tmp_path, run):
     refused(run("text", command, path, *sentences), 2, "own.model", words)
 
 
-@pytest.mark.parametrize("name", ["predict", "compare", "diagnose", "explore", "text"])
+@pytest.mark.parametrize("name", ["predict", "compare", "diagnose", "text"])
 @pytest.mark.parametrize("kind", ["missing", "a folder", "text"])
 def test_every_config_that_cannot_be_read(name, kind, tmp_path, run):
     path = bad_file(tmp_path, "toml", kind)
@@ -691,7 +692,7 @@ def test_every_sample_that_is_read_is_told(condition_dim, tmp_path, monkeypatch)
     np.save(tmp_path / "y.npy", SAMPLES)
     data = open_own_data(tmp_path / "y.npy", condition_dim=condition_dim)
     told = []
-    assert len(list(linvae.predict._told(data, lambda *call: told.append(call)))) == 3
+    assert len(list(linvae.measured._told(data, lambda *call: told.append(call)))) == 3
     assert told == [("reading samples", n, 60) for n in (25, 50, 60)]
 
 

@@ -99,12 +99,17 @@ def test_quiet_says_one_sentence_and_unknown_numbers_are_null(files, capsys):
 
 
 def test_a_dataset_by_name_must_fit_the_encoder(files, capsys):
-    """Where no data are named, it says what it took."""
-    assert linvae(["diagnose", str(files / "good.pt")]) == 2
-    out, error = capsys.readouterr()
-    assert out.startswith("data: digits [all]: n 1797, dim 64, ")
+    assert linvae(["diagnose", str(files / "good.pt"), "--dataset", "digits"]) == 2
+    error = capsys.readouterr().err
     assert "cannot take a batch of shape (1797, 64) (" in error
     assert len(error.splitlines()) == 1
+
+
+def test_data_must_be_named(files, capsys):
+    with pytest.raises(SystemExit) as stop:
+        linvae(["diagnose", str(files / "good.pt")])
+    assert stop.value.code == 2
+    assert "missing: give --data FILE, or --dataset NAME" in capsys.readouterr().err
 
 
 def test_every_format_and_a_condition_of_its_own(files, tmp_path, capsys):

@@ -48,6 +48,7 @@ def test_sheets_show_the_members_of_the_sweep(tmp_path, digits, monkeypatch):
     names = [sheet.name for sheet in (samples, reconstructions, traversals)]
     assert names == ["samples_linear", "reconstructions_linear", "traversals_linear"]
     assert set(names) <= set(SHEETS)
+    assert samples.title.startswith("Prior samples: ") and samples.title.endswith(" (linear)")
     assert samples.images.shape == (2, 12, 8, 8, 1)
     assert reconstructions.row_labels[0] == "original"
     assert [label.split(",")[0] for label in reconstructions.row_labels[1:]] == [

@@ -231,6 +231,17 @@ def test_words_carry_the_key_numbers():
     assert "6 of them are above the water level" in plots.spectrum(comparison).alt
 
 
+def test_words_begin_with_the_lower_beta():
+    """2 before 10, which are the other way round as text."""
+    comparison = vae_comparison()
+    scaled = {min(b := {r.beta for r in comparison.rows if r.architecture == "linear"
+                        and r.quantity == "rate_nats"}): 2.0, max(b): 10.0}  # fmt: skip
+    rows = [dataclasses.replace(r, beta=scaled.get(r.beta, r.beta)) for r in comparison.rows]
+    rows = [r for r in rows if r.quantity != "rate_nats" or r.beta in (2.0, 10.0)]
+    alt = plots.rate(dataclasses.replace(comparison, rows=tuple(rows))).alt
+    assert 0 < alt.index("at beta 2 theory") < alt.index("at beta 10 theory")
+
+
 # --- units, phases, training ----------------------------------------------------------------------
 
 

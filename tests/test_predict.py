@@ -14,7 +14,8 @@ import linvae.__main__
 from linvae import CVAESpec, Moments, VAESpec, solve
 from linvae.advice_words import condition_words, level_words
 from linvae.data import load_dataset
-from linvae.predict import _memory, _value, main
+from linvae.measured import _memory
+from linvae.predict import _value, main
 from linvae.spec import default_spec
 from linvae.theory.marginal import log_likelihood
 

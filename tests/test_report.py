@@ -328,6 +328,14 @@ def test_table_says_what_is_certain():
     assert how_sure(vae_comparison()) is None
 
 
+@pytest.mark.parametrize("width", [80, 200])
+def test_what_seconds_are_is_said_where_they_stand(width):
+    console = Console(record=True, width=width, file=io.StringIO())
+    render_text(with_estimates(vae_comparison()), console)
+    shown = " ".join(console.export_text().split())
+    assert ("runs that several methods share count for each" in shown) == (width == 200)
+
+
 # --- verdicts: bounds of any network -------------------------------------------------------------
 
 BOUNDS = {
@@ -358,6 +366,9 @@ def test_observed_thresholds_stand_beside_their_bounds(mlp, changes, level, why)
     assert verdict.text.startswith("linear 1.426, observed linear 1.422, mlp ")
     assert "universal between 5.100 (found) and 6.700 (proven): above it" in verdict.text
     assert why in verdict.why
+    held_out = (BOUNDS | changes)["held_out"]
+    knows = "the linear one, on all samples, knows those it is evaluated on"
+    assert (knows in verdict.why) == (held_out < BOUNDS["linear"] and level != "differs")
 
 
 def test_bounds_of_decoders_that_add_do_not_bind_a_network_that_mixes():
@@ -444,7 +455,13 @@ def _more_units(row: Row, by: float) -> Row:
     ("by", "linear", "mlp", "share", "why"),
     [
         (1, "agrees", "agrees", "16 of 16", ""),
-        (3, "differs", "note", "13 of 16", "more units than predicted"),
+        (
+            3,
+            "differs",
+            "note",
+            "13 of 16",
+            "more units than predicted: the posterior means of units",
+        ),
         (-3, "differs", "note", "13 of 16", "fewer units than predicted"),
     ],
 )

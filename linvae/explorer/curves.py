@@ -36,6 +36,7 @@ from linvae.moments import Moments
 from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, VAESpec
 from linvae.theory import Solution, UnboundedObjectiveError, solve
 from linvae.theory.stability import critical_correlation, stability
+from linvae.wording import nats
 
 __all__ = ["Curves", "Unsolvable", "curves"]
 
@@ -105,7 +106,7 @@ def curves(state: State, source: Source | None = None) -> Curves | Unsolvable:
     try:
         now = problem.solve()
     except UnboundedObjectiveError as error:
-        return Unsolvable(modes.name, (f"There is no optimum: {error}.",))
+        return Unsolvable(modes.title, (f"There is no optimum: {error}.",))
     critical = now.level_critical_betas
     shown = min(UNITS_SHOWN, max(problem.spec.latent_dims))
     low, high = _ends(state.beta, critical)
@@ -114,7 +115,7 @@ def curves(state: State, source: Source | None = None) -> Curves | Unsolvable:
     path = [problem.solve(beta / state.beta) for beta in betas]
     steps = _joined(grid[[0, -1]], critical)
     return Curves(
-        source=modes.name,
+        source=modes.title,
         beta=state.beta,
         betas=betas,
         unit_rates=np.stack([at.mode_rates[:, :shown] for at in path], axis=2),
@@ -128,7 +129,7 @@ def curves(state: State, source: Source | None = None) -> Curves | Unsolvable:
         waterlines=_waterlines(problem, now),
         now=now,
         squared_error=problem.squared_error(now),
-        words=tuple(_words(state, modes, problem, now)),
+        words=(*_words(state, modes, problem, now), *_floors(path[-1])),
     )
 
 
@@ -240,11 +241,21 @@ def _change(now: Solution, problem: _Problem) -> str:
     )
 
 
+def _floors(beyond: Solution) -> Iterator[str]:
+    """What dead units of fixed encoder variance cost; `beyond` all thresholds that are finite."""
+    for level, (rates, dead) in enumerate(zip(beyond.mode_rates, beyond.collapsed, strict=True)):
+        if dead[0] and rates[0] > 0:
+            yield (
+                f"A dead unit of level {level + 1} costs {nats(rates[0])} nats and says nothing: "
+                "its encoder variance is fixed."
+            )
+
+
 def _autoregressive(state: State, innovation: float) -> str:
     """Where the collapsed point of a decoder that sees all coordinates before becomes stable."""
     spec = ARVAESpec(1, decoder_variance=state.decoder_variance)
     threshold = stability(spec, Moments.from_covariance([[innovation]])).critical_beta[0]
     return (
-        "With a decoder that also sees every earlier coordinate, the collapsed state is stable "
-        f"from beta {threshold:.4g} on."
+        "An autoregressive decoder, which also sees every earlier coordinate (ARVAESpec), has a "
+        f"collapsed state that is stable from beta {threshold:.4g} on."
     )

@@ -230,10 +230,11 @@ def _said(found: Curves | Unsolvable, request: int, begin: float) -> str:
 
     `request`: which one this answers; `begin`: when that was.
     """
-    rows = _rows(found) if isinstance(found, Curves) else []
+    heads, rows = (_heads(found), _rows(found)) if isinstance(found, Curves) else ([], [])
     content = {
         "source": found.source,
         "words": list(found.words),
+        "heads": heads,
         "rows": rows,
         "request": request,
         "milliseconds": round(1e3 * (time.perf_counter() - begin), 2),
@@ -242,7 +243,7 @@ def _said(found: Curves | Unsolvable, request: int, begin: float) -> str:
 
 
 def _rows(found: Curves) -> list[tuple[str, ...]]:
-    """Name and value, one column per level."""
+    """Name and value, one column per level or one for all."""
     now, shown = found.now, np.nan_to_num(found.thresholds, nan=0.0)
     return [
         ("Active units", *map(str, now.active_units)),
@@ -252,6 +253,12 @@ def _rows(found: Curves) -> list[tuple[str, ...]]:
         ("Squared error, data units²", number(found.squared_error)),
         ("Waterline, data units²", _waterline(found)),
     ]
+
+
+def _heads(found: Curves) -> list[str]:
+    """Of the columns of values, where there are several."""
+    levels = len(found.rates)
+    return [f"level {level + 1}" for level in range(levels)] if levels > 1 else []
 
 
 def _waterline(found: Curves) -> str:
@@ -336,7 +343,8 @@ def _options(control: Choice, source: Source | None) -> Sequence[str]:
 def _captions() -> dict[str, str]:
     return {
         "unit_rates": f"KL of each of the first {UNITS_SHOWN} units. Dotted: the beta from which a "
-        "unit is collapsed. Thick: this beta. Betas of further levels rise in proportion.",
+        "unit is collapsed. Thick: this beta. Betas of further levels rise in proportion. With a "
+        "fixed encoder variance a dead unit still costs nats.",
         "active": "Units that carry anything, per level.",
         "tradeoff": "What every beta buys: more nats, less error.",
         "spectrum": "A mode of level 1 is carried where its variance exceeds the waterline (the "

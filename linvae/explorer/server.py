@@ -2,8 +2,9 @@
 
 Every request, of the page, its scripts and its websocket, must name this server as Host: a foreign
 name that was made to resolve to 127.0.0.1 (DNS rebinding) gets 403. So does a request whose Origin
-is another page. There is no way to bind to another interface. A message that is far longer than
-any that the page sends ends its connection.
+is another page, and one that a browser says another site began (Sec-Fetch-Site), but for a link to
+the page. There is no way to bind to another interface. A message that is far longer than any that
+the page sends ends its connection. So many pages are open at most: the next visitor gets 503.
 """
 
 from __future__ import annotations
@@ -20,16 +21,31 @@ from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
 from tornado.ioloop import IOLoop
 from tornado.netutil import bind_sockets
-from tornado.web import ErrorHandler
+from tornado.web import ErrorHandler, RequestHandler
 
 __all__ = ["Server"]
 
 ADDRESS = "127.0.0.1"
 MOST_BYTES = 2**18  # of a message; a state of the controls has less than one of 2**10
+OPENS = ("/", "/autoload.js")  # each begins a session, a page with its curves
+MOST_PAGES = 32  # open at once; one that is left is forgotten within half a minute
+
+
+class _Full(RequestHandler):
+    """No page is left."""
+
+    def get(self) -> None:
+        """503, and the way out."""
+        self.set_status(503)
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.finish(
+            f"{MOST_PAGES} pages of linvae explore are open: close some, wait half a minute and "
+            "load this one again.\n"
+        )
 
 
 class _Guarded(BokehTornado):
-    """Bokeh's application behind the check of Host and Origin."""
+    """Bokeh's application behind the checks of who asks, and of how many do."""
 
     def __init__(self, open_page: Callable[[Document], None], port: int) -> None:
         self.hosts = {f"{name}:{port}" for name in (ADDRESS, "localhost")}
@@ -42,17 +58,29 @@ class _Guarded(BokehTornado):
         )
 
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
-        """403 for a foreign Host or Origin, before anything else looks at the request."""
+        """403 for what another site asks, before anything else looks at the request."""
         origins = request.headers.get_list("Origin")
         known = request.headers.get_list("Host") and request.host.lower() in self.hosts
         own = all(origin.lower() in {f"http://{host}" for host in self.hosts} for origin in origins)
-        if known and own:
-            return super().find_handler(request, **kwargs)
-        return self.get_handler_delegate(request, ErrorHandler, {"status_code": 403})
+        if not (known and own and _is_of_this_site(request)):
+            return self.get_handler_delegate(request, ErrorHandler, {"status_code": 403})
+        if request.path in OPENS and len(self.get_sessions("/")) >= MOST_PAGES:
+            return self.get_handler_delegate(request, _Full)
+        return super().find_handler(request, **kwargs)
 
     def resources(self, absolute_url: str | bool | None = None) -> Resources:
         """The one script that the page needs, of this server, whatever the environment says."""
         return Resources(mode="server", root_url="/", components=["bokeh"])
+
+
+def _is_of_this_site(request: HTTPServerRequest) -> bool:
+    """False where the browser says that another site began it, unless a visitor follows a link."""
+    foreign = any(
+        site.lower() in ("cross-site", "same-site")  # another port is the same site
+        for site in request.headers.get_list("Sec-Fetch-Site")
+    )
+    mode, destination = (request.headers.get(f"Sec-Fetch-{name}") for name in ("Mode", "Dest"))
+    return not foreign or (mode == "navigate" and destination == "document")
 
 
 class Server:

@@ -16,7 +16,7 @@ Equality that a test checks: `solve` on the whole moments, for every model, is `
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +46,7 @@ class Given:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Mode variances of the data, (d,), data units^2, descending.
+    """Mode variances of the data, (d,), data units^2, descending; `note`: what was done to them.
 
     `given`: None where the data have no condition. `innovation`: largest innovation variance, what
     an autoregressive decoder that sees all before leaves of the strongest coordinate.
@@ -56,9 +56,15 @@ class Source:
     variances: Array
     given: Given | None = None
     innovation: float | None = None
+    note: str = ""
+
+    @property
+    def title(self) -> str:
+        """Name and note."""
+        return f"{self.name}; {self.note}" if self.note else self.name
 
     @classmethod
-    def of(cls, name: str, moments: Moments) -> Source:
+    def of(cls, name: str, moments: Moments, note: str = "") -> Source:
         """The modes of `moments`; ValueError where a condition explains all of the target."""
         target = moments
         if moments.condition_dim:
@@ -69,6 +75,7 @@ class Source:
             variances=mode_decomposition(VAESpec(1), target).variances,
             given=_given(moments, name) if moments.condition_dim else None,
             innovation=float(innovation),
+            note=note,
         )
 
 
@@ -95,7 +102,7 @@ def modes_at(state: State, source: Source | None) -> Source:
         found = Source(f"{state.spectrum}, {state.dim} dimensions", _synthetic(state))
     if state.model != "cvae" or found.given is not None:
         return found
-    return Source(found.name, found.variances, _synthetic_condition(state, found.variances))
+    return replace(found, given=_synthetic_condition(state, found.variances))
 
 
 def _synthetic(state: State) -> Array:

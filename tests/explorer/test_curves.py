@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy.integrate import trapezoid
 
 from linvae import ARVAESpec, CVAESpec, HVAESpec, Moments, VAESpec, solve
 from linvae.data import load_dataset
@@ -15,6 +16,7 @@ from linvae.explorer.state import CONTROLS, Slider, State, preset
 from linvae.spec import default_spec
 from linvae.theory.advice import mode_correlations
 from linvae.theory.stability import stability
+from linvae.wording import nats
 
 PLAIN = load_dataset("digits")
 TASK = load_dataset("digits", conditional=True)
@@ -146,7 +148,22 @@ def test_autoregressive_threshold_is_that_of_the_whole_covariance():
     state = State(spectrum="data", decoder_variance=0.4)
     words = curves(state, SOURCES["plain"]).words[-1]
     whole = stability(ARVAESpec(1, decoder_variance=0.4), WHOLE["plain"]).critical_beta[0]
+    assert words.startswith("An autoregressive decoder, which also sees every earlier coordinate")
     assert words.endswith(f"stable from beta {whole:.4g} on.")
+
+
+@pytest.mark.parametrize("variance", [0.5, 1.0, 2.0])
+def test_what_a_dead_unit_costs_is_the_divergence_of_its_noise(variance):
+    """KL(N(0, variance) || N(0, 1)) by quadrature; nothing where it is the prior's, or learned."""
+    z = np.linspace(-20, 20, 20_001)
+    log_q = -(z**2) / (2 * variance) - np.log(2 * np.pi * variance) / 2
+    log_p = -(z**2) / 2 - np.log(2 * np.pi) / 2
+    cost = trapezoid(np.exp(log_q) * (log_q - log_p), z)  # of a smooth function: to rounding
+    words = f"A dead unit of level 1 costs {nats(cost)} nats and says nothing"
+    for model in ("vae", "hvae")[: 1 + (variance <= 1)]:  # above it a level 2 copies that noise
+        said = " ".join(curves(State(model, encoder="fixed", encoder_variance=variance)).words)
+        assert said.count("A dead unit") == said.count(words) == (variance != 1)
+    assert "A dead unit" not in " ".join(curves(State()).words)
 
 
 # --- words --------------------------------------------------------------------------------------
@@ -186,6 +203,7 @@ def test_words_of_a_hierarchy_say_which_level_dies_and_why():
         "longer.",
         "To wake unit 4 of level 1, take beta below 2.5, all betas in proportion, or the decoder "
         "variance below 0.8333.",
+        "A dead unit of level 1 costs 0.097 nats and says nothing: its encoder variance is fixed.",
     )
 
 

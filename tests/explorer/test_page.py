@@ -167,7 +167,13 @@ def test_hierarchy_and_fixed_variance(page):
     assert_says(page, State(model="hvae", spectrum="data", **preset("hvae")))
     assert "Level 2 dies first, when beta" in page.inner_text("#words")
     assert page.locator("#rows tr").first.inner_text().split() == ["Active", "units", "3", "0"]
+    heads, why = page.locator("#heads th"), page.get_by_text("Level 1 starts with a fixed one")
+    assert heads.all_inner_texts() == ["level 1", "level 2"]
+    spans = page.eval_on_selector_all("#rows td", "cells => cells.map(cell => cell.colSpan)")
+    assert spans == [1] * 8 + [2, 2]  # error and waterline are of all levels
+    assert why.is_visible()
     changed(page, lambda: page.select_option("#model", "vae"))
+    assert heads.count() == 0 and why.is_hidden()
     changed(page, lambda: page.select_option("#encoder", "fixed"))
     assert page.locator("#encoder_variance").is_visible()
     assert_says(page, State(spectrum="data", encoder="fixed"))

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from urllib.parse import urlsplit
 
@@ -21,7 +22,10 @@ pytest.importorskip("bokeh", reason='pip install "linvae[explore]"')
 
 from tornado.websocket import WebSocketClosedError, websocket_connect
 
+from linvae.data import load_dataset
 from linvae.explore import main
+from linvae.explorer.curves import curves
+from linvae.explorer.server import MOST_PAGES
 
 from .served import explorer
 
@@ -79,6 +83,39 @@ def test_the_websocket_opens_for_its_own_page_alone(served):
     assert status(served, "/ws", Origin=own, **WEBSOCKET) != 403
     assert status(served, "/ws", "evil.example", Origin=own, **WEBSOCKET) == 403
     assert status(served, "/ws", "evil.example", Origin="http://evil.example", **WEBSOCKET) == 403
+
+
+# site, mode, destination: status
+FETCHED = {
+    ("none", "navigate", "document"): 200,
+    ("same-origin", "no-cors", "script"): 200,
+    ("cross-site", "navigate", "document"): 200,  # a link to the page
+    ("cross-site", "navigate", "iframe"): 403,
+    ("cross-site", "no-cors", "image"): 403,
+    ("cross-site", "no-cors", "script"): 403,
+    ("same-site", "cors", "empty"): 403,  # another port of this machine
+    ("cross-site", None, None): 403,
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("fetched", FETCHED, ids=str)
+def test_what_another_site_fetches_is_refused(served, path, fetched):
+    names = ("Sec_Fetch_Site", "Sec_Fetch_Mode", "Sec_Fetch_Dest")
+    headers = {name: value for name, value in zip(names, fetched, strict=True) if value}
+    assert status(served, path, **headers) == FETCHED[fetched]
+
+
+def test_so_many_pages_are_open_at_most():
+    with explorer() as (url, _):
+        own = urlsplit(url)
+        found = [status(own, "/") for _ in range(MOST_PAGES + 1)]
+        assert found == [200] * MOST_PAGES + [503]
+        assert status(own, "/autoload.js?bokeh-autoload-element=1") == 503
+        assert status(own, "/static/js/bokeh.min.js") == 200  # of a page that is open
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(url, timeout=60)
+        assert b"32 pages of linvae explore are open: close some" in refused.value.read()
 
 
 def answered(served, size: int) -> bool:
@@ -196,14 +233,35 @@ def test_sources(opened, tmp_path):
     assert source.given.variances.tolist() == pytest.approx([3.0, 3.0])
 
 
+def test_what_was_done_to_a_file_is_shown_as_predict_shows_it(opened, tmp_path):
+    np.save(tmp_path / "y.npy", np.random.default_rng(0).normal(size=(50, 3, 2)))
+    own = ["--data", str(tmp_path / "y.npy"), "--scale", "2"]
+    assert main(["--no-browser", *own]) == 0
+    assert "; target: samples of shape (3, 2), flattened; values multiplied by 2" in opened[1].title
+    start, source = opened
+    assert curves(start, source).source == source.title
+    assert main(["--no-browser", "--dataset", "digits"]) == 0
+    assert opened[3].note == load_dataset("digits").note
+
+
+def test_data_too_wide_are_refused_before_they_are_read(opened, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("linvae.measured._memory", lambda: 10)
+    np.save(tmp_path / "y.npy", np.full((9, 3), np.nan))
+    assert main(["--no-browser", "--data", str(tmp_path / "y.npy")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("linvae: y.npy has 3 dimensions, whose covariance takes")
+
+
 BAD = {
     "host": (["--host", "0.0.0.0"], 2, "unknown option --host"),
+    "config": (["--config", "run.toml"], 2, "unknown option --config"),  # it writes none
     "port": (["--port", "65536"], 2, "'65536' must be an integer between 0 and 65535"),
     "two": (["--data", "x.npy", "--dataset", "digits"], 2, "are two sources: leave one of them"),
     "idle": (["--condition-dim", "1"], 2, "--condition-dim has no effect without --data or"),
     "idle-array": (["--dataset", "digits", "--array", "a"], 2, "--array has no effect without"),
     "idle-scale": (["--covariance", "c.npy", "--scale", "2"], 2, "no effect without --data: leave"),
     "idle-download": (["--download"], 2, "--download has no effect without --dataset: leave it"),
+    "constant": (["--data", "SAME"], 2, "same.npy: target has zero variance everywhere"),
     "two-arrays": (["--data", "TWO"], 2, "holds a, b: name one with array="),
     "idle-split": (["--split", "all"], 2, "--split has no effect without --dataset: leave it out"),
     "missing": (["--covariance", "none.npy"], 3, "covariance='none.npy' does not exist"),
@@ -217,7 +275,8 @@ def test_what_cannot_be_served_is_said(arguments, code, message, opened, tmp_pat
     (tmp_path / "bad.npy").write_bytes(b"no numbers")
     np.save(tmp_path / "line.npy", np.ones(3))
     np.savez(tmp_path / "two.npz", a=np.ones((3, 2)), b=np.ones((3, 2)))
-    files = {"BAD": "bad.npy", "LINE": "line.npy", "TWO": "two.npz"}
+    np.save(tmp_path / "same.npy", np.ones((9, 3)))
+    files = {"SAME": "same.npy", "BAD": "bad.npy", "LINE": "line.npy", "TWO": "two.npz"}
     files = {key: str(tmp_path / name) for key, name in files.items()}
     try:
         found = main(["--no-browser", *(files.get(a, a) for a in arguments)])

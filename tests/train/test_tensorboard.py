@@ -74,6 +74,20 @@ def test_curves_of_cells_have_the_points_of_the_study(tmp_path, monkeypatch):
     assert_curves(tmp_path / "again", result.history)
 
 
+def test_what_is_there_is_not_written_again(tmp_path):
+    """Members of a store; a point with another value is one of another training."""
+    store = CellStore(tmp_path / "store")
+    for _ in range(2):
+        with TensorBoard(tmp_path / "board") as board:
+            result = cells(board, store).result
+        assert_curves(tmp_path / "board", result.history)
+    for value in (float("nan"), 0.1, float("nan")):
+        with TensorBoard(tmp_path / "board") as board:
+            board.add("other", {"step": 3, "rate_nats": value})
+    (_, nan), (_, other) = curves(tmp_path / "board")["other"]["rate_nats"]
+    assert np.isnan(nan) and other == float(np.float32(0.1))
+
+
 def test_compare_writes_a_run_per_member(tmp_path, short_runs, no_drawing):
     options = ["--architecture", "linear", "--quick", "--seeds", "2", "--latent-dim", "2"]
     options += ["--remedy", "annealing", "--no-bracket", "--quiet", "--out", str(tmp_path / "out")]

@@ -341,7 +341,8 @@ def test_a_file_without_permission(tmp_path, run):
 @pytest.mark.parametrize("name", ["predict", "compare", "diagnose", "text", "figures"])
 def test_a_result_folder_that_is_a_file(name, tmp_path, encoder, run):
     (tmp_path / "taken").write_text("")
-    first = {"text": ["train"], "diagnose": [encoder], "figures": ["--only", "thresholds"]}
+    first = {"text": ["train"], "figures": ["--only", "thresholds"]}
+    first["diagnose"] = [encoder, "--dataset", "digits"]
     err = refused(run(name, *first.get(name, ()), "--out", tmp_path / "taken"), 2, "taken")
     assert "is not a folder; choose another result folder" in err
     assert (tmp_path / "taken").read_text() == ""
@@ -360,7 +361,7 @@ def test_missing_data_sets_are_told(tmp_path, monkeypatch, run):
 
     monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path / "cache")
     monkeypatch.setenv("LINVAE_DATA", str(tmp_path))
-    for arguments in (["predict"], ["compare", "--out", tmp_path / "o"], ["diagnose", "e.pt"]):
+    for arguments in (["predict"], ["compare", "--out", tmp_path / "o"], DEFECTS["diagnose"][0]):
         refused(run(*arguments, "--dataset", "mnist"), 3, "Works now, without any file: digits")
     refused(run("text", "train", "--dataset", "yahoo", "--out", tmp_path / "o"), 3, "synthetic")
     refused(run("data", "verify", "mnist", "--data-dir", tmp_path), 3, "Folders tried")
@@ -371,7 +372,7 @@ def test_missing_data_sets_are_told(tmp_path, monkeypatch, run):
 DEFECTS = {
     "predict": (["predict"], "linvae.predict._load"),
     "compare": (["compare"], "linvae.compare.load_named"),
-    "diagnose": (["diagnose", "e.pt"], "linvae.diagnose._load"),
+    "diagnose": (["diagnose", "e.pt", "--dataset", "digits"], "linvae.diagnose._arrays"),
     "explore": (["explore"], "linvae.explore._require_bokeh"),
     "text": (["text", "samples", "x"], "linvae.text._say"),
     "data": (["data", "list"], "linvae.data.__main__._list"),

@@ -411,6 +411,5 @@ def test_search_finds_a_page(address, browser_page):
     meta = browser_page.locator(".md-search-result__meta")
     expect(meta).not_to_have_text("Initializing search")  # words said before are lost
     search.press_sequentially("isotonic regression")
-    found = browser_page.locator(".md-search-result__link").first
-    found.wait_for(state="attached")
-    assert "theory" in found.get_attribute("href")
+    found = browser_page.locator(".md-search-result__link").first  # another while one types
+    expect(found).to_have_attribute("href", re.compile("theory"), timeout=30_000)

@@ -191,6 +191,7 @@ def _json(found: Diagnosis) -> str:
         "linear_objective_nats": found.linear.objective,
         "objective_nats": found.objective_nats,
         "objective_error_nats": found.objective_error,
+        "fitting_beta": found.fitting_beta,
         "n_samples": found.n_samples,
     }
     content["units"] = found.to_rows()

@@ -235,6 +235,31 @@ def test_a_difference_below_what_training_is_granted_says_nothing(lead, evidence
     assert evidence_of(spec, lead, 1.0) == evidence_of(spec, math.nan, 0.0) == "even"
 
 
+@pytest.mark.parametrize(("beta", "s"), [(BETA, 2 * S), (BETA / 3, S), (1.0, 0.2)])
+def test_rates_of_another_setting_are_known(optimum, beta, s):
+    """Exact rates of beta s = 0.4, asked about another product: root finding gives it back."""
+    found = diagnose(linear_encoder(optimum), DATA, beta=beta, decoder_variance=s)
+    assert found.fitting_beta * s == pytest.approx(BETA * S, rel=1e-6)
+    words = f"All rates are those of beta * decoder variance = 0.400, not {number(beta * s, 3)}: "
+    assert words in found.sentence
+
+
+@pytest.mark.parametrize("keep", [None, [0, 2], [0]])
+def test_no_other_setting_explains_these_rates(optimum, keep):
+    """As asked about; a mode lost in the middle; one unit alone, which any beta would fit."""
+    found = diagnose(linear_encoder(optimum, keep), DATA, **AT)
+    assert math.isnan(found.fitting_beta)
+    assert "All rates are those" not in found.sentence
+
+
+def test_one_active_unit_explains_no_setting():
+    data = spectrum_data((5.0, 0.01), n_samples=500)
+    right = solve(VAESpec(2, beta=BETA, decoder_variance=S), Moments.from_data(data))
+    found = diagnose(linear_encoder(right), data, beta=BETA, decoder_variance=3 * S)
+    assert found.verdict != ALIVE_AS_PREDICTED
+    assert math.isnan(found.fitting_beta)
+
+
 def test_order_of_units_does_not_matter(optimum):
     encoder, order = linear_encoder(optimum), [3, 1, 4, 0, 2]
     found = diagnose(lambda y: tuple(v[:, order] for v in encoder(y)), DATA, **AT)

@@ -51,6 +51,9 @@ samples other than those of the training this needs modes further apart than the
 variances of close modes part by up to 4 sqrt(k/n) in their logarithm (64 equal modes and 2000 fresh
 samples: some unit is called off the optimum 8 times in 10). Sums alike.
 
+Rates that are all those of another beta s (two active units or more) are said to be so: the
+commonest mistake is to give another beta, or another convention of the loss, than was trained with.
+
 One level, a Gaussian decoder, an encoder that sees the condition if there is one; anything else is
 refused, with the call that answers. Errors: ValueError for outputs of an encoder that are no pair
 of finite (n, k) arrays, variances where log-variances should be, a learned decoder variance (give
@@ -69,7 +72,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from linvae.diagnosis.judgement import judge
+from linvae.diagnosis.judgement import fitting_beta, judge
 from linvae.diagnosis.observed import (
     evidence_of,
     evidence_of_bounds,
@@ -161,7 +164,8 @@ def diagnose(
         evidence = evidence_of_bounds(spec, moments, solution, mean, log_variance, y, x, seed)
     code = unit_code(mean, log_variance, spec)
     units, modes = judge(spec, moments, solution, code, scores(spec, moments, y, x), evidence, x)
-    return Diagnosis(units, modes, spec, len(y), objective, error, solution)
+    fitting = fitting_beta(spec, moments, units)
+    return Diagnosis(units, modes, spec, len(y), objective, error, solution, fitting)
 
 
 def _check_model(decoder_variance: Any, likelihood: str, encoder_sees: str) -> None:

@@ -6,6 +6,7 @@ The rules are those of the table in `linvae.diagnosis`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,12 @@ from linvae.diagnosis.records import (
 from linvae.moments import Moments
 from linvae.spec import VAESpec
 from linvae.theory import Solution, solve
+from linvae.theory.advice import search_beta
 from linvae.theory.finite_training import escape_times
 from linvae.theory.held_modes import HeldModes, assign_units, held_modes, turned_scores
 from linvae.verdicts import RATE_TOLERANCE
 
-__all__ = ["judge"]
+__all__ = ["fitting_beta", "judge"]
 
 Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -81,6 +83,25 @@ def judge(
             )
         )
     return tuple(units), modes
+
+
+def fitting_beta(spec: VAESpec, moments: Moments, units: Sequence[UnitDiagnosis]) -> float:
+    """The beta whose optimum has the rates of all units, where that of `spec` has not; else NaN.
+
+    NaN too with fewer than two active units, which any beta would fit, and fixed variances.
+    """
+    observed = np.array([u.observed_nats for u in units])
+    off = any(abs(u.observed_nats - u.predicted_nats) > u.tolerance_nats for u in units)
+    if spec.encoder_variance is not None or not off:
+        return math.nan
+    try:
+        found = search_beta(spec, moments, rate_nats=float(observed.sum()))
+    except ValueError:  # no beta has it
+        return math.nan
+    predicted = _predicted(spec, solve(spec.scale_betas(found.beta / spec.beta), moments))
+    error = np.array([u.standard_error for u in units])
+    fits = np.abs(observed - predicted) <= _tolerance(predicted, error, len(units))
+    return found.beta if fits.all() and found.active_units[0] > 1 else math.nan
 
 
 def _modes(

@@ -121,7 +121,8 @@ class Diagnosis:
     """Units by descending observed rate, the modes, and what they say together.
 
     `linear`: the linear optimum. `objective_nats`: that of the network, to hold against
-    `linear.objective`, and its Monte-Carlo error; NaN without a decoder.
+    `linear.objective`, and its Monte-Carlo error; NaN without a decoder. `fitting_beta`: at which
+    the linear optimum has the rates of all units, where it has not at the given one; NaN: at none.
     """
 
     units: tuple[UnitDiagnosis, ...]
@@ -131,6 +132,7 @@ class Diagnosis:
     objective_nats: float
     objective_error: float
     linear: Solution
+    fitting_beta: float = math.nan
 
     @property
     def verdict(self) -> str:
@@ -175,7 +177,7 @@ class Diagnosis:
             f"{found}; "
             f"{nats(self.observed_rate)} nats, {self.observed_active_units} active, against "
             f"{nats(self.predicted_rate)}, {self.predicted_active_units} active, at the linear "
-            f"optimum{self._objectives()}. {self._missing()}{self._way_out()}."
+            f"optimum{self._objectives()}. {self._missing()}{self._settings()}{self._way_out()}."
         )
 
     def _way_out(self) -> str:
@@ -191,6 +193,16 @@ class Diagnosis:
     @property
     def _predicted_dead(self) -> bool:
         return self.verdict == COLLAPSED_AS_PREDICTED
+
+    def _settings(self) -> str:
+        """Another product of beta and decoder variance that explains all rates, where one does."""
+        if math.isnan(self.fitting_beta):
+            return ""
+        s = self.linear.decoder_variance
+        return (
+            f"All rates are those of beta * decoder variance = {number(self.fitting_beta * s, 3)}, "
+            f"not {number(self.spec.beta * s, 3)}: was it trained with that? "
+        )
 
     def _missing(self) -> str:
         """Which modes, where training is to blame; a curved code may hold them all the same."""

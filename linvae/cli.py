@@ -15,7 +15,6 @@ What is asked for goes to stdout, with --json as JSON alone; all else to stderr.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import shutil
@@ -46,11 +45,13 @@ __all__ = [
     "add_reconstruction_arguments",
     "all_or_nothing",
     "check_writable",
+    "data_lines",
     "exit_codes",
     "fitting_model",
     "load_named",
     "non_negative_float",
     "open_own",
+    "open_source",
     "positive_float",
     "positive_int",
     "positive_ints",
@@ -204,9 +205,9 @@ def add_output_arguments(parser: argparse.ArgumentParser, *, json: str, quiet: s
 
 def print_json(content: Any) -> None:
     """To stdout; NaN as null, infinities as text."""
-    from linvae.comparison import json_safe
+    from linvae.comparison import json_text
 
-    print(json.dumps(json_safe(content), indent=2, allow_nan=False))
+    print(json_text(content))
 
 
 def write_run_file(folder: Path, command: str, args: argparse.Namespace) -> None:
@@ -320,6 +321,16 @@ def open_own(args: argparse.Namespace) -> OwnData:
         condition_dim=args.condition_dim or 0,
         scale=args.scale or 1.0,
     )
+
+
+def open_source(args: argparse.Namespace) -> Dataset | OwnData:
+    """The file of --data, or else the dataset that is named."""
+    return open_own(args) if args.data else load_named(args)
+
+
+def data_lines(data: Dataset | OwnData) -> str:
+    """Which data, and what a reader should know of them."""
+    return "\n  ".join([f"data: {data.describe()}", *([data.note] if data.note else [])])
 
 
 def fitting_model(model: str | None, data: Dataset | OwnData) -> str:

@@ -24,6 +24,7 @@ from linvae.cli import (
     add_reconstruction_arguments,
     all_or_nothing,
     check_writable,
+    data_lines,
     exit_codes,
     fitting_model,
     load_named,
@@ -301,7 +302,7 @@ def _run(args: argparse.Namespace, dataset: Dataset, folder: Path, command: str)
         **reconstruction_of(args),
     )
     if not silent:
-        print(f"data: {dataset.describe()}", *([dataset.note] if dataset.note else []), sep="\n  ")
+        print(data_lines(dataset))
     with (
         _members(args, folder) as store,
         progress_bars(silent) as progress,

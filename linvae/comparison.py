@@ -36,6 +36,7 @@ __all__ = [
     "Row",
     "Threshold",
     "json_safe",
+    "json_text",
     "with_remedy",
     "without_remedy",
     "write_text",
@@ -383,7 +384,7 @@ class Comparison:
                     paths[-1], _csv([names, *([str(v) for v in row.values()] for row in table)])
                 )
         paths.append(folder / "summary.json")
-        write_text(paths[-1], json.dumps(self.to_json(), indent=2) + "\n")
+        write_text(paths[-1], json_text(self.to_json()) + "\n")
         return paths
 
     @classmethod
@@ -434,6 +435,11 @@ def _number(value: Any) -> Any:
     if value is None:
         return math.nan
     return float(value) if value in ("inf", "-inf") else value
+
+
+def json_text(content: Any) -> str:
+    """Indented JSON, `json_safe`."""
+    return json.dumps(json_safe(content), indent=2, allow_nan=False)
 
 
 def json_safe(value: Any) -> Any:

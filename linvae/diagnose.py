@@ -7,7 +7,6 @@ load -> moments -> encode -> one table, one sentence, one picture (`linvae.diagn
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -21,9 +20,9 @@ from linvae.cli import (
     add_own_data_arguments,
     all_or_nothing,
     check_writable,
+    data_lines,
     exit_codes,
-    load_named,
-    open_own,
+    open_source,
     positive_float,
     refuse_idle_data,
     write_run_file,
@@ -107,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         refuse_idle_data(p, args)
         if args.out:
             check_writable(args.out)
-        data = open_own(args) if args.data else load_named(args)
+        data = open_source(args)
         target, condition = _arrays(args, data)
         from linvae.diagnosis import diagnose  # with torch: seconds, so after the checks
 
@@ -166,20 +165,16 @@ def _show(found: Diagnosis, args: argparse.Namespace, data: Dataset | OwnData) -
         print(_json(found))
         return
     if not args.quiet:
-        from rich.console import Console
+        from linvae.report import terminal
 
-        print(f"data: {data.describe()}", *([data.note] if data.note else []), sep="\n  ")
-
-        console = Console(highlight=False)
-        if not console.is_terminal:
-            console = Console(highlight=False, width=120)
-        console.print(found.table())
+        print(data_lines(data))
+        terminal(piped_width=120).print(found.table())
     print(found.sentence)
 
 
 def _json(found: Diagnosis) -> str:
     """All numbers; null where there is none."""
-    from linvae.comparison import json_safe
+    from linvae.comparison import json_text
 
     content: dict[str, Any] = {
         "verdict": found.verdict,
@@ -196,7 +191,7 @@ def _json(found: Diagnosis) -> str:
     }
     content["units"] = found.to_rows()
     content["modes"] = [asdict(mode) for mode in found.modes]
-    return json.dumps(json_safe(content), indent=2)
+    return json_text(content)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,7 @@ from linvae.cli import (
     Parser,
     add_own_data_arguments,
     exit_codes,
-    load_named,
-    open_own,
+    open_source,
 )
 from linvae.measured import moments_of
 
@@ -126,7 +125,7 @@ def _source(args: argparse.Namespace) -> Source | None:
     if args.covariance:
         return Source.of(args.covariance.name, _given_covariance(args))
     if args.data or args.dataset:
-        data = open_own(args) if args.data else load_named(args)
+        data = open_source(args)
         return Source.of(data.describe(), moments_of(data), data.note)
     return None
 

@@ -8,7 +8,6 @@ missing.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,9 +26,8 @@ from linvae.cli import (
     count,
     exit_codes,
     fitting_model,
-    load_named,
     non_negative_float,
-    open_own,
+    open_source,
     positive_float,
     positive_int,
     print_json,
@@ -114,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parse(arguments)
         if args.out:
             check_writable(args.out)
-        data = _load(args)
+        data = open_source(args)
         prediction = _predict(args, data)
         if args.out:
             _write(args, prediction)
@@ -129,10 +127,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _write(args: argparse.Namespace, prediction: Prediction) -> None:
     """prediction.json, and run.toml that makes it again."""
-    from linvae.comparison import write_text
+    from linvae.comparison import json_text, write_text
 
     with all_or_nothing(args.out, outputs=("prediction", "run")) as staged:
-        write_text(staged / "prediction.json", json.dumps(prediction.to_json(), indent=2) + "\n")
+        write_text(staged / "prediction.json", json_text(prediction.to_json()) + "\n")
         write_run_file(staged, "linvae predict", args)
 
 
@@ -144,13 +142,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if args.model == "hvae" and "learned" in (args.decoder_variance or ()):
         p.error("--decoder-variance learned is for vae and cvae: give hvae a number")
     return args
-
-
-# --- data ---------------------------------------------------------------------------------------
-
-
-def _load(args: argparse.Namespace) -> Dataset | OwnData:
-    return load_named(args) if args.data is None else open_own(args)
 
 
 def _model(args: argparse.Namespace, data: Dataset | OwnData) -> LinearSpec:
@@ -425,15 +416,12 @@ def _value(name: str, value: float, bounds: tuple[float, float]) -> str:
 
 def _render(prediction: Prediction) -> None:
     """Data, thresholds, grid and advice; plain text when piped."""
-    from rich.console import Console
     from rich.padding import Padding
     from rich.text import Text
 
-    from linvae.report import rich_table
+    from linvae.report import rich_table, terminal
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=100)
+    console = terminal()
     console.print(f"data: {prediction.data}", markup=False)
     for line in (prediction.note, f"{prediction.spec}, theory only"):
         if line:

@@ -38,6 +38,7 @@ __all__ = [
     "render_text",
     "rich_table",
     "tables",
+    "terminal",
     "verdicts",
     "write_page",
     "write_report",
@@ -249,14 +250,11 @@ WIDE = 98  # columns of a terminal that shows rate and units side by side
 
 def render_text(comparison: Comparison, console: Console | None = None) -> None:
     """Print data, thresholds, sweep, verdicts and how to read them; plain text when piped."""
-    from rich.console import Console
     from rich.padding import Padding
     from rich.text import Text
 
     if console is None:
-        console = Console(highlight=False)
-        if not console.is_terminal:
-            console = Console(highlight=False, width=100)
+        console = terminal()
     thresholds, sweeps = tables(comparison, wide=console.width >= WIDE)
     console.print(_data_line(comparison), markup=False)
     sure = how_sure(comparison, wide=console.width >= WIDE)
@@ -276,6 +274,14 @@ def render_text(comparison: Comparison, console: Console | None = None) -> None:
     for line in READING:
         console.print(Padding(Text(line), (0, 0, 0, 2), expand=False))
     console.print(f"\nseconds: {_seconds(comparison)}", markup=False)
+
+
+def terminal(piped_width: int = 100) -> Console:
+    """The terminal; as wide as that where there is none."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=piped_width)
 
 
 def _data_line(comparison: Comparison) -> str:

@@ -370,7 +370,7 @@ def test_missing_data_sets_are_told(tmp_path, monkeypatch, run):
 # --- defects --------------------------------------------------------------------------------------
 
 DEFECTS = {
-    "predict": (["predict"], "linvae.predict._load"),
+    "predict": (["predict"], "linvae.predict.open_source"),
     "compare": (["compare"], "linvae.compare.load_named"),
     "diagnose": (["diagnose", "e.pt", "--dataset", "digits"], "linvae.diagnose._arrays"),
     "explore": (["explore"], "linvae.explore._require_bokeh"),

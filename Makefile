@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: compare test lint types docs clean
+.PHONY: compare test lint types docs mutants clean
 
 compare: $(INSTALLED)  ## predicted against observed collapse of the bundled digits
 	$(BIN)/python -m linvae.compare
@@ -22,6 +22,10 @@ types: $(INSTALLED)
 # not --quiet: strict would no longer see the warnings
 docs: $(INSTALLED)  ## the documentation, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+mutants: $(INSTALLED)  ## mutation testing of linvae/theory, hours; stopped and called again it goes on
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[mutants]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m analysis.mutants --out results/mutants
 
 # torch first and alone: later steps then keep it. On Linux the default index has the CUDA build;
 # the CPU build is enough: make TORCH_INDEX=https://download.pytorch.org/whl/cpu

@@ -298,8 +298,7 @@ def _rate_after(
 def _check_run(system: ModeSystem, start: Array, critical: Array, lr: float, eps: float) -> None:
     where = "finite_training_threshold"
     varied = critical > 0
-    state = start[varied] if system.joint else start[varied, :1]
-    now = system.subset(varied).rate(state, critical[varied])
+    now = system.subset(varied).rate(start[varied], critical[varied])
     if np.any(now >= eps):
         raise ValueError(
             f"start_weights hold {np.max(now):.3g} nats but must hold less than "

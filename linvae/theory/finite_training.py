@@ -100,7 +100,7 @@ def escape_times(
         if not system.joint and not linearised:
             method = _aggressive_times
         times[alive] = method(part, *cut)
-    now = system.rate(start if system.joint else start[:, :1], b)
+    now = system.rate(start, b)
     return np.where(now >= eps, 0.0, times)
 
 

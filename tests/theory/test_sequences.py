@@ -359,6 +359,7 @@ def test_held_out_value_by_hand():
     assert found.held_out_critical_beta == pytest.approx(np.mean(values), rel=1e-10)
     assert found.held_out_standard_error == pytest.approx(np.sqrt(sum(variances)) / 2, rel=1e-10)
     rows = found.to_rows()
+    assert [row["direction"] for row in rows] == list(range(1, len(rows) + 1))
     assert [row["critical_beta"] for row in rows] == found.critical_beta.tolist()
     assert rows[0]["held_out_critical_beta"] == found.held_out_critical_beta
 

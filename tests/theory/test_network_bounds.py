@@ -96,6 +96,10 @@ def test_linear_bound_is_the_threshold_of_solve(spec):
     assert 1.01 * found.linear < found.found <= found.proven
     assert found.scope == "any network"
     assert found.to_rows()[0]["found"] == found.found
+    plain = network_bounds(VAESpec(2, decoder_variance=0.3), y)  # a factor on beta, on all of them
+    for name in ("found", "proven", "held_out", "held_out_standard_error"):
+        expected = getattr(plain, name) * found.linear / plain.linear
+        assert getattr(found, name) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("model", [CVAESpec(2, decoder_variance=0.3), COVERED["published"]])

@@ -168,7 +168,7 @@ def _pools(theta: Array, n: int, free: float, c: float) -> list[tuple[float, Arr
     S2, B = np.cumsum(theta[: len(m)]) ** 2, m - 1 + (n - 1) * free
     inside = S2 - 4 * c * B
     X = (S2 - 2 * c * B + np.sqrt(S2 * np.maximum(inside, 0.0))) / (2 * c)
-    for i in np.flatnonzero((inside >= 0) & (free < X - 1)):
+    for i in np.flatnonzero(inside >= 0):  # a payer below its floor is never the best
         power = float((n - 1) * free + X[i] - 1)
         if _filled(theta, power)[0] >= X[i] * (1 - 1e-12):
             pools.append((power, X[i : i + 1]))

@@ -157,6 +157,18 @@ def test_critical_correlation_of_a_mode_is_the_root_of_the_solver(mode):
     )
 
 
+@pytest.mark.parametrize("unit", [1e-8, 1e8])
+def test_units_of_the_data_change_no_correlation(unit):
+    moments, spec = conditional(), CVAESpec(4, beta=BETA, decoder_variance=S)
+    scaled = Moments.from_covariance(unit * moments.covariance, condition_dim=3)
+    found = mode_correlations(replace(spec, decoder_variance=S * unit), scaled)
+    expected = mode_correlations(spec, moments)
+    np.testing.assert_allclose(found.correlations, expected.correlations, rtol=1e-9)
+    np.testing.assert_allclose(
+        found.critical_correlations, expected.critical_correlations, rtol=1e-9
+    )
+
+
 def test_direction_without_variance_has_no_correlation():
     c = np.diag([1.0, 2.0, 0.0])
     found = mode_correlations(CVAESpec(2), Moments.from_covariance(c, condition_dim=1))

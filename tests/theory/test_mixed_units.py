@@ -245,6 +245,12 @@ def test_the_weakest_loss_that_mixes_where_the_encoder_answers(weight, mixes):
     assert any(np.all(modes >= 0) for modes in found) == mixes
 
 
+def test_without_variance_nothing_is_copied_and_nothing_leaves():
+    loss, numbers = LatentReconstruction(3.0, "prior"), {"decoder_variance": 1.0}
+    for pair in ((0.0, 0.0), (0.0, 1.0)):
+        assert np.isnan(copying_critical_beta(*pair, loss, prior_variance=1.0, **numbers))
+
+
 def test_one_unit_per_mode_is_the_theory_of_penalties():
     theta2 = np.array([3.0, 1.0, 0.2])
     moments = Moments.from_covariance(np.diag(theta2))

@@ -159,3 +159,18 @@ def test_units_above_a_cut_off_are_modes_above_a_higher_water_level(problem, cut
     (beta,), s = problem.spec.betas, problem.spec.decoder_variance
     expected = int(np.sum(solution.mode_variances > beta * s * np.exp(2 * cutoff)))
     assert units_above(solution, cutoff)[0] == min(expected, *problem.spec.latent_dims)
+
+
+def test_a_hierarchy_of_one_level_is_a_plain_model():
+    moments = Moments.from_covariance(np.diag([3.0, 1.0]))
+    plain, level = VAESpec(2, decoder_variance=0.5), HVAESpec((2,), decoder_variance=0.5)
+    laws = [rate_distribution(spec, solve(spec, moments)) for spec in (plain, level)]
+    np.testing.assert_allclose(laws[1].scales_nats, laws[0].scales_nats, rtol=1e-12)
+    assert laws[1].floor_nats == pytest.approx(laws[0].floor_nats, rel=1e-12)
+
+
+def test_the_usual_threshold_of_active_units_is_the_default():
+    """0.01, Burda et al. 2016: means of variance 0.02 and 0.005 about a prior of 1."""
+    edge = np.array([1 / 0.98, 1 / 0.995])  # theta^2 over beta s
+    solution = solve(VAESpec(2), Moments.from_covariance(np.diag(edge)))
+    assert active_unit_counts(solution).tolist() == [1]

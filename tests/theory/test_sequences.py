@@ -426,7 +426,10 @@ REFUSED = {
     "certain": (lambda: residual_threshold(ONES, 0 * ONES), "nothing is left to explain"),
     "empty": (lambda: residual_threshold(np.ones((5, 0)), np.ones((1, 0))), r"scores .* q >= 1"),
     "single": (lambda: residual_threshold(np.ones((1, 3)), np.ones((1, 3))), r"scores .* n >= 2"),
-    "lengths": (lambda: TokenPredictions([0, 1], [0], P), r"observed \(1,\) and sequence \(2,\)"),
+    "lengths": (
+        lambda: TokenPredictions([0, 1], [0], P[:2]),
+        r"observed \(1,\) and sequence \(2,\)",
+    ),
     "shapes": (lambda: TokenPredictions([0, 1], [0, 1], P), r"must be \(N, V\), \(N,\) and"),
     "integers": (lambda: TokenPredictions([0.0], [0], P[:1]), "sequence has shape .* float64"),
     "sums": (lambda: TokenPredictions([0], [0], [[0.5, 0.6]]), "sums to 1.1, lowest entry 0.5"),

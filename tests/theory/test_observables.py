@@ -6,6 +6,7 @@ import numpy as np
 import oracles
 import pytest
 from scipy.special import chdtr
+from scipy.stats import norm
 
 from linvae.moments import Moments
 from linvae.spec import CVAESpec, HVAESpec, VAESpec
@@ -71,6 +72,18 @@ def test_collapsed_units_by_sampling(variance, epsilon, margin):
         expected = 2 if margin > 0 else 1
         delta = 1 - (share - margin)
     assert collapsed_unit_counts(spec, solution, epsilon, delta).tolist() == [expected]
+
+
+@pytest.mark.parametrize("off", [-1e-6, 1e-6])
+def test_share_of_collapsed_samples_where_codes_are_narrower_than_the_prior(off):
+    """With weight decay; KL < epsilon is |y| < limit, whose share is that of a normal law."""
+    spec = VAESpec(1, beta=2.0, decoder_variance=0.25, prior_variance=1.5, weight_decay=0.3)
+    solution = solve(spec, Moments.from_covariance([[1.0]]))
+    assert solution.encoder_variances < 0.96 * 1.5 * solution.noise_fractions
+    W, ratio = solution.weights["W"][0, 0], solution.encoder_variances[0, 0] / 1.5
+    limit = np.sqrt((2 * 0.1 + 1 + np.log(ratio) - ratio) * 1.5) / W
+    delta = 1 - (2 * norm.cdf(limit) - 1) + off
+    assert collapsed_unit_counts(spec, solution, 0.1, delta).tolist() == [int(off > 0)]
 
 
 # --- KL of single samples ---------------------------------------------------------------------

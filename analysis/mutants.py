@@ -355,9 +355,9 @@ class Run:
     def play(self, mutant: Mutant, items: list[pytest.Item]) -> None:
         """In the fork: never returns."""
         try:
-            quiet = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(quiet, 1)
-            os.dup2(quiet, 2)
+            quiet = os.open(os.devnull, os.O_RDWR)
+            for stream in (0, 1, 2):  # a terminal would stop what reads from it in the background
+                os.dup2(quiet, stream)
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
             install(mutant)

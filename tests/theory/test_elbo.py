@@ -192,3 +192,19 @@ def test_chain_gives_back_the_weights_that_it_read(problem):
     assert again.keys() == named.keys()
     for name, matrix in named.items():
         np.testing.assert_array_equal(again[name], matrix)
+
+
+NAMES = {
+    "vae": (VAESpec(2), PLAIN, "W U Sigma"),
+    "learned-s": (LEARNED_S, PLAIN, "W U Sigma s"),
+    "general": (VAESpec(1), JOINT, "W U Sigma"),
+    "autoregressive": (ARVAESpec(3), PLAIN, "W U Sigma B"),
+    "cvae": (CVAESpec(1), JOINT, "W1 W2 U1 U2 Sigma"),
+    "hvae": (HVAESpec((2, 1)), PLAIN, "W1 W2 U1 U2 Sigma1 Sigma2"),
+    "chvae": (HVAESpec((2, 1)), JOINT, "A B W1 W2 U1 U2 Sigma1 Sigma2"),
+}
+
+
+@pytest.mark.parametrize(("spec", "moments", "names"), NAMES.values(), ids=NAMES.keys())
+def test_weights_have_the_names_of_the_table_and_no_others(spec, moments, names):
+    assert sorted(solve(spec, moments).weights) == sorted(names.split())

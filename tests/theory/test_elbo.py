@@ -10,7 +10,7 @@ import pytest
 from scipy.optimize import approx_fprime
 
 from linvae.moments import Moments
-from linvae.spec import CVAESpec, HVAESpec, VAESpec
+from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, VAESpec
 from linvae.theory import objective, solve
 from linvae.theory.elbo import Chain
 

@@ -167,6 +167,7 @@ def test_rows():
     threshold = finite_training_threshold([1.0, 0.0], n_steps=500, learning_rate=0.01)
     assert [row["critical_beta"] for row in threshold.to_rows()] == [1.0, 0.0]
     assert threshold.to_rows()[1]["observed_beta"] == 0.0
+    assert [row["mode"] for row in threshold.to_rows()] == [1, 2]
 
 
 RUN = {"n_steps": 100, "learning_rate": 0.01}

@@ -77,6 +77,16 @@ def test_optimum_is_the_global_minimum(source, number):
     assert found.rates.sum() == pytest.approx(optimum.rates_nats.sum(), abs=1e-3)
 
 
+@KINDS
+@pytest.mark.parametrize("number", range(16))
+def test_mean_variances_are_those_of_the_weights(source, number):
+    theta2, loss, numbers = _draw(number)
+    optimum = reconstruction_optimum(theta2, dataclasses.replace(loss, source=source), **numbers)
+    W, _, _ = _matrices(optimum, len(theta2))
+    of_units = np.sum((W * theta2) * W, axis=1)
+    np.testing.assert_allclose(optimum.mean_variances.sum(axis=1), of_units, rtol=SAME, atol=SAME)
+
+
 @pytest.mark.parametrize("number", range(16))
 def test_terms_are_those_of_the_weights(number):
     theta2, loss, numbers = _draw(number)

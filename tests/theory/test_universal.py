@@ -584,3 +584,13 @@ def test_units_of_a_target_with_a_continuous_condition(unit):
     assert found == pytest.approx(expected, rel=1e-7)
     with pytest.raises(ValueError, match="zero variance everywhere given the condition"):
         universal_threshold(unit * y[:, :1], condition=x)
+
+
+@pytest.mark.parametrize("wide", [0, 1])
+def test_held_out_value_is_that_of_the_binding_group(wide):
+    """Fair coins of variance 9 and 1, 40 samples each: halves of 20 are that close."""
+    labels = np.repeat([0, 1], 40)
+    y = np.tile([-1.0, 1.0], 40) * np.where(labels == wide, 3.0, 1.0)
+    found = universal_threshold(y[:, None], condition=labels)
+    assert found.binding_group == wide
+    assert found.held_out_critical_beta == pytest.approx(9, rel=0.2)

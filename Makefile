@@ -36,6 +36,13 @@ docs: $(INSTALLED)  ## the documentation, in site/
 lock: $(INSTALLED)  ## the pins of constraints.txt, and new ones for what pyproject.toml adds
 	$(LOCK) --no-annotate --generate-hashes -o constraints.txt
 
+audit: $(INSTALLED)  ## known vulnerabilities of the pins, where a service answers; licences
+	$(BIN)/python .ci/audit.py constraints.txt
+	$(BIN)/python .ci/licences.py
+
+licences: $(INSTALLED)  ## docs/licences.md
+	$(BIN)/python .ci/licences.py --write
+
 # Every file is checked by its hash in constraints.txt. torch first: on Linux the default index has
 # the CUDA build, and pip would take that one; the CPU build is enough. It is taken where pip finds
 # it (.ci/torch-cpu.txt), or from another index, then unchecked, as its hashes are not known here:

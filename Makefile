@@ -6,8 +6,7 @@ INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet
 COVERAGE := $(BIN)/python -m coverage
 LOCK := $(BIN)/uv pip compile --quiet pyproject.toml --extra dev --universal --no-header
-# torch has no build for every Python; these tests need none
-WITHOUT_TORCH := tests/theory tests/data tests/test_moments.py tests/test_spec.py
+PIP_LINES := sed -n '/^pip==/,/[^\\]$$/p; /^setuptools==/,/[^\\]$$/p' constraints.txt
 
 .PHONY: compare test test-theory lint types docs audit licences lock lowest nightly clean
 
@@ -21,6 +20,11 @@ test: $(INSTALLED)  ## all tests, and the share of lines and branches that they 
 	$(COVERAGE) combine --quiet
 	$(COVERAGE) report --format=total --include='linvae/theory/*' --fail-under=95
 	$(COVERAGE) report --format=total --fail-under=90
+
+# for a Python at hand without a build of torch: make test-theory PYTHON=python3.13 VENV=.venv-3.13
+test-theory: $(VENV)/.without-torch  ## theory, moments, specifications and data, which need no torch
+	$(BIN)/python -m pytest -n auto --dist worksteal tests/theory tests/data tests/test_moments.py \
+	  tests/test_spec.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -49,7 +53,7 @@ licences: $(INSTALLED)  ## docs/licences.md
 # make TORCH_INDEX=https://download.pytorch.org/whl/cpu
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	sed -n '/^pip==/,/[^\\]$$/p; /^setuptools==/,/[^\\]$$/p' constraints.txt > $(VENV)/pip.txt
+	$(PIP_LINES) > $(VENV)/pip.txt
 	$(PIP) --require-hashes -r $(VENV)/pip.txt
 	$(PIP) --no-deps --no-build-isolation -e .
 ifdef TORCH_INDEX
@@ -59,6 +63,15 @@ else
 endif
 	$(PIP) --require-hashes -c constraints.txt "linvae[dev]"
 	touch $(INSTALLED)
+
+$(VENV)/.without-torch: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_LINES) > $(VENV)/pip.txt
+	$(PIP) --require-hashes -r $(VENV)/pip.txt
+	awk '/^[a-z]/ {keep = !/^(torch|triton|nvidia|cuda)/} keep' constraints.txt > $(VENV)/pins.txt
+	$(PIP) --require-hashes -r $(VENV)/pins.txt
+	$(PIP) --no-deps --no-build-isolation -e .
+	touch $(VENV)/.without-torch
 
 clean:
 	rm -rf $(VENV) results build site *.egg-info

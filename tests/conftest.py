@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +21,29 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
+# Not every Python has a build of torch; "make test-theory" tests what needs none.
+TORCH = find_spec("torch") is not None
+NEEDS_TORCH = r"^(import torch|import autograd_oracle|from linvae\.(metrics|models|train))"
+collect_ignore = [
+    str(file)
+    for file in Path(__file__).parent.rglob("test_*.py")
+    if not TORCH and re.search(NEEDS_TORCH, file.read_text(encoding="utf-8"), re.MULTILINE)
+]
+
+
+def pytest_report_header() -> str | None:
+    """Say what is not tested."""
+    return None if TORCH else f"no torch: {len(collect_ignore)} files that import it are left out"
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     """The stacks here are small, and results then do not depend on the machine's cores."""
-    try:
-        import torch
-    except ModuleNotFoundError:  # theory, moments and data need none: "make test-theory"
+    if not TORCH:
         yield
         return
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -34,13 +34,18 @@ def write_parquet(path, table=TABLE):
     parquet.write_table(pyarrow.table(columns), path, row_group_size=7)
 
 
+def write_upper_case_npz(path):
+    with path.open("wb") as file:  # of a name NumPy would make a.NPZ.npz
+        np.savez(file, target=TABLE, other=np.ones(3))
+
+
 WRITERS = {
     "npy": ("a.npy", lambda p: np.save(p, TABLE)),
     "npy-by-column": ("a.npy", lambda p: np.save(p, np.asfortranarray(TABLE))),
     "npz": ("a.npz", lambda p: np.savez(p, anything=TABLE)),
     "npz-packed": ("a.npz", lambda p: np.savez_compressed(p, TABLE)),
     "npz-by-column": ("a.npz", lambda p: np.savez(p, np.asfortranarray(TABLE))),
-    "npz-target": ("a.NPZ", lambda p: np.savez(p.open("wb"), target=TABLE, other=np.ones(3))),
+    "npz-target": ("a.NPZ", write_upper_case_npz),
     "csv": ("a.csv", write_csv),
     "csv-header": ("a.csv", lambda p: write_csv(p, header='one,"two, or 2",three,four')),
     "csv-semicolon": ("a.csv", lambda p: write_csv(p, header="a;b;c;d", delimiter=";")),

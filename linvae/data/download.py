@@ -18,6 +18,7 @@ from .sources import Source
 
 __all__ = ["DownloadError", "download", "fetch"]
 
+_PATIENCE = 1.0  # seconds after which it is said that another process is waited for
 _TIMEOUT = 30.0  # seconds without an answer until the next mirror is tried
 _LONGEST = 3600.0  # seconds that one mirror may take
 _MOST_BYTES = 2**27  # that one mirror may send: five times the largest published file
@@ -179,7 +180,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=1.0)
+        lock.acquire(timeout=_PATIENCE)
     except Timeout:
         _say(f"another process downloads to {folder}: waiting for it")
         lock.acquire()

@@ -62,7 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "objectives": {"spec"},
     "models": BELOW_MODELS,
     "train": BELOW_MODELS | {"models", "version"},
-    "text_samples": {"models"},
+    "text_samples": {"models", "printable"},
     "encoders": {"models"},
     "metrics": BELOW_MODELS | {"models", "train"},
     "jobs": BELOW_MODELS | {"models", "train", "metrics"},

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 import time
 from urllib.parse import urlsplit
 
@@ -167,21 +165,11 @@ def test_no_other_address_of_the_machine_is_listened_on(served):
             pass
 
 
-SLOW = (
-    "import linvae.explorer.server as server\n"
-    "server.PATIENCE = 0.5\n"
-    "from linvae.explore import main\n"
-    "main(['--no-browser'])"
-)
-
-
 @pytest.fixture(scope="module")
 def impatient():
     """The same server with half a second for a request."""
-    command = [sys.executable, "-c", SLOW]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        yield urlsplit(process.stdout.readline().split()[0])
-        process.kill()
+    with explorer(PATIENCE=0.5) as (url, _):
+        yield urlsplit(url)
 
 
 SLOWLY = {

@@ -12,7 +12,7 @@ from typing import IO, cast
 
 from linvae.printable import printable
 
-from .files import MissingDataError, data_roots, file_digest
+from .files import MissingDataError, data_roots, file_digest, is_published
 from .published import PublishedFile, downloadable
 from .sources import Source
 
@@ -82,18 +82,17 @@ def fetch(file: PublishedFile, folder: Path, *, progress: bool = True) -> Path:
         If `folder` cannot be written.
     """
     path = folder / file.name
-    if _is_published(path, file):
+    if _is_there(path, file):
         _say(f"{file.name}: already there, checksum ok")
         return path
     with _writing(folder), _alone_in(folder):
-        if not _is_published(path, file):  # nobody fetched it while this process waited
+        if not _is_there(path, file):  # nobody fetched it while this process waited
             _fetch_anew(file, folder, progress)
     return path
 
 
-def _is_published(path: Path, file: PublishedFile) -> bool:
-    algorithm, _, digest = file.checksum.partition(":")
-    return path.is_file() and file_digest(path, algorithm) == digest
+def _is_there(path: Path, file: PublishedFile) -> bool:
+    return path.is_file() and is_published(path, file.checksum)
 
 
 def _fetch_anew(file: PublishedFile, folder: Path, progress: bool) -> None:
@@ -126,7 +125,7 @@ def _retrieve(url: str, file: PublishedFile, folder: Path, progress: bool) -> No
     try:
         with partial.open("xb") as stream:
             ask(url, cast(IO[bytes], _Limited(stream)), None)
-        if not _is_published(partial, file):
+        if not _is_there(partial, file):
             raise ValueError(_another_file(partial, file))
         os.replace(partial, folder / file.name)
     finally:

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: compare test lint types docs clean
+.PHONY: compare test lint types audit docs clean
 
 compare: $(INSTALLED)  ## predicted against observed collapse of the bundled digits
 	$(BIN)/python -m linvae.compare
@@ -18,6 +18,9 @@ lint: $(INSTALLED)
 
 types: $(INSTALLED)
 	$(BIN)/mypy
+
+audit: $(INSTALLED)
+	$(BIN)/bandit -q -c pyproject.toml -r linvae analysis figures paper_checks
 
 # not --quiet: strict would no longer see the warnings
 docs: $(INSTALLED)  ## the documentation, in site/

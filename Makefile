@@ -33,6 +33,9 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
+audit: $(INSTALLED)
+	$(BIN)/bandit -q -c pyproject.toml -r linvae analysis figures paper_checks
+
 # not --quiet: strict would no longer see the warnings
 docs: $(INSTALLED)  ## the documentation, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

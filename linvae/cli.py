@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from linvae.nearest import nearest
+from linvae.printable import printable
 from linvae.run_file import RUN_FILE, run_file_text, run_values
 from linvae.spec import LATENT_SOURCES, Detached, LatentReconstruction
 from linvae.version import __version__
@@ -121,7 +122,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         """One line, and where to read more; exit code 2."""
-        self.exit(UNUSABLE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(UNUSABLE, f"{self.prog}: {printable(message)} (see {self.prog} --help)\n")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
@@ -521,7 +522,7 @@ def exit_codes(arguments: Sequence[str] = ()) -> Iterator[Status]:
             import traceback
 
             traceback.print_exc()
-        print(f"linvae: {_words(error, status.code)}", file=sys.stderr)
+        print(f"linvae: {printable(_words(error, status.code))}", file=sys.stderr)
 
 
 def _code(error: Exception) -> int:

@@ -1,10 +1,12 @@
 """Jobs on other machines, over Dask: each worker one device and one job at a time.
 
-A cluster is started with Dask's own commands, on a network that is trusted: a scheduler runs
-whatever its clients send.
+A cluster is started with Dask's own commands, on a network that is trusted: schedulers and workers
+run whatever they are sent. Without --host they listen on every interface, and so do their pages
+without --dashboard-address.
 
-    dask scheduler --host 10.0.0.1
-    CUDA_VISIBLE_DEVICES=0 dask worker tcp://10.0.0.1:8786 --nthreads 4
+    dask scheduler --host 10.0.0.1 --dashboard-address 10.0.0.1:0
+    CUDA_VISIBLE_DEVICES=0 dask worker tcp://10.0.0.1:8786 --nthreads 4 --host 10.0.0.2 \\
+        --dashboard-address 10.0.0.2:0
 
 A worker's device is its first CUDA device where CUDA_VISIBLE_DEVICES is set, else the CPU, with as
 many threads of torch as the worker has, at most its share of the cores of its host.

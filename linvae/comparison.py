@@ -381,7 +381,7 @@ class Comparison:
                 paths.append(folder / f"{name}.csv")
                 names = list(table[0]) if table else []
                 write_text(
-                    paths[-1], _csv([names, *([str(v) for v in row.values()] for row in table)])
+                    paths[-1], _csv([names, *([_cell(v) for v in row.values()] for row in table)])
                 )
         paths.append(folder / "summary.json")
         write_text(paths[-1], json_text(self.to_json()) + "\n")
@@ -411,6 +411,12 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         os.unlink(stream.name)
         raise
+
+
+def _cell(value: Any) -> str:
+    """Text of a cell; an apostrophe before a name that a spreadsheet would run as a formula."""
+    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if formula else str(value)
 
 
 def _csv(lines: Iterable[Iterable[str]]) -> str:

@@ -35,6 +35,7 @@ from linvae.cli import (
     write_run_file,
 )
 from linvae.compare import TRAINING_REMEDIES
+from linvae.printable import printable
 
 if TYPE_CHECKING:
     from linvae.data import TextDataset
@@ -197,7 +198,7 @@ def _train(args: argparse.Namespace) -> None:
     )  # fmt: skip
     silent = args.quiet or args.json
     if not silent:
-        print(*(f"{part.describe()}\n  {part.note}" for part in parts), sep="\n")
+        print(*(printable(f"{part.describe()}\n  {part.note}") for part in parts), sep="\n")
     _check_test(parts[2])
     data = [TrainingData.from_tokens(part.padded(), device) for part in parts]
     config, inner = preset.for_sentences(len(data[0])), preset.aggressive
@@ -351,7 +352,7 @@ def _say(args: argparse.Namespace) -> None:
     if args.json:
         print_json(said.to_rows())
     elif args.quiet:
-        print(*(row["sentence"] for row in said.to_rows()), sep="\n")
+        print(*(printable(str(row["sentence"])) for row in said.to_rows()), sep="\n")
     else:
         print(*said.lines, sep="\n")
 

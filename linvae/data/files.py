@@ -34,6 +34,7 @@ __all__ = [
     "decode_image",
     "file_digest",
     "idx_shape",
+    "is_published",
     "open_bytes",
     "read_idx",
     "read_members",
@@ -107,6 +108,12 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
     digest = hashlib.new(algorithm, usedforsecurity=False)
     _update(digest, path)
     return digest.hexdigest()
+
+
+def is_published(path: Path, checksum: str) -> bool:
+    """Whether a file has the published "algorithm:hexdigest"."""
+    algorithm, _, digest = checksum.partition(":")
+    return file_digest(path, algorithm) == digest
 
 
 def sha256_of(paths: Sequence[Path]) -> str:

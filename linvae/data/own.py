@@ -36,6 +36,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from linvae.printable import printable
+
 from .dataset import Dataset
 from .files import MissingDataError, file_digest
 
@@ -210,11 +212,11 @@ def _joined(file: Path, tables: dict[str, _Table], condition_dim: int, scale: fl
         )
     small = file.is_file() and file.stat().st_size <= DIGEST_BYTES
     return OwnData(
-        name=file.name,
+        name=printable(file.name),
         n_samples=target.shape[0],
         target_dim=target.width - condition_dim,
         condition_dim=condition.width if condition is not None else condition_dim,
-        note=_note(tables, scale),
+        note=printable(_note(tables, scale)),
         sha256=file_digest(file) if small else "",
         read=lambda rows: _batches(file, tables, condition_dim, scale, rows),
         image_shape=None if condition_dim else _image_shape(target.shape[1:]),

@@ -25,7 +25,6 @@ from tornado.websocket import WebSocketClosedError, websocket_connect
 from linvae.data import load_dataset
 from linvae.explore import main
 from linvae.explorer.curves import curves
-from linvae.explorer.server import MOST_PAGES
 
 from .served import explorer
 
@@ -107,15 +106,15 @@ def test_what_another_site_fetches_is_refused(served, path, fetched):
 
 
 def test_so_many_pages_are_open_at_most():
-    with explorer() as (url, _):
+    with explorer(MOST_PAGES=4) as (url, _):  # of 32 the first ones expire on a busy machine
         own = urlsplit(url)
-        found = [status(own, "/") for _ in range(MOST_PAGES + 1)]
-        assert found == [200] * MOST_PAGES + [503]
+        found = [status(own, "/") for _ in range(5)]
+        assert found == [200] * 4 + [503]
         assert status(own, "/autoload.js?bokeh-autoload-element=1") == 503
         assert status(own, "/static/js/bokeh.min.js") == 200  # of a page that is open
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(url, timeout=60)
-        assert b"32 pages of linvae explore are open: close some" in refused.value.read()
+        assert b"4 pages of linvae explore are open: close some" in refused.value.read()
 
 
 def answered(served, size: int) -> bool:

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: compare test lint types docs clean
+.PHONY: compare test lint types docs fuzz clean
 
 compare: $(INSTALLED)  ## predicted against observed collapse of the bundled digits
 	$(BIN)/python -m linvae.compare
@@ -22,6 +22,12 @@ types: $(INSTALLED)
 # not --quiet: strict would no longer see the warnings
 docs: $(INSTALLED)  ## the documentation, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# nightly: every reader of files under atheris (Linux), FUZZ_SECONDS each; what fails stays in fuzz/
+FUZZ_SECONDS ?= 60
+fuzz: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[fuzz]"
+	$(BIN)/python -W ignore -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 # torch first and alone: later steps then keep it. On Linux the default index has the CUDA build;
 # the CPU build is enough: make TORCH_INDEX=https://download.pytorch.org/whl/cpu

@@ -391,7 +391,7 @@ class Comparison:
     def read(cls, folder: str | Path) -> Comparison:
         """Read what `write` wrote.
 
-        Raises FileNotFoundError where a file is missing, ValueError, naming it, where it is damaged.
+        Raises FileNotFoundError where a file is missing, ValueError where one is damaged.
         """
         folder = Path(folder)
         settings = _settings(folder / "summary.json")

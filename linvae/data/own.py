@@ -675,11 +675,14 @@ def _pixels(file: Path) -> Values:
     from PIL import Image
 
     try:
-        with _reading(file, "image", "shrink it, or save it as PNG"), Image.open(file, formats=IMAGE_FORMATS) as image:
+        with Image.open(file, formats=IMAGE_FORMATS) as image:
             check_pixels(image, file.stat().st_size)
             return np.asarray(_plain(image))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"{file}: {error}; shrink it") from error
+    except Exception as error:  # of any kind: so is what Pillow makes of damage
+        raise ValueError(
+            f"{file}: not a readable image ({error}); write it again, as PNG, and smaller if it is "
+            "large"
+        ) from error
 
 
 def _plain(image: Image) -> Image:

@@ -167,7 +167,11 @@ BAD = {
     "not-npy": ("a.npy", text("hello, world"), "not a readable .npy file"),
     "empty-npy": ("a.npy", text(""), "not a readable .npy file"),
     "pickle": ("a.npy", save(np.array([{}, 1])), "not a readable .npy file .*Python objects"),
-    "packed-pickle": ("a.npz", lambda p: np.savez(p, np.array([{}, 1])), "npz file .*Python objects"),
+    "packed-pickle": (
+        "a.npz",
+        lambda p: np.savez(p, np.array([{}, 1])),
+        "npz file .*Python objects",
+    ),
     "text-array": ("a.npy", save(np.array([["a", "b"]] * 3)), "has dtype <U1 and must be numbers"),
     "complex": ("a.npy", save(np.ones((3, 2), complex)), "has dtype complex128 and must be"),
     "one-axis": ("a.npy", save(np.ones(5)), r"has shape \(5,\) and must have at least 2 axes"),

@@ -159,6 +159,8 @@ def open_own_data(
         raise MissingDataError(
             f"data={str(file)!r} does not exist: give the path of a file or of a folder of images"
         )
+    if not (file.is_file() or file.is_dir()):  # a pipe would be waited for
+        raise ValueError(f"data={str(file)!r} is neither a file nor a folder: write it to a file")
     if not (math.isfinite(scale) and scale > 0):
         raise ValueError(f"scale={scale} must be a finite number > 0 in open_own_data")
     tables = _tables(file, array)
@@ -639,7 +641,8 @@ def _optional(file: Path, module: str) -> Any:
 
 
 def _images(folder: Path) -> _Table:
-    files = sorted((f for f in folder.iterdir() if f.suffix.lower() in IMAGES), key=_natural)
+    found = (f for f in folder.iterdir() if f.suffix.lower() in IMAGES and f.is_file())
+    files = sorted(found, key=_natural)
     if not files:
         raise ValueError(
             f"{folder} holds no images ({', '.join(IMAGES)}): give another folder, or a file"

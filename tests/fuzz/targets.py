@@ -508,6 +508,8 @@ def read_comparison(content: bytes, folder: Path) -> None:
 @target(
     "model",
     b'{"format": 1, "kind": "vae", "sha256": {}}',
+    b'{"format": 1, "sha256": ["state.safetensors", "vocabulary.txt"]}',
+    b"[" * 5000,
     b'{"format": 1, "kind": "vae", "spec": {}, "sha256": {"state.safetensors": "", '
     b'"vocabulary.txt": ""}}',
     **own,

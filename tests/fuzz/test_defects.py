@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
+import os
 import struct
 import tracemalloc
 import warnings
@@ -24,6 +26,7 @@ from linvae.comparison import Comparison
 from linvae.data import CorruptFileError
 from linvae.data.faces import _attributes, _celeba_split, _find_celeba, read_partition
 from linvae.encoders import load_network
+from linvae.models.saved import load_text_model
 from linvae.train.cells import CellStore
 from linvae.train.checkpoint import read_header
 
@@ -397,3 +400,40 @@ def test_a_damaged_script_is_no_script(tmp_path):
     """IndexError of torch: its archive has checksums, and they are not read."""
     content = script().replace(b"weightq", b"veightq", 1)
     refused(load_network, written(tmp_path, "x.pt", content), "is no TorchScript file")
+
+
+def model_files(folder: Path, state: bytes) -> dict[str, object]:
+    """A text model of these bytes, whose sha256 are right; returns its description."""
+    contents = {"state.safetensors": state, "vocabulary.txt": b"a\n"}
+    for name, content in contents.items():
+        written(folder, name, content)
+    sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    return {"format": 1, "kind": "vae", "sha256": sha256}
+
+
+MODELS = {
+    "nested": (b"[" * 5000, "model.json is damaged .*no JSON with a format"),
+    "list": (
+        b'{"format": 1, "sha256": ["state.safetensors", "vocabulary.txt"]}',
+        "model.json is damaged .*it has no sha256 of",
+    ),
+    "state": (None, "state.safetensors is damaged"),
+}
+
+
+@pytest.mark.parametrize(("content", "words"), MODELS.values(), ids=MODELS)
+def test_a_damaged_text_model_is_named(content, words, tmp_path):
+    description = model_files(tmp_path, b"no archive")
+    written(tmp_path, "model.json", content or json.dumps(description).encode())
+    with pytest.raises(ValueError, match=words):
+        load_text_model(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are of POSIX")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.npy")
+    with pytest.raises(ValueError, match=r"a\.npy' is neither a file nor a folder"):
+        own.open_own_data(tmp_path / "a.npy")
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="holds no images"):
+        own.open_own_data(tmp_path)

@@ -33,9 +33,6 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
-audit: $(INSTALLED)
-	$(BIN)/bandit -q -c pyproject.toml -r linvae analysis figures paper_checks
-
 # not --quiet: strict would no longer see the warnings
 docs: $(INSTALLED)  ## the documentation, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
@@ -46,9 +43,16 @@ lock: $(INSTALLED)  ## the pins of constraints.txt, and new ones for what pyproj
 audit: $(INSTALLED)  ## known vulnerabilities of the pins, where a service answers; licences
 	$(BIN)/python .ci/audit.py constraints.txt
 	$(BIN)/python .ci/licences.py
+	$(BIN)/bandit -q -c pyproject.toml -r linvae analysis figures paper_checks
 
 licences: $(INSTALLED)  ## docs/licences.md
 	$(BIN)/python .ci/licences.py --write
+
+# nightly: every reader of files under atheris (Linux), FUZZ_SECONDS each; what fails stays in fuzz/
+FUZZ_SECONDS ?= 60
+fuzz: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[fuzz]"
+	$(BIN)/python -W ignore -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 # Every file is checked by its hash in constraints.txt. torch first: on Linux the default index has
 # the CUDA build, and pip would take that one; the CPU build is enough. It is taken where pip finds

@@ -389,13 +389,33 @@ class Comparison:
 
     @classmethod
     def read(cls, folder: str | Path) -> Comparison:
-        """Read what `write` wrote."""
+        """Read what `write` wrote.
+
+        Raises FileNotFoundError where a file is missing, ValueError where one is damaged.
+        """
         folder = Path(folder)
-        settings = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["settings"]
+        settings = _settings(folder / "summary.json")
         rows = tuple(_read(folder / "comparison.csv", Row))
         curves = tuple(_read(folder / "curves.csv", CurvePoint))
         phases = tuple(_read(folder / "phases.csv", Boundary))
         return cls(settings, rows, curves, phases)
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        if not isinstance(settings, dict):
+            raise TypeError("its settings are no object")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(path, error) from error
+    return settings
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{path} is no result of linvae, or a damaged one ({error!r}): write it again with linvae "
+        "compare"
+    )
 
 
 def write_text(path: Path, text: str) -> None:
@@ -432,8 +452,11 @@ def _read(path: Path, record: type[R]) -> Iterator[R]:
     if record is not Row and not path.exists():
         return
     with path.open(newline="", encoding="utf-8") as stream:
-        for line in csv.DictReader(stream):
-            yield record(**{name: kind(line[name]) for name, kind in fields})
+        try:
+            for line in csv.DictReader(stream):
+                yield record(**{name: kind(line[name]) for name, kind in fields})
+        except (ValueError, KeyError, TypeError, csv.Error) as error:
+            raise _damaged(path, error) from error
 
 
 def _number(value: Any) -> Any:

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -87,7 +88,11 @@ def load_text_model(
         if _sha256(files[name]) != sha256:
             raise _damaged(folder / name, f"its sha256 is not the one in {MODEL}")
     words = tuple(files[VOCABULARY].decode().split("\n")[:-1])
-    model = _built(folder, description, load(files[STATE]))
+    try:
+        state = load(files[STATE])
+    except SafetensorError as error:
+        raise _damaged(folder / STATE, str(error)) from error
+    model = _built(folder, description, state)
     _check_words(words, model.vocabulary)
     return model, words
 
@@ -110,14 +115,15 @@ def _read_description(folder: Path, content: bytes) -> dict[str, Any]:
     try:
         description: dict[str, Any] = json.loads(content)
         found = description["format"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise _damaged(folder / MODEL, "it is no JSON with a format") from error
     if found != FORMAT:
         raise ValueError(
             f"{folder} has format {found} and this linvae reads format {FORMAT}: load it with the "
             "version that wrote it, or train again"
         )
-    if set(description.get("sha256", ())) != {STATE, VOCABULARY}:
+    sha256 = description.get("sha256")
+    if not isinstance(sha256, dict) or set(sha256) != {STATE, VOCABULARY}:
         raise _damaged(folder / MODEL, f"it has no sha256 of {STATE} and {VOCABULARY}")
     return description
 

@@ -16,7 +16,7 @@ def load_script(path: Path, device: str = "cpu") -> torch.jit.ScriptModule:
     """The network of a file. Raises ValueError where it is no TorchScript."""
     try:
         return torch.jit.load(path, map_location=device)  # type: ignore[no-any-return, no-untyped-call]
-    except RuntimeError as error:
+    except Exception as error:  # of any kind: those of C++, translated
         raise ValueError(
             f"{path} is no TorchScript file, or a damaged one; weights or a pickled module are not "
             "enough (nothing is unpickled here): save it with torch.jit.trace(network, batch)"

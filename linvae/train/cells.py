@@ -124,12 +124,12 @@ class CellStore:
         """The cell, or None where there is none; None with a warning where its file is damaged."""
         try:
             tensors, header = read_file(self.path(key), "cell")
+            return Cell(tensors, **header["notes"])
         except FileNotFoundError:
             return None
-        except ValueError as error:
+        except (ValueError, TypeError) as error:  # damaged, or with other notes
             warnings.warn(f"{error}. It is trained again and replaced.", stacklevel=2)
             return None
-        return Cell(tensors, **header["notes"])
 
     def checkpoint(self, study: Identity, members: Identity) -> Checkpoint:
         """Where the stack of these members is kept while it trains."""

@@ -306,7 +306,7 @@ def _header(
         text, sha256 = (metadata or {})["linvae"], (metadata or {})["sha256"]
         header = json.loads(text)
         form, found = header["format"], header["kind"]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, json.JSONDecodeError, RecursionError) as error:
         raise _unreadable(path, kind, "its header was not written by linvae") from error
     if form != FORMAT:
         raise ValueError(
@@ -316,6 +316,9 @@ def _header(
         )
     if found != kind:
         raise _unreadable(path, kind, f"it is a {found}")
+    identity = header.get("identity")
+    if not (isinstance(identity, dict) and "linvae" in identity and "notes" in header):
+        raise _unreadable(path, kind, "its header lacks the identity of the run, or its notes")
     return text, sha256, header
 
 

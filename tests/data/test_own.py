@@ -172,7 +172,11 @@ BAD = {
     "not-npy": ("a.npy", text("hello, world"), "not a readable .npy file"),
     "empty-npy": ("a.npy", text(""), "not a readable .npy file"),
     "pickle": ("a.npy", save(np.array([{}, 1])), "not a readable .npy file .*Python objects"),
-    "packed-pickle": ("a.npz", lambda p: np.savez(p, np.array([{}, 1])), "has dtype object and"),
+    "packed-pickle": (
+        "a.npz",
+        lambda p: np.savez(p, np.array([{}, 1])),
+        "npz file .*Python objects",
+    ),
     "text-array": ("a.npy", save(np.array([["a", "b"]] * 3)), "has dtype <U1 and must be numbers"),
     "complex": ("a.npy", save(np.ones((3, 2), complex)), "has dtype complex128 and must be"),
     "one-axis": ("a.npy", save(np.ones(5)), r"has shape \(5,\) and must have at least 2 axes"),
@@ -244,7 +248,6 @@ LATE = {
         text("a,b\n1,2\n3,4\n5,6,7\n"),
         "a.csv: line 4 has 3 cells and the first line 2: every line must have as many; fill",
     ),
-    "cut": ("a.npz", None, "not a readable .npz file"),
 }
 
 
@@ -253,14 +256,7 @@ LATE = {
 def test_damage_further_on_is_named(name, write, words, rows, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BATCH_BYTES", 8 * 2 * rows)  # rows of the CSV files at a time
     path = tmp_path / name
-    if write is None:  # the header of the array promises more than follows
-        import zipfile
-
-        np.save(tmp_path / "whole.npy", TABLE)
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("target.npy", (tmp_path / "whole.npy").read_bytes()[:-100])
-    else:
-        write(path)
+    write(path)
     data = open_own_data(path)
     with pytest.raises(ValueError, match=words):
         list(data.batches())

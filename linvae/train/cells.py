@@ -45,7 +45,6 @@ from linvae.train.checkpoint import (
     content_key,
     member_identity,
     read_file,
-    read_header,
     study_identity,
     write_file,
 )
@@ -143,7 +142,7 @@ class CellStore:
         """
         for path in sorted(self.folder.glob(f"{_name(study)}-*{CHECKPOINT}")):
             try:
-                identity = read_header(path, "checkpoint")["identity"]
+                identity = read_file(path, "checkpoint")[1]["identity"]
             except FileNotFoundError:  # finished by another process
                 continue
             check_version(path, identity, study)

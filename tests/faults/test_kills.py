@@ -17,6 +17,7 @@ import pytest
 
 from linvae.compare import UNFINISHED
 from linvae.train.cells import CELL
+from linvae.train.checkpoint import read_file
 
 from . import watched
 
@@ -58,9 +59,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def cells(folder: Path) -> dict[str, bytes]:
-    """The finished members of a run that has not ended."""
-    kept = folder / UNFINISHED
-    return {p.name: p.read_bytes() for p in kept.glob(f"*{CELL}")} if kept.exists() else {}
+    """What the finished members of a run hold; safetensors orders the bytes as it likes."""
+    found = {}
+    for path in (folder / UNFINISHED).glob(f"*{CELL}"):
+        tensors, header = read_file(path, "cell")
+        found[path.name] = repr((header, [(n, tensors[n].tolist()) for n in sorted(tensors)]))
+    return {name: text.encode() for name, text in found.items()}
 
 
 @pytest.fixture(scope="module")

@@ -179,7 +179,8 @@ def run_jobs(
 
     `on_done` sees each outcome as soon as it is here. An error of a job is its outcome, no other
     try is made; a worker's death costs the job that it ran one of `TRIES`. Raises ClusterError
-    where no worker is left for `patience` seconds; what was done until then, `on_done` has seen.
+    where no worker is left for `patience` seconds, or the scheduler is gone; what was done until
+    then, `on_done` has seen.
     """
     dispatch = _Dispatch(client, function, jobs, shared)
     last_seen = time.monotonic()
@@ -188,6 +189,12 @@ def run_jobs(
             for outcome in dispatch.step():
                 if on_done:
                     on_done(outcome)
+            if client.status in ("closing", "closed"):  # Dask has waited for it long enough
+                raise ClusterError(
+                    f"the scheduler is gone, {len(dispatch.outcomes)} of {len(jobs)} jobs are "
+                    "done: start `dask scheduler` and its workers again and repeat the run; with "
+                    "--store, in a folder that all of them see, finished members are kept"
+                )
             if dispatch.hosts:
                 last_seen = time.monotonic()
             elif time.monotonic() - last_seen > patience:
@@ -196,7 +203,8 @@ def run_jobs(
                     f"{len(jobs)} jobs are done: start `dask worker` again and repeat the run"
                 )
     finally:
-        client.cancel(list(dispatch.running))
+        if client.status not in ("closing", "closed"):
+            client.cancel(list(dispatch.running))
     return [dispatch.outcomes[i] for i in range(len(jobs))]
 
 
@@ -217,7 +225,7 @@ class _Dispatch(Generic[J, R, V]):
 
     def step(self) -> Iterator[Outcome[J, R]]:
         """Give every idle worker a job, wait for one to end or a moment, and collect."""
-        listed = self.client.scheduler_info()["workers"]
+        listed = self.client.scheduler_info().get("workers", {})
         self._look_at(listed.keys() - self._known)
         self.hosts = {
             worker: info["host"]

@@ -51,15 +51,15 @@ def alone_in(folder: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout  # here: --help needs no lock
 
     lock = FileLock(folder / LOCK, blocking=False)
-    try:
-        with _writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
             lock.acquire()
-    except Timeout as error:
-        raise ValueError(
-            f"out={str(folder)!r}: another run of linvae{_holder(folder)} writes there; wait until "
-            "it has ended, or choose another result folder"
-        ) from error
+        except Timeout as error:  # an OSError too
+            raise ValueError(
+                f"out={str(folder)!r}: another run of linvae{_holder(folder)} writes there; wait "
+                "until it has ended, or choose another result folder"
+            ) from error
     try:
         with suppress(OSError):  # a full disk: the lock holds without the number
             (folder / LOCK).write_text(str(os.getpid()))

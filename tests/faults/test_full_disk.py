@@ -154,3 +154,15 @@ def _there(prepare: Callable[[], None] | None, folder: Path) -> None:
     if prepare:
         prepare()
     os.chdir(folder)
+
+
+def test_read_only_disk(disk, tmp_path):
+    """Which root cannot write either; refused before any work."""
+    folder = disk(64)
+    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+    command = watched.forked(PREDICT, tmp_path / "run", partial(_there, None, folder))
+    assert command.wait() == 2
+    assert one_line(command) == (
+        "linvae: out='out' is no folder that can be made or written (Read-only file system); "
+        "choose another result folder"
+    )

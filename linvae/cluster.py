@@ -55,6 +55,7 @@ TRIES = 3  # workers that one job may take with it before it is given up
 PATIENCE = 60.0  # seconds without any worker after which the rest is given up
 POLL = 0.5  # seconds between two looks at which workers are there
 FETCH = 10.0  # seconds to wait for a result that is there, or to send the data: else ask again
+CLOSED = ("closing", "closed")  # a client whose scheduler is gone
 PACKAGES = ("python", "dask", "distributed", "cloudpickle", "msgpack", "numpy", "torch", "linvae")
 START = "start `dask scheduler`, then `dask worker {0}` on each machine, or drop --scheduler"
 
@@ -189,12 +190,6 @@ def run_jobs(
             for outcome in dispatch.step():
                 if on_done:
                     on_done(outcome)
-            if client.status in ("closing", "closed"):  # Dask has waited for it long enough
-                raise ClusterError(
-                    f"the scheduler is gone, {len(dispatch.outcomes)} of {len(jobs)} jobs are "
-                    "done: start `dask scheduler` and its workers again and repeat the run; with "
-                    "--store, in a folder that all of them see, finished members are kept"
-                )
             if dispatch.hosts:
                 last_seen = time.monotonic()
             elif time.monotonic() - last_seen > patience:
@@ -202,8 +197,17 @@ def run_jobs(
                     f"no worker is left (waited {patience:g} s), {len(dispatch.outcomes)} of "
                     f"{len(jobs)} jobs are done: start `dask worker` again and repeat the run"
                 )
+    except Exception as error:
+        if client.status not in CLOSED:
+            raise
+        # Dask has waited for it long enough, and says so by errors of many kinds
+        raise ClusterError(
+            f"the scheduler is gone, {len(dispatch.outcomes)} of {len(jobs)} jobs are done: start "
+            "`dask scheduler` and its workers again and repeat the run; with --store, in a folder "
+            "that all of them see, finished members are kept"
+        ) from error
     finally:
-        if client.status not in ("closing", "closed"):
+        if client.status not in CLOSED:
             client.cancel(list(dispatch.running))
     return [dispatch.outcomes[i] for i in range(len(jobs))]
 
@@ -225,7 +229,7 @@ class _Dispatch(Generic[J, R, V]):
 
     def step(self) -> Iterator[Outcome[J, R]]:
         """Give every idle worker a job, wait for one to end or a moment, and collect."""
-        listed = self.client.scheduler_info().get("workers", {})
+        listed = self.client.scheduler_info()["workers"]
         self._look_at(listed.keys() - self._known)
         self.hosts = {
             worker: info["host"]

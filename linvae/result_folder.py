@@ -88,21 +88,21 @@ def all_or_nothing(folder: Path, outputs: Sequence[str]) -> Iterator[Path]:
     `outputs`: stems of all files that a run may write; older ones are removed with the rest.
     Within `alone_in`. Raises OSError where the disk is full; the earlier files are as they were.
     """
-    staged, kept = None, None
     try:
-        staged, kept = (Path(tempfile.mkdtemp(dir=folder, prefix=STAGED)) for _ in range(2))
-        yield staged
-        _exchange(folder, staged, kept, outputs)
+        with tempfile.TemporaryDirectory(
+            dir=folder, prefix=STAGED, ignore_cleanup_errors=True
+        ) as both:
+            staged, kept = Path(both, "new"), Path(both, "old")
+            staged.mkdir()
+            kept.mkdir()
+            yield staged
+            _exchange(folder, staged, kept, outputs)
     except OSError as error:
         raise OSError(
             f"out={str(folder)!r}: the results could not be written ({error.strerror or error}): "
             "free space on that disk or choose another result folder, then give the command again; "
             "those of an earlier run are as they were"
         ) from error
-    finally:
-        for path in (staged, kept):
-            if path:
-                shutil.rmtree(path, ignore_errors=True)
 
 
 def _exchange(folder: Path, staged: Path, kept: Path, outputs: Sequence[str]) -> None:

@@ -4,13 +4,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: compare test lint types docs clean
+.PHONY: compare test faults lint types docs clean
 
 compare: $(INSTALLED)  ## predicted against observed collapse of the bundled digits
 	$(BIN)/python -m linvae.compare
 
 test: $(INSTALLED)  ## all tests
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+faults: $(INSTALLED)  ## nightly: 20 kills, a disk full at every operation, clusters that die
+	LINVAE_FAULTS=full $(BIN)/python -m pytest -s tests/faults
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("distributed", reason="Dask is not installed: pip install linvae[cluster]")
+distributed = pytest.importorskip(
+    "distributed", reason="Dask is not installed: pip install linvae[cluster]"
+)
 
 from test_cluster import _command, _free_port
 
@@ -44,14 +46,22 @@ class Cluster:
         self.scheduler.close()
 
 
+def test_scheduler_that_is_gone_is_one_error():
+    """Whatever Dask raises, and however long it has waited."""
+    options = {"protocol": "tcp://", "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    found = distributed.LocalCluster(n_workers=0, processes=False, **options)
+    client = distributed.Client(found.scheduler_address, timeout=1, set_as_default=False)
+    threading.Timer(0.5, found.close).start()
+    words = "the scheduler is gone, 0 of 1 jobs are done: start `dask scheduler` and its workers"
+    with pytest.raises(cluster.ClusterError, match=words):
+        cluster.run_jobs(client, len, ["a"], cluster.Shared(client, ""))
+    client.close()
+
+
+@pytest.mark.skipif(not FULL, reason="takes minutes: make faults")
 @pytest.mark.parametrize(
     ("part", "words"),
-    [
-        ("scheduler", "the scheduler is gone, "),
-        pytest.param(
-            "workers", "no worker is left", marks=pytest.mark.skipif(not FULL, reason="make faults")
-        ),
-    ],
+    [("scheduler", "the scheduler is gone, "), ("workers", "no worker is left")],
 )
 def test_comparison_whose_cluster_dies(
     part, words, tmp_path, short_runs, no_drawing, monkeypatch, capfd

@@ -48,6 +48,9 @@ audit: $(INSTALLED)  ## known vulnerabilities of the pins, where a service answe
 licences: $(INSTALLED)  ## docs/licences.md
 	$(BIN)/python .ci/licences.py --write
 
+faults: $(INSTALLED)  ## nightly: 20 kills, a disk full at every operation, clusters that die
+	LINVAE_FAULTS=full $(BIN)/python -m pytest -s tests/faults
+
 # nightly: every reader of files under atheris (Linux), FUZZ_SECONDS each; what fails stays in fuzz/
 FUZZ_SECONDS ?= 60
 fuzz: $(INSTALLED)

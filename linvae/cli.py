@@ -17,9 +17,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,8 +42,6 @@ __all__ = [
     "add_output_arguments",
     "add_own_data_arguments",
     "add_reconstruction_arguments",
-    "all_or_nothing",
-    "check_writable",
     "data_lines",
     "exit_codes",
     "fitting_model",
@@ -213,8 +209,10 @@ def print_json(content: Any) -> None:
 
 def write_run_file(folder: Path, command: str, args: argparse.Namespace) -> None:
     """run.toml: what was given, so that `linvae COMMAND --config FOLDER/run.toml` runs it again."""
+    from linvae.comparison import write_text  # here: --help needs no rows
+
     text = run_file_text(command, {name: getattr(args, name) for name in args.given})
-    (folder / RUN_FILE).write_text(text, encoding="utf-8")
+    write_text(folder / RUN_FILE, text)
 
 
 @contextmanager
@@ -446,49 +444,6 @@ def non_negative_float(text: str) -> float:
     if not (math.isfinite(value) and value >= 0):
         raise argparse.ArgumentTypeError(f"{text!r} must be a finite number >= 0")
     return value
-
-
-def check_writable(folder: Path) -> None:
-    """Refuse a result folder that cannot be written, before any work, without creating it."""
-    with _writing(folder):
-        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        if there.is_dir():  # tried, since /proc and read-only disks have folders with permission
-            os.rmdir(tempfile.mkdtemp(dir=there, prefix=".unfinished-"))
-            return
-    raise ValueError(f"out={str(folder)!r}: {there} is not a folder; choose another result folder")
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Turn what the system says into a ValueError about `folder`."""
-    try:
-        yield
-    except OSError as error:
-        raise ValueError(
-            f"out={str(folder)!r} is no folder that can be made or written ({error.strerror}); "
-            "choose another result folder"
-        ) from error
-
-
-@contextmanager
-def all_or_nothing(folder: Path, outputs: Sequence[str]) -> Iterator[Path]:
-    """A temporary folder whose files replace those of an earlier run at the end, or never.
-
-    `outputs`: stems of all files that a run may write; older ones are removed with the rest.
-    """
-    with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(dir=folder, prefix=".unfinished-"))
-    try:
-        yield staged
-        new = {path.name for path in staged.iterdir()}
-        for path in folder.iterdir():
-            if path.is_file() and path.stem in outputs and path.name not in new:
-                path.unlink()
-        for path in staged.iterdir():
-            os.replace(path, folder / path.name)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import math
@@ -83,6 +84,7 @@ METHODS = {
     "local": "collapsed network",
     "naive": "naive grid",
 }
+SUMMARY = "summary.json"
 COLUMN_SETTINGS = ("dataset", "model", "latent_dims", "decoder_variance", "data_sha256", "version")
 
 
@@ -366,7 +368,7 @@ class Comparison:
     def write(self, folder: str | Path) -> list[Path]:
         """Write comparison.csv and summary.json, curves.csv and phases.csv where there are such.
 
-        Each appears whole or not at all.
+        Each appears whole or not at all; summary.json, the last, has the sha256 of all of them.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -375,47 +377,34 @@ class Comparison:
             "curves": [dataclasses.asdict(point) for point in self.curves],
             "phases": [dataclasses.asdict(boundary) for boundary in self.boundaries],
         }
-        paths = []
-        for name, table in tables.items():
-            if table or name == "comparison":
-                paths.append(folder / f"{name}.csv")
-                names = list(table[0]) if table else []
-                write_text(
-                    paths[-1], _csv([names, *([_cell(v) for v in row.values()] for row in table)])
-                )
-        paths.append(folder / "summary.json")
-        write_text(paths[-1], json_text(self.to_json()) + "\n")
-        return paths
+        texts = {
+            f"{name}.csv": _csv(
+                [list(table[0]) if table else [], *([_cell(v) for v in r.values()] for r in table)]
+            )
+            for name, table in tables.items()
+            if table or name == "comparison"
+        }
+        tables_sha256 = {name: _sha256(text.encode()) for name, text in texts.items()}
+        summary = self.to_json() | {"tables_sha256": tables_sha256}
+        own = _sha256(json_text(summary).encode())
+        texts[SUMMARY] = json_text(summary | {"sha256": own}) + "\n"
+        for name, text in texts.items():
+            write_text(folder / name, text)
+        return [folder / name for name in texts]
 
     @classmethod
     def read(cls, folder: str | Path) -> Comparison:
         """Read what `write` wrote.
 
-        Raises FileNotFoundError where a file is missing, ValueError where one is damaged.
+        Raises FileNotFoundError where a file is missing, ValueError for one that is not as it was
+        written.
         """
         folder = Path(folder)
-        settings = _settings(folder / "summary.json")
-        rows = tuple(_read(folder / "comparison.csv", Row))
-        curves = tuple(_read(folder / "curves.csv", CurvePoint))
-        phases = tuple(_read(folder / "phases.csv", Boundary))
+        settings, sums = _summary(folder)
+        rows = tuple(_read(folder, "comparison.csv", sums, Row))
+        curves = tuple(_read(folder, "curves.csv", sums, CurvePoint))
+        phases = tuple(_read(folder, "phases.csv", sums, Boundary))
         return cls(settings, rows, curves, phases)
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
-        if not isinstance(settings, dict):
-            raise TypeError("its settings are no object")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _damaged(path, error) from error
-    return settings
-
-
-def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"{path} is no result of linvae, or a damaged one ({error!r}): write it again with linvae "
-        "compare"
-    )
 
 
 def write_text(path: Path, text: str) -> None:
@@ -445,18 +434,44 @@ def _csv(lines: Iterable[Iterable[str]]) -> str:
     return out.getvalue()
 
 
-def _read(path: Path, record: type[R]) -> Iterator[R]:
-    """The records of a file, none where an optional one is missing; other columns are left out."""
+def _summary(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Settings, and sha256 of the tables that were written with them."""
+    path = folder / SUMMARY
+    try:
+        content = json.loads(path.read_bytes())
+        if content.pop("sha256") == _sha256(json_text(content).encode()):
+            return content["settings"], content["tables_sha256"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass  # no JSON, or of other content
+    raise _changed(path)
+
+
+def _read(folder: Path, name: str, sums: Mapping[str, str], record: type[R]) -> Iterator[R]:
+    """The records of a file that was written, none of another; other columns are left out."""
     kinds: Mapping[str, Callable[[str], Any]] = {"str": str, "int": int, "float": float}
     fields = [(f.name, kinds[str(f.type)]) for f in dataclasses.fields(record)]
-    if record is not Row and not path.exists():
+    if name not in sums:
         return
-    with path.open(newline="", encoding="utf-8") as stream:
-        try:
-            for line in csv.DictReader(stream):
-                yield record(**{name: kind(line[name]) for name, kind in fields})
-        except (ValueError, KeyError, TypeError, csv.Error) as error:
-            raise _damaged(path, error) from error
+    content = (folder / name).read_bytes()
+    if _sha256(content) != sums[name]:
+        raise _changed(folder / name)
+    try:
+        for line in csv.DictReader(io.StringIO(content.decode(), newline="")):
+            yield record(**{field: kind(line[field]) for field, kind in fields})
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise _changed(folder / name) from error
+
+
+def _changed(path: Path) -> ValueError:
+    return ValueError(
+        f"{path} is not as it was written: its sha256 is not the one in {SUMMARY}, so it was "
+        "damaged or changed, or is of another run; put a copy of the folder back, or repeat the "
+        f"run: linvae compare --config {path.parent / 'run.toml'}"
+    )
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _number(value: Any) -> Any:

@@ -6,7 +6,7 @@
                                       | wording < verdicts < report, plots < sheets
                                       metrics < jobs < cluster
                                       < compare, predict, diagnose, diagnosis, testing,
-                                        pipeline, run_file, cli,
+                                        pipeline, run_file, result_folder, cli,
                                         completion, explore, explorer, measured,
                                         advice_words, every __main__
 
@@ -43,6 +43,7 @@ TOP = {
     "remedy_rows",
     "rows",
     "run_file",
+    "result_folder",
     "cli",
     "completion",
     "__main__",

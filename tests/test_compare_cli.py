@@ -18,10 +18,10 @@ import linvae.cli
 import linvae.compare
 import linvae.data
 import linvae.text
-from linvae.cli import all_or_nothing
 from linvae.models import PRESETS
 from linvae.moments import Moments
 from linvae.pipeline import make_plan
+from linvae.result_folder import all_or_nothing
 from linvae.spec import VAESpec
 from linvae.theory import solve
 

@@ -2,7 +2,7 @@
 
 | file                | content                                                          |
 |---------------------|------------------------------------------------------------------|
-| `model.json`        | format, kind, spec, sizes, seeds, points, sha256 of the other two |
+| `model.json`        | format, kind, spec, sizes, seeds, points, sha256 of all three     |
 | `state.safetensors` | parameters and buffers of all members, no pickle                 |
 | `vocabulary.txt`    | one word per line, UTF-8; line k + 1 is token k                  |
 
@@ -30,7 +30,7 @@ from linvae.spec import VAESpec
 
 __all__ = ["Words", "load_text_model", "save_text_model"]
 
-FORMAT = 1
+FORMAT = 2
 MODEL, STATE, VOCABULARY = "model.json", "state.safetensors", "vocabulary.txt"
 KINDS: Mapping[str, type[StackedTextVAE] | type[StackedLanguageModel]] = {
     "vae": StackedTextVAE,
@@ -62,6 +62,7 @@ def save_text_model(
         VOCABULARY: "".join(f"{word}\n" for word in words).encode(),
     }
     description = _description(model) | {"sha256": {n: _sha256(v) for n, v in files.items()}}
+    description["own_sha256"] = _sha256(json.dumps(description).encode())
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         _write(folder / name, content)
@@ -122,6 +123,9 @@ def _read_description(folder: Path, content: bytes) -> dict[str, Any]:
             f"{folder} has format {found} and this linvae reads format {FORMAT}: load it with the "
             "version that wrote it, or train again"
         )
+    own = description.pop("own_sha256", "")
+    if _sha256(json.dumps(description).encode()) != own:
+        raise _damaged(folder / MODEL, "its sha256 is not the one in it")
     sha256 = description.get("sha256")
     if not isinstance(sha256, dict) or set(sha256) != {STATE, VOCABULARY}:
         raise _damaged(folder / MODEL, f"it has no sha256 of {STATE} and {VOCABULARY}")

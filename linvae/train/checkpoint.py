@@ -220,7 +220,7 @@ def write_file(
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
-    _remove_stale(path)
+    remove_stale(path.parent, path.name)
 
 
 def read_file(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -353,9 +353,9 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove_stale(path: Path) -> None:
-    """Delete what killed processes left of writing `path`."""
-    for left in path.parent.glob(f"{path.name}.*.part"):
+def remove_stale(folder: Path, name: str) -> None:
+    """Delete what killed processes left of writing files of that name, which may have wildcards."""
+    for left in folder.glob(f"{name}.*.part"):
         try:
             if time.time() - left.stat().st_mtime > STALE_SECONDS:
                 left.unlink()

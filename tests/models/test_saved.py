@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -88,8 +89,12 @@ def whole(tmp_path_factory) -> Path:
 
 
 def edited(folder: Path, **changes: object) -> None:
+    """Another description, with a sha256 that fits."""
     path = folder / saved.MODEL
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    description = json.loads(path.read_text()) | changes
+    del description["own_sha256"]
+    own = hashlib.sha256(json.dumps(description).encode()).hexdigest()
+    path.write_text(json.dumps(description | {"own_sha256": own}))
 
 
 def cut(path: Path) -> None:
@@ -104,8 +109,8 @@ DAMAGE = {
     ),
     "no-json": (lambda f: (f / saved.MODEL).write_text("{"), "it is no JSON with a format"),
     "no-object": (lambda f: (f / saved.MODEL).write_text("[1]"), "it is no JSON with a format"),
-    "no-sha256": (lambda f: edited(f, sha256={}), r"model\.json is damaged .*it has no sha256 of"),
-    "format": (lambda f: edited(f, format=2), "has format 2 and this linvae reads format 1: load"),
+    "no-sha256": (lambda f: (f / saved.MODEL).write_text('{"format": 2}'), "its sha256 is not the"),
+    "format": (lambda f: edited(f, format=1), "has format 1 and this linvae reads format 2: load"),
     "kind": (lambda f: edited(f, kind="gru"), "model of kind 'gru', this linvae knows vae"),
     "seeds": (lambda f: edited(f, seeds=[1]), "it does not describe .*size mismatch"),
     "language-model": (

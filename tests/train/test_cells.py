@@ -358,6 +358,18 @@ def test_state_that_members_share_is_refused(tmp_path, monkeypatch):
         killed.cells("constant", CellStore(tmp_path))
 
 
+def test_remains_of_killed_writes_do_not_grow(tmp_path):
+    """Of any cell and checkpoint; not what another process may be writing, nor what is not ours."""
+    ours = [tmp_path / f"a{kind}.1-b.part" for kind in (module.CELL, module.CHECKPOINT)]
+    young, other = tmp_path / f"c{module.CELL}.2-d.part", tmp_path / "film.part"
+    for path in (*ours, young, other):
+        path.touch()
+    for path in (*ours, other):
+        os.utime(path, (0, 0))
+    CellStore(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted((young, other))
+
+
 def test_store_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"nothing can be written into .*give another folder"):

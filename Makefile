@@ -4,13 +4,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: compare test lint types docs clean
+.PHONY: compare test fuzz lint types docs clean
 
 compare: $(INSTALLED)  ## predicted against observed collapse of the bundled digits
 	$(BIN)/python -m linvae.compare
 
 test: $(INSTALLED)  ## all tests
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+fuzz: $(INSTALLED)  ## property tests with 10,000 examples each, drawn anew: hours
+	$(BIN)/python -m pytest -n auto --dist worksteal --hypothesis-profile nightly $$(grep -l "^from hypothesis" -r tests --include="test_*.py")
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -15,9 +15,24 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
+
+# Of every property test, but those that say why they take a share. `make fuzz` takes the second.
+settings.register_profile(
+    "ci",
+    max_examples=200,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+settings.register_profile(
+    "nightly", settings.get_profile("ci"), max_examples=10_000, derandomize=False, print_blob=True
+)
+settings.load_profile("ci")
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 

@@ -1,0 +1,177 @@
+"""Any input of the declared types: an answer without a warning, or a ValueError in our own words.
+
+Numbers that are not finite, far too large or denormal, arrays of any type and shape, matrices that
+are no covariance, nonsense in every field. Our own words: the error comes from a `raise` of linvae, not
+from a library below it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import math
+import pkgutil
+import traceback
+import typing
+import warnings
+from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import linvae.theory
+from linvae import CVAESpec, HVAESpec, Moments, VAESpec, objective, solve, stability
+from linvae.spec import ARVAESpec, LatentReconstruction
+from linvae.theory import UnboundedObjectiveError
+
+
+def answer(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """What `call` returns, or None where it refuses in its own words; warnings are errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            return call(*arguments, **named)
+        except ValueError as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            assert type(error) in (ValueError, UnboundedObjectiveError)
+            assert "/linvae/" in last.filename, f"{last.filename} says: {error}"
+            assert str(last.line).startswith("raise "), f"{last.line} says: {error}"
+            assert len(str(error)) > 20
+            return None
+
+
+# --- draws ----------------------------------------------------------------------------------------
+
+EXTREME = [0.0, -0.0, -1.0, math.nan, math.inf, -math.inf, 5e-324, 1e-310, 1e-160, 1e160, 1.7e308]
+number = st.sampled_from([1.0, 0.5, *EXTREME]) | st.floats()
+whole = st.sampled_from([1, 2, 3, 0, -1, 7, 40])
+NONSENSE = [
+    None, True, False, "", "1", "learned", b"1", 1j, 10**400, -(10**400), Fraction(1, 3),
+    Decimal("NaN"), Decimal(2), [], [1.0], [[1.0]], (None,), {}, {1.0}, object(), len, float,
+    np.array(1.0), np.array([1.0, 2.0]), np.array([]), np.float16(0.5), np.int8(3), np.uint64(2),
+    np.bool_(True), np.datetime64("2020"), np.array([True, False]), range(2), range(0),
+    [[0, 0], [1, 0]], [["a", "b"], ["c", "d"]], [[], [0]], [[], ["a"]], np.eye(2, k=-1, dtype=bool),
+]  # fmt: skip
+nonsense = st.sampled_from(NONSENSE)  # few enough that every one is tried
+numbers = number | whole | st.lists(number, max_size=3)
+TYPES = ["f8", "f4", "f2", "g", "i8", "i1", "u8", "u1", "?", "c16", "U3", "O", "M8[s]", "V4"]
+NO_ARRAYS = [
+    [[1.0], [1.0, 2.0]],
+    [None, None],
+    [["a", "b"]],
+    None,
+    {},
+    "text",
+    [[10**400]],
+    object(),
+]
+
+
+def of_type(values: np.ndarray, kind: str) -> np.ndarray:
+    """The array in another type; what does not fit is whatever NumPy makes of it."""
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if kind in ("V4", "M8[s]"):
+            return np.zeros(values.shape, kind)
+        return values.astype(kind)
+
+
+@st.composite
+def arrays(draw, ndim: int | None = None, square: bool = False) -> Any:
+    """Doubles, most often; any type; nested lists that are no array."""
+    kind = draw(st.sampled_from(["plain", "plain", "extreme", "extreme", "typed", "none"]))
+    if kind == "none":
+        return draw(st.sampled_from(NO_ARRAYS))
+    ndim = draw(st.integers(0, 3)) if ndim is None or draw(st.integers(0, 9)) == 9 else ndim
+    shape = tuple(draw(st.integers(0 if i else 1, 4)) for i in range(ndim))
+    if square and ndim:
+        shape = (shape[0],) * ndim
+    entry = number if kind == "extreme" else st.floats(0, 3)
+    size = math.prod(shape)
+    values = np.array(draw(st.lists(entry, min_size=size, max_size=size))).reshape(shape)
+    if square and ndim == 2 and draw(st.booleans()):
+        with np.errstate(all="ignore"):
+            values = values @ values.T
+    return of_type(values, draw(st.sampled_from(TYPES))) if kind == "typed" else values
+
+
+# --- specifications -------------------------------------------------------------------------------
+
+SPECS = (VAESpec, CVAESpec, ARVAESpec, HVAESpec, LatentReconstruction)
+FIELDS = [(kind, f.name) for kind in SPECS for f in dataclasses.fields(kind) if f.name != "_"]
+SMALLEST = {HVAESpec: {"latent_dims": (2, 1)}, LatentReconstruction: {}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), FIELDS, ids=[f"{kind.__name__}-{name}" for kind, name in FIELDS]
+)
+@pytest.mark.parametrize("values", [nonsense, numbers], ids=["nonsense", "numbers"])
+@given(draw=st.data())
+def test_any_value_of_a_field(kind, name, values, draw):
+    """Accepted values are plain Python: they compare, hash, and make the same record again."""
+    fields = SMALLEST.get(kind, {"latent_dim": 2}) | {name: draw.draw(values)}
+    found = answer(kind, **fields)
+    if found is not None:
+        stored = {f.name: getattr(found, f.name) for f in dataclasses.fields(found)}
+        again = kind(**{n: v for n, v in stored.items() if n != "_"})
+        assert again == found
+        assert hash(again) == hash(found)
+        assert all(type(v) in (int, float, str, tuple, type(None)) for v in stored.values())
+
+
+@given(kind=st.sampled_from(SPECS), draw=st.data())
+def test_any_values_of_all_fields(kind, draw):
+    names = [f.name for f in dataclasses.fields(kind)]
+    answer(kind, **{name: draw.draw(nonsense | numbers, name) for name in names if draw.draw(st.booleans())
+                    or name.startswith("latent_dim")})  # fmt: skip
+
+
+@given(spec=st.sampled_from([VAESpec(2), CVAESpec(2), HVAESpec([2, 1])]), factor=number)
+def test_betas_scaled_by_anything(spec, factor):
+    answer(spec.scale_betas, factor)
+
+
+# --- moments --------------------------------------------------------------------------------------
+
+
+def assert_moments(found: Moments | None) -> None:
+    """Finite, symmetric, of the stated shapes."""
+    if found is not None:
+        n = found.condition_dim + found.target_dim
+        assert found.mean.shape == (n,)
+        assert found.covariance.shape == (n, n)
+        assert found.mean.dtype == found.covariance.dtype == np.float64
+        assert np.all(np.isfinite(found.mean))
+        assert np.all(np.isfinite(found.covariance))
+        assert np.array_equal(found.covariance, found.covariance.T)
+        for name in ("regression", "explained_covariance", "residual_covariance"):
+            part = answer(getattr, found, name)
+            assert part is None or np.all(np.isfinite(part)), name
+        assert len(found.to_rows()) == n
+
+
+@given(target=arrays(2), condition=st.none() | arrays(2), centered=st.booleans())
+def test_moments_of_anything(target, condition, centered):
+    assert_moments(answer(Moments.from_data, target, condition, centered=centered))
+
+
+@given(batches=st.lists(arrays(2) | st.tuples(arrays(2), arrays(2)), max_size=3))
+def test_moments_of_any_batches(batches):
+    assert_moments(answer(Moments.from_batches, batches))
+
+
+@given(
+    covariance=arrays(2, square=True),
+    condition_dim=st.just(0) | nonsense | whole,
+    mean=st.none() | arrays(1),
+    n_samples=st.none() | nonsense | whole,
+)
+def test_any_matrix_as_covariance(covariance, condition_dim, mean, n_samples):
+    named = {"condition_dim": condition_dim, "mean": mean, "n_samples": n_samples}
+    assert_moments(answer(Moments.from_covariance, covariance, **named))

@@ -10,15 +10,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
 from linvae.moments import Moments
 from linvae.spec import HVAESpec, VAESpec
 
-__all__ = ["check_pair", "check_spec", "checked_numbers", "checked_variances"]
+__all__ = [
+    "check_pair", "check_spec", "checked_numbers", "checked_variances", "in_doubles", "never_nan",
+]  # fmt: skip
 
 Array = npt.NDArray[np.float64]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def in_doubles(function: Callable[P, T]) -> Callable[P, T]:
+    """`function`, with a ValueError for NaN and warnings where doubles cannot hold what it takes.
+
+    Finite numbers may be so far apart (a variance of 1e300 beside one of 1e-300) that a quotient
+    or a square overflows, or underflows and is divided by.
+    """
+
+    @wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            with np.errstate(over="raise", divide="raise", invalid="raise"):
+                return function(*args, **kwargs)
+        except (ArithmeticError, np.linalg.LinAlgError) as error:
+            raise ValueError(
+                f"the numbers given to {function.__name__} are too large, too small or too far "
+                f"apart for double precision ({error}): rescale the data, the decoder variance "
+                "with them, or the latents"
+            ) from error
+
+    return guarded
+
+
+def never_nan(name: str, value: npt.ArrayLike, *, infinite: bool = False) -> None:
+    """FloatingPointError, a ValueError after `in_doubles`, for a result that is not finite."""
+    if np.any(np.isnan(value) if infinite else ~np.isfinite(value)):
+        raise FloatingPointError(f"{name} would be {value}")
 
 
 def check_spec(spec: object) -> None:

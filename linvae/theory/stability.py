@@ -72,7 +72,7 @@ import numpy.typing as npt
 
 from linvae.moments import Moments
 from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LinearSpec, VAESpec
-from linvae.theory.arguments import check_pair
+from linvae.theory.arguments import check_pair, in_doubles, never_nan
 from linvae.theory.elbo import Chain, refuse_blind_loss
 from linvae.theory.hvae import solve_hierarchy
 from linvae.theory.modes import (
@@ -137,6 +137,7 @@ class _Quadratic:
     of_all: Array | None = None
 
 
+@in_doubles
 def stability(
     spec: LinearSpec, moments: Moments, weights: Mapping[str, npt.ArrayLike] | None = None
 ) -> Stability:
@@ -190,6 +191,8 @@ def _stability(
     directions = (respond @ W[:, : len(F)]).T
     lengths = np.linalg.norm(directions, axis=1, keepdims=True)
     rates = _escape_rates(F, C, beta * price_per_beta + fixed_price)
+    never_nan("a threshold", critical, infinite=True)
+    never_nan("an escape rate", rates)
     return Stability(
         critical_beta=critical,
         unstable_directions=int(np.sum(critical > beta)),

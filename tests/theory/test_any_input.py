@@ -1,19 +1,15 @@
 """Any input of the declared types: an answer without a warning, or a ValueError in our own words.
 
 Numbers that are not finite, far too large or denormal, arrays of any type and shape, matrices that
-are no covariance, nonsense in every field. Our own words: the error comes from a `raise` of linvae, not
-from a library below it.
+are no covariance, nonsense in every field. Our own words: the error comes from a `raise` of linvae,
+not from a library below it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import inspect
 import math
-import pkgutil
 import traceback
-import typing
 import warnings
 from collections.abc import Callable
 from decimal import Decimal
@@ -25,7 +21,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import linvae.theory
 from linvae import CVAESpec, HVAESpec, Moments, VAESpec, objective, solve, stability
 from linvae.spec import ARVAESpec, LatentReconstruction
 from linvae.theory import UnboundedObjectiveError
@@ -128,8 +123,8 @@ def test_any_value_of_a_field(kind, name, values, draw):
 @given(kind=st.sampled_from(SPECS), draw=st.data())
 def test_any_values_of_all_fields(kind, draw):
     names = [f.name for f in dataclasses.fields(kind)]
-    answer(kind, **{name: draw.draw(nonsense | numbers, name) for name in names if draw.draw(st.booleans())
-                    or name.startswith("latent_dim")})  # fmt: skip
+    given = [n for n in names if n.startswith("latent_dim") or draw.draw(st.booleans())]
+    answer(kind, **{name: draw.draw(nonsense | numbers, name) for name in given})
 
 
 @given(spec=st.sampled_from([VAESpec(2), CVAESpec(2), HVAESpec([2, 1])]), factor=number)
@@ -175,3 +170,86 @@ def test_moments_of_any_batches(batches):
 def test_any_matrix_as_covariance(covariance, condition_dim, mean, n_samples):
     named = {"condition_dim": condition_dim, "mean": mean, "n_samples": n_samples}
     assert_moments(answer(Moments.from_covariance, covariance, **named))
+
+
+# --- theory: accepted specifications on accepted moments ------------------------------------------
+
+POSITIVE = [5e-324, 1e-310, 1e-160, 1e-20, 1e20, 1e160, 1.7e308]
+positive = st.sampled_from([1.0, 0.5]) | st.sampled_from(POSITIVE) | st.floats(1e-3, 1e3)
+positive |= st.floats(0, exclude_min=True, allow_infinity=False)
+zero = st.just(0.0)
+width = st.integers(1, 4)
+
+
+@st.composite
+def specs(draw) -> Any:
+    """Any combination of fields that the specifications accept."""
+    kind = draw(st.sampled_from([VAESpec, CVAESpec, ARVAESpec, HVAESpec]))
+    if kind is HVAESpec:
+        dims = draw(st.lists(width, min_size=1, max_size=3))
+        each = {"min_size": len(dims), "max_size": len(dims)}
+        return HVAESpec(
+            dims,
+            betas=draw(st.lists(positive, **each)),
+            decoder_variance=draw(positive),
+            prior_variances=draw(st.lists(positive, **each)),
+            encoder_variances=draw(st.lists(st.none() | positive, **each)),
+        )
+    k = draw(width)
+    fields = {
+        "beta": positive,
+        "decoder_variance": positive | st.just("learned"),
+        "prior_variance": positive,
+        "encoder_variance": st.none() | positive | st.lists(positive, min_size=k, max_size=k),
+        "latent_reconstruction": zero | positive,
+        "weight_decay": zero | positive,
+        "likelihood": st.sampled_from(["gaussian", "bernoulli", "poisson", "multinomial"]),
+    }
+    if kind is CVAESpec:
+        fields["encoder_sees"] = st.sampled_from(["both", "target"])
+    if kind is ARVAESpec:
+        fields["order"] = st.none() | st.integers(0, 3)
+    chosen = draw(st.lists(st.sampled_from(sorted(fields)), max_size=3, unique=True))
+    spec = answer(kind, k, **{name: draw(fields[name]) for name in chosen})
+    return kind(k) if spec is None else spec
+
+
+@st.composite
+def any_moments(draw) -> Moments:
+    """Of drawn factors in extreme units: any rank and condition number, any mean."""
+    d, dx = draw(st.integers(1, 3)), draw(st.integers(0, 2))
+    size = (d + dx) ** 2
+    entries = st.integers(-3, 3) | st.floats(-3, 3)
+    factor = np.array(draw(st.lists(entries, min_size=size, max_size=size)), dtype=float)
+    factor = factor.reshape(d + dx, -1)
+    units = np.sqrt(np.array(draw(st.lists(positive, min_size=d + dx, max_size=d + dx))))
+    factor *= draw(st.sampled_from([units[:1], units]))[:, None]
+    mean = draw(st.none() | st.lists(st.floats(-1e160, 1e160) | st.floats(0, 1), min_size=d + dx,
+                                     max_size=d + dx))  # fmt: skip
+    with np.errstate(all="ignore"):
+        covariance = factor @ factor.T
+    found = answer(Moments.from_covariance, covariance, condition_dim=dx, mean=mean)
+    return Moments.from_covariance(np.eye(d + dx), condition_dim=dx) if found is None else found
+
+
+@given(spec=specs(), moments=any_moments())
+def test_solution_of_any_spec_on_any_moments(spec, moments):
+    """Finite numbers, but for the values that the record says are NaN or infinite."""
+    found = answer(solve, spec, moments)
+    if found is not None:
+        for name in ("objective", "distortion", "rates", "mode_variances", "mode_rates", "penalty"):
+            assert np.all(np.isfinite(getattr(found, name))), name
+        assert np.all((found.noise_fractions >= 0) & (found.noise_fractions <= 1))
+        assert np.all(np.diff(found.mode_variances) <= 0)
+        again = answer(objective, spec, moments, found.weights)
+        assert again is None or np.isfinite(again.objective)
+
+
+@given(spec=specs(), moments=any_moments())
+def test_stability_of_any_spec_on_any_moments(spec, moments):
+    found = answer(stability, spec, moments)
+    if found is not None:
+        assert not np.any(np.isnan(found.critical_beta))
+        for name in ("directions", "escape_rates"):
+            assert np.all(np.isfinite(getattr(found, name))), name
+        assert 0 <= found.unstable_directions <= len(found.critical_beta)

@@ -379,7 +379,7 @@ def _escape_rates(F: Array, C: Array, price: Array) -> Array:
     shared = _shared_eigenvalues(F, C, price)
     if shared is not None:
         f, c, p = shared
-        spread = (f + p + np.sqrt((f - p) ** 2 + 4 * c**2)) / 2
+        spread = (f + p + np.hypot(f - p, 2 * c)) / 2
         escape = np.divide(c**2 - f * p, spread, out=np.zeros_like(c), where=spread > 0)
         both: Array = np.sort(np.concatenate([escape, -spread]))[::-1]
         return both

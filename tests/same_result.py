@@ -1,6 +1,6 @@
 """What a seed gives, as text: moments, a solution and a tiny training. A process of its own.
 
-    python tests/same_result.py THREADS     (and OMP_NUM_THREADS and the like, before NumPy starts)
+python tests/same_result.py THREADS     (and OMP_NUM_THREADS and the like, before NumPy starts)
 """
 
 from __future__ import annotations
@@ -34,9 +34,8 @@ def moments_and_theory() -> dict[str, np.ndarray]:
 
 def training(device: str = "cpu") -> dict[str, np.ndarray]:
     """60 steps of an MLP wide enough for two threads."""
-    data = TrainingData.from_arrays(gaussian((4.0, 2.0, 1.0, 0.5), 512, seed=2).target)
-    if device != "cpu":
-        data = data.to(torch.device(device))
+    rows = gaussian((4.0, 2.0, 1.0, 0.5), 512, seed=2).target
+    data = TrainingData.from_arrays(rows, device=device)
     network = Architecture("mlp", hidden=256)
     model = build_model(VAESpec(2), data.target, architecture=network, seeds=(0, 1), n_points=2)
     model = model.to(device)

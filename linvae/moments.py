@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg.blas import dsyr, dsyrk
 
-__all__ = ["Moments"]
+__all__ = ["Moments", "as_array", "doubles"]
 
 Array = npt.NDArray[np.float64]
 Batch = npt.ArrayLike | tuple[npt.ArrayLike, npt.ArrayLike]
@@ -106,7 +106,7 @@ class Moments:
         Raises ValueError unless it is finite, symmetric and positive semi-definite up to rounding
         (1e-10 of its largest entry per dimension), with a positive variance in the target.
         """
-        c = _doubles("covariance", covariance)
+        c = doubles("covariance", covariance)
         if c.ndim != 2 or c.shape[0] != c.shape[1] or c.size == 0:
             raise ValueError(f"covariance has shape {c.shape} but must be square, (dx + d, dx + d)")
         k, n = _whole(condition_dim), _whole(n_samples)
@@ -116,7 +116,7 @@ class Moments:
                 f"covariance is {len(c)} x {len(c)} and at least one coordinate is the target"
             )
         _check_semidefinite(c)
-        m = np.zeros(len(c)) if mean is None else _doubles("mean", mean)
+        m = np.zeros(len(c)) if mean is None else np.array(doubles("mean", mean))
         if m.shape != (len(c),) or not np.all(np.isfinite(m)):
             raise ValueError(f"mean has shape {m.shape} but must be finite with shape ({len(c)},)")
         _check_variance(c, k)
@@ -345,26 +345,30 @@ def _mean(rows: npt.NDArray[Any]) -> Array:
 
 
 def _matrix(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
-    array = _array(name, values)
+    array = as_array(name, values)
     _check_matrix(name, array)
     return array
 
 
-def _array(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
+def as_array(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
+    """As NumPy reads it; ValueError for ragged lists."""
     try:
         return np.asarray(values)
     except ValueError as error:
         raise ValueError(f"{name} must be an array of numbers: {error}") from None
 
 
-def _doubles(name: str, values: npt.ArrayLike) -> Array:
-    """A copy in float64; infinite where a longer number does not fit."""
-    array = _array(name, values)
+def doubles(name: str, values: npt.ArrayLike) -> Array:
+    """In float64, a copy where it is not; infinite where a longer number does not fit.
+
+    Raises ValueError for what is no array of real numbers.
+    """
+    array = as_array(name, values)
     try:
         if array.dtype.kind not in "fiubO":
             raise TypeError("not real")
         with np.errstate(over="ignore"):
-            return array.astype(np.float64)
+            return array.astype(np.float64, copy=False)
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{name} has dtype {array.dtype} but must be real numbers") from None
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Of every property test, but those that say why they take a share. `make fuzz` takes the second.
 settings.register_profile(
     "ci",
-    max_examples=int(os.environ.get("MX", 200)),
+    max_examples=200,
     derandomize=True,
     deadline=None,
     database=None,

@@ -54,7 +54,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linvae.moments import Moments
+from linvae.moments import Moments, doubles
 from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LinearSpec, VAESpec
 from linvae.theory.arguments import in_doubles, never_nan
 from linvae.theory.modes import sees_condition_only
@@ -271,7 +271,7 @@ class _Reader:
                 f"weights lack {name!r}, which {self.kind} needs with shape {shape}: got "
                 f"{sorted(self.weights)}"
             )
-        value = np.asarray(self.weights[name], dtype=np.float64)
+        value = doubles(f"weights[{name!r}]", self.weights[name])
         if value.shape != shape or not np.all(np.isfinite(value)):
             raise ValueError(
                 f"weights[{name!r}] has shape {value.shape} but must be finite with shape {shape} "

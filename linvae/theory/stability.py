@@ -200,6 +200,7 @@ def _stability(
     )
 
 
+@in_doubles
 def critical_correlation(
     *, beta: float, decoder_variance: float, target_variance: float, encoder_sees: str = "both"
 ) -> float:

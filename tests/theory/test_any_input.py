@@ -8,7 +8,10 @@ not from a library below it.
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import inspect
 import math
+import pkgutil
 import traceback
 import warnings
 from collections.abc import Callable
@@ -18,11 +21,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import linvae.theory
 from linvae import CVAESpec, HVAESpec, Moments, VAESpec, objective, solve, stability
-from linvae.spec import ARVAESpec, LatentReconstruction
+from linvae.spec import LATENT_SOURCES, ARVAESpec, LatentReconstruction
 from linvae.theory import UnboundedObjectiveError
 
 
@@ -253,3 +257,84 @@ def test_stability_of_any_spec_on_any_moments(spec, moments):
         for name in ("directions", "escape_rates"):
             assert np.all(np.isfinite(getattr(found, name))), name
         assert 0 <= found.unstable_directions <= len(found.critical_beta)
+
+
+# --- every public function of the theory ----------------------------------------------------------
+
+
+# steps of others, called with what those have checked, or made to raise
+INNER = ("never_nan", "training_scale", "weight_pair")
+
+
+def functions() -> list[Callable[..., Any]]:
+    """Those whose arguments are all specifications, moments, numbers, words and array-likes."""
+    found = []
+    for module in pkgutil.iter_modules(linvae.theory.__path__):
+        home = importlib.import_module(f"linvae.theory.{module.name}")
+        for name in home.__all__:
+            function = getattr(home, name)
+            if (
+                name not in INNER
+                and inspect.isfunction(function)
+                and all(p in DRAWN for p in parameters(function))
+            ):
+                found.append(function)
+    return found
+
+
+def parameters(function: Callable[..., Any]) -> list[str]:
+    """Annotations as they are written, but for the defaults' `None`."""
+    given = inspect.signature(function).parameters.values()
+    return [str(p.annotation).removesuffix(" | None") for p in given]
+
+
+def spec_of(*kinds: type) -> st.SearchStrategy[Any]:
+    return specs().filter(lambda spec: isinstance(spec, kinds))
+
+
+weights = st.dictionaries(st.sampled_from(["W", "U", "Sigma", "s"]), arrays(2), max_size=4)
+word = st.sampled_from(["raw", "joint", "unit", "both", "prior", "gaussian", "bernoulli", ""])
+DRAWN: dict[str, st.SearchStrategy[Any]] = {
+    "LinearSpec": specs(),
+    "VAESpec": spec_of(VAESpec),
+    "CVAESpec": spec_of(CVAESpec),
+    "ARVAESpec": spec_of(ARVAESpec),
+    "HVAESpec": spec_of(HVAESpec),
+    "LatentReconstruction": st.builds(
+        LatentReconstruction,
+        st.floats(0, 1e3),
+        source=st.sampled_from(LATENT_SOURCES),
+        detach=st.sampled_from(["none", "input", "target", "both"]),
+        encoder_share=st.sampled_from([0.0, 1e-4, 1.0]),
+    ),
+    "Moments": any_moments(),
+    "Moments | npt.ArrayLike": any_moments() | arrays(2) | arrays(1),
+    "npt.ArrayLike": arrays(1) | arrays(2) | number,
+    "Sequence[float]": arrays(1),
+    "Sequence[npt.ArrayLike]": st.lists(arrays(2), max_size=2),
+    "Mapping[str, npt.ArrayLike]": weights,
+    "StartWeights": number | arrays(1),
+    "Schedule": number,
+    "float": number,
+    "int": whole,
+    "bool": st.booleans(),
+    "str": word,
+    **dict.fromkeys(["Likelihood", "Update", "EncoderWeights", "Latents"], word),
+    "Literal['unit', 'total']": word,
+}
+FUNCTIONS = functions()
+few = settings(max_examples=max(1, settings.default.max_examples // 10))  # of so many functions
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__module__[14:] + f"-{f.__name__}")
+@given(draw=st.data())
+@few
+def test_any_arguments_of_a_function(function, draw):
+    named = {}
+    for p, kind in zip(inspect.signature(function).parameters.values(), parameters(function),
+                       strict=True):  # fmt: skip
+        if p.default is not inspect.Parameter.empty and draw.draw(st.booleans()):
+            continue
+        values = st.integers(0, 9) if p.name == "seed" else DRAWN[kind]
+        named[p.name] = draw.draw(values, p.name)
+    answer(function, **named)

@@ -166,7 +166,7 @@ def causal_neighbours(height: int, width: int, reach: int) -> list[Indices]:
     Near: at most `reach` rows up and columns aside; 2 reach (reach + 1) pixels away from the edges,
     as a masked convolution of 2 reach + 1 a side.
     """
-    check_wholes("causal_neighbours", height=height, width=width, reach=reach)
+    check_wholes("causal_neighbours", height=height, width=width)
     index = np.arange(height * width).reshape(height, width)
     found = []
     for row, column in np.ndindex(height, width):

@@ -98,6 +98,28 @@ def test_order_of_the_coordinates_changes_nothing(case):
     assert_same_optimum(found, expected, tolerance=tolerance_of(case))
 
 
+@given(case=any_of([*SOLVED, "ar 1"]), far=st.floats(-1e9, 1e9))
+def test_mean_and_signs_of_the_coordinates_change_nothing(case, far):
+    """Of every model, the autoregressive one too."""
+    C, dx = case.moments.covariance, case.moments.condition_dim
+    signs = case.rng().choice([-1.0, 1.0], size=len(C))
+    other = Moments.from_covariance(
+        C * np.outer(signs, signs), condition_dim=dx, mean=np.full(len(C), far)
+    )
+    expected = stability_or_none(case.spec, case.moments)
+    if expected is not None:
+        assert_same_thresholds(stability_or_none(case.spec, other), expected)
+    if getattr(case.spec, "order", None) != 1:
+        found = solve(case.spec, other)
+        assert_same_optimum(found, solve(case.spec, case.moments), tolerance=tolerance_of(case))
+
+
+def stability_or_none(spec, moments: Moments) -> np.ndarray | None:
+    """Its thresholds, where the decoder variance is given."""
+    learned = spec.decoder_variance == "learned"
+    return None if learned else stability(spec, moments).critical_beta
+
+
 @given(case=any_of(LOCAL))
 def test_rotation_of_the_target_leaves_the_local_threshold(case):
     turned = transformed(case.moments, orthogonal(case.rng(), case.moments.target_dim))

@@ -51,10 +51,12 @@ licences: $(INSTALLED)  ## docs/licences.md
 faults: $(INSTALLED)  ## nightly: 20 kills, a disk full at every operation, clusters that die
 	LINVAE_FAULTS=full $(BIN)/python -m pytest -s tests/faults
 
-# nightly: every reader of files under atheris (Linux), FUZZ_SECONDS each; what fails stays in fuzz/
+# FUZZ_SECONDS for each reader (Linux); an input that fails stays in fuzz/
 FUZZ_SECONDS ?= 60
-fuzz: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[fuzz]"
+fuzz: $(INSTALLED)  ## nightly: property tests with 10,000 examples each, hours; readers under atheris
+	$(BIN)/python -m pytest -n auto --dist worksteal --hypothesis-profile nightly \
+	  $$(grep -l "^from hypothesis" -r tests --include="test_*.py")
+	$(PIP) --require-hashes -c constraints.txt "linvae[fuzz]"
 	$(BIN)/python -W ignore -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 # Every file is checked by its hash in constraints.txt. torch first: on Linux the default index has

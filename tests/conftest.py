@@ -16,9 +16,24 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
+
+# Of every property test, but those that say why they take a share. `make fuzz` takes the second.
+settings.register_profile(
+    "ci",
+    max_examples=200,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+settings.register_profile(
+    "nightly", settings.get_profile("ci"), max_examples=10_000, derandomize=False, print_blob=True
+)
+settings.load_profile("ci")
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # Not every Python has a build of torch; "make test-theory" tests what needs none.

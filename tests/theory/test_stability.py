@@ -17,7 +17,7 @@ from linvae.theory.dynamics import escape_rates
 from linvae.theory.stability import critical_correlation, stability
 
 from .problems import draw, random_covariance
-from .test_properties import replaced
+from .strategies import replaced
 
 KINDS = ("plain", "general", "both", "target", "full", "order", "decay", "loss")
 

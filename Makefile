@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet
 COVERAGE := $(BIN)/python -m coverage
-LOCK := $(BIN)/uv pip compile --quiet pyproject.toml --extra dev --universal --no-header
+LOCK := $(BIN)/uv pip compile --quiet pyproject.toml --extra dev --extra fuzz --extra mutants --universal --no-header
 PIP_LINES := sed -n '/^pip==/,/[^\\]$$/p; /^setuptools==/,/[^\\]$$/p' constraints.txt
 
-.PHONY: compare test test-theory lint types docs audit licences lock lowest nightly clean
+.PHONY: compare test test-theory lint types docs audit licences lock lowest faults fuzz mutants nightly clean
 
 compare: $(INSTALLED)  ## predicted against observed collapse of the bundled digits
 	$(BIN)/python -m linvae.compare
@@ -58,6 +58,10 @@ fuzz: $(INSTALLED)  ## nightly: property tests with 10,000 examples each, hours;
 	  $$(grep -l "^from hypothesis" -r tests --include="test_*.py")
 	$(PIP) --require-hashes -c constraints.txt "linvae[fuzz]"
 	$(BIN)/python -W ignore -m tests.fuzz --seconds $(FUZZ_SECONDS)
+
+mutants: $(INSTALLED)  ## nightly: mutation testing of linvae/theory, hours; called again it goes on
+	$(PIP) --require-hashes -c constraints.txt "linvae[mutants]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m analysis.mutants --out results/mutants
 
 # Every file is checked by its hash in constraints.txt. torch first: on Linux the default index has
 # the CUDA build, and pip would take that one; the CPU build is enough. It is taken where pip finds

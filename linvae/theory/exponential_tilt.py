@@ -199,7 +199,6 @@ def maximise(problem: TiltProblem, rng: np.random.Generator) -> TiltMaximum:
     if not problem.linear > 0:
         return TiltMaximum(0.0, np.zeros(d), np.zeros(d))
     tau = _starts(problem, rng)
-    beta = np.zeros(0)
     for steps, kept in ROUNDS:
         for _ in range(steps):
             beta, tilted = problem.evaluate(tau)

@@ -358,13 +358,9 @@ class _Problem:
             t *= 1.0 if self.weights @ t**3 >= 0 else -1.0
             tail = expit(4 * (t - 1.5))
             pairs = [(a * t, b * t) for a, b in ((0.3, 0.3), (0.05, 0.6), (1.0, 0.5))]
-            found += [self._packed(*pair) for pair in [*pairs, (2 * tail, -2 * tail)]]
-        return found
-
-    def _packed(self, mean: Array, log_variance: Array) -> Array:
-        mean = np.clip(mean, -LARGEST_MEAN, LARGEST_MEAN)
-        log_variance = np.clip(log_variance, *LOG_VARIANCES)
-        return np.concatenate([mean * self.root, log_variance * self.root])
+            pairs.append((2 * tail, -2 * tail))
+            found += [np.concatenate(pair) * np.tile(self.root, 2) for pair in pairs]
+        return found  # where out of bounds, the ascent begins at the bound
 
 
 def _rates(mean: Array, log_variance: Array) -> Array:

@@ -158,7 +158,7 @@ def _critical_scale(spec: HVAESpec, levels: slice, a0: Array) -> Array:
 def _second_moments(spec: HVAESpec, r: Array) -> Array:
     """m_l = eta_l^2/r_{l+1} (learned variance) or sigma_l^2/r_l (fixed); NaN without a unit."""
     m = np.full_like(r, np.nan)
-    above = np.concatenate([r[1:], np.ones((1, r.shape[1]))])
+    above = np.concatenate([r[1:], np.ones_like(r[:1])])
     for level, k in enumerate(spec.latent_dims):
         fixed = spec.encoder_variances[level]
         eta2 = spec.prior_variances[level]

@@ -109,7 +109,6 @@ class _Bernoulli:
 @dataclass(frozen=True, eq=False)
 class _Poisson:
     curvature: Array  # F = m
-    mean: Array
     conjugate_bound: ClassVar[float] = 2.0
 
     def divergence(self, x: Array) -> Array:
@@ -142,7 +141,7 @@ def family_of(likelihood: Likelihood, mean: Array, decoder_variance: float) -> F
         return _Gaussian(np.full(len(mean), decoder_variance))
     if likelihood == "bernoulli":
         return _Bernoulli(mean * (1 - mean), mean)
-    return _Poisson(mean, mean)
+    return _Poisson(mean)
 
 
 def conjugate_at(family: Family, x: Array) -> float:

@@ -6,6 +6,42 @@ import numpy as np
 import pytest
 
 from linvae.theory.arguments import checked_numbers, checked_variances
+from linvae.theory.dynamics import mode_flow
+from linvae.theory.finite_training import escape_times, finite_training_threshold
+from linvae.theory.free_bits import free_bits_optimum
+from linvae.theory.gaussian_encoder import alive_branch, gaussian_encoder_threshold
+from linvae.theory.inverse_lipschitz import idle_beta, inverse_lipschitz_optimum
+from linvae.theory.latent_skip import deep_escape_rates
+from linvae.theory.penalised import penalised_optimum
+from linvae.theory.rate_distortion import rate_distortion_curve
+from linvae.theory.spiked_generalisation import spiked_generalisation
+
+FUNCTIONS = {
+    "mode_flow": lambda: mode_flow([1.0], times=[-1.0]),
+    "escape_times": lambda: escape_times([-1.0]),
+    "finite_training_threshold": lambda: finite_training_threshold(
+        [1.0], n_steps=1, learning_rate=-1.0
+    ),
+    "free_bits_optimum": lambda: free_bits_optimum([-1.0], latent_dim=1, floor_nats=0.0),
+    "gaussian_encoder_threshold": lambda: gaussian_encoder_threshold(
+        [0.0, 1.0], decoder_variance=-1.0
+    ),
+    "alive_branch": lambda: alive_branch([0.0, 1.0], [-1.0]),
+    "inverse_lipschitz_optimum": lambda: inverse_lipschitz_optimum(
+        [-1.0], latent_dim=1, inverse_lipschitz=1.0
+    ),
+    "idle_beta": lambda: idle_beta([-1.0], inverse_lipschitz=1.0),
+    "deep_escape_rates": lambda: deep_escape_rates([1.0], gain=-1.0),
+    "penalised_optimum": lambda: penalised_optimum([1.0], beta=-1.0),
+    "rate_distortion_curve": lambda: rate_distortion_curve([1.0], [-1.0]),
+    "spiked_generalisation": lambda: spiked_generalisation(1.0, beta=-1.0, weight_decay=1.0),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_error_names_the_function(name):
+    with pytest.raises(ValueError, match=f"=-1.0 must be finite and >=? 0 in {name}$"):
+        FUNCTIONS[name]()
 
 
 def test_numbers_keep_shape_and_value():

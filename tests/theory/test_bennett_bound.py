@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from linvae.theory.bennett_bound import variance_proxy_bound
+from linvae.theory.bennett_bound import _norms_bound, variance_proxy_bound
 
 
 def _bound(x: np.ndarray) -> float:
@@ -22,6 +22,23 @@ def test_two_points_have_their_own_proxy(ones, n):
     assert _bound(np.r_[np.ones(ones), np.zeros(n - ones)][:, None]) == pytest.approx(
         proxy, rel=1e-8
     )
+
+
+ANGLES = 2 * np.pi * np.arange(3) / 3
+EXACT = {
+    "two-points": np.repeat([[0.7], [-0.3]], [3, 7], axis=0),
+    "triangle": np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1),
+}
+
+
+@pytest.mark.parametrize("r", [0.1, 1.0, 6.0])
+@pytest.mark.parametrize("x", EXACT.values(), ids=EXACT.keys())
+def test_the_bound_by_all_norms_is_bennett_s_for_equal_norms_and_two_points(x, r):
+    norms, largest = np.linalg.norm(x, axis=1), np.linalg.eigvalsh(x.T @ x / len(x))[-1]
+    R = norms.max()
+    p = largest / (largest + R**2)
+    bennett = math.log((1 - p) * math.exp(-r * largest / R) + p * math.exp(r * R))
+    assert _norms_bound(x, norms, r, largest / R) == pytest.approx(bennett, rel=1e-12)
 
 
 def test_symmetric_points_have_no_gap():

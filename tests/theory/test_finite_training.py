@@ -148,6 +148,10 @@ MESSAGES = [
         r"start_weights hold 0.5 nats but must hold less than epsilon_nats=0.01",
     ),
     (
+        lambda: finite_training_threshold(1.0, start_weights=1.0, epsilon_nats=0.5, **RUN),
+        r"start_weights hold 0.5 nats but must hold less than epsilon_nats=0.5 ",
+    ),
+    (
         lambda: finite_training_threshold(1.0, n_steps=100, learning_rate=2.0),
         r"learning_rate=2.0 must be below 1 in finite_training_threshold: gradient descent div",
     ),

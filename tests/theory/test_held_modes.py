@@ -79,6 +79,17 @@ def test_a_lost_mode_among_many_is_named_after_what_it_is():
     assert np.flatnonzero(held < 0.01).tolist() == [3]
 
 
+@pytest.mark.parametrize("pair", [(0, 1), (1, 2)], ids=["leading", "last"])
+def test_the_lost_direction_of_two_equal_modes_is_one_mode(pair):
+    """The code holds their difference: one mode in full, the other not at all."""
+    variances = np.array([2.0, 2.0, 0.5] if pair == (0, 1) else [2.0, 0.5, 0.5])
+    e = scores_of(variances)
+    code, noise = (e[:, [pair[0]]] - e[:, [pair[1]]]) / math.sqrt(2), np.full((400, 1), 0.1)
+    held = np.sort(held_modes(turned_scores(e, code, noise, 3), code, noise).held_nats)
+    expected = math.log1p(variances[pair[0]] / 0.1) / 2
+    np.testing.assert_allclose(held, [0, 0, expected], atol=1e-12)
+
+
 def scores_of(variances):
     """Uncorrelated to rounding, 400 samples."""
     e = np.random.default_rng(0).standard_normal((400, len(variances)))

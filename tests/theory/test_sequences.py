@@ -426,6 +426,7 @@ REFUSED = {
     "shapes": (lambda: TokenPredictions([0, 1], [0, 1], P), r"must be \(N, V\), \(N,\) and"),
     "integers": (lambda: TokenPredictions([0.0], [0], P[:1]), "sequence has shape .* float64"),
     "sums": (lambda: TokenPredictions([0], [0], [[0.5, 0.6]]), "sums to 1.1, lowest entry 0.5"),
+    "one row": (lambda: TokenPredictions([0, 1], [0, 1], [[0.5, 0.5], [0.6, 0.6]]), "row 1 .* 1.2"),
     "logits": (lambda: TokenPredictions([0], [0], [[2.0, -1.0]]), "lowest entry -1"),
     "class": (
         lambda: TokenPredictions([0], [2], P[:1]),

@@ -149,6 +149,34 @@ def test_threshold_is_never_below_that_of_stability():
         assert local * (1 - 1e-9) <= critical <= both * (1 + 1e-9)
 
 
+@pytest.mark.parametrize(("beta", "chosen"), [(0.910, 1), (0.912, 0)])
+def test_the_better_of_two_summits(beta, chosen):
+    """The condition tells 95 % of a wide coordinate, nothing of a narrow one: both may pay."""
+    joint = np.array([[1.0, 0.0, 95**0.5], [0.0, 1.0, 0.0], [95**0.5, 0.0, 100.0]])
+    found = solve(spec_of(beta, s=1.0), Moments.from_covariance(joint, condition_dim=1))
+    each = [Moments.from_covariance(joint[np.ix_([0, i], [0, i])], condition_dim=1) for i in (1, 2)]
+    alive = np.array([solve(spec_of(beta, s=1.0), moments).objective for moments in each])
+    dead = np.array([collapsed_objective(moments, 1.0) for moments in each])
+    assert np.all(alive < dead - 1e-3)
+    # the coordinates do not talk: the one unit serves one of them
+    assert found.objective == pytest.approx(np.min(alive + dead[::-1]), rel=1e-12)
+    assert np.flatnonzero(np.abs(found.weights["U1"][:, 0]) > 1e-9).tolist() == [chosen]
+
+
+@pytest.mark.parametrize("encoder_variance", [None, 0.4], ids=str)
+@pytest.mark.parametrize("unit", [1e-4, 1e4])
+def test_units_of_the_data_change_nothing(unit, encoder_variance):
+    C = random_covariance(np.random.default_rng(11), 5)
+    spec = replace(spec_of(beta=0.3), encoder_variance=encoder_variance)
+    expected = solve(spec, Moments.from_covariance(C, condition_dim=2))
+    assert not expected.collapsed[0, 0]
+    scaled = replace(spec, decoder_variance=0.2 * unit)
+    found = solve(scaled, Moments.from_covariance(unit * C, condition_dim=2))
+    # the root of a slope is good to rounding of the slope, the square of it in the summit's place
+    np.testing.assert_allclose(found.noise_fractions, expected.noise_fractions, rtol=1e-9)
+    assert found.critical_beta[0] == pytest.approx(expected.critical_beta[0], rel=1e-9)
+
+
 def test_useless_condition_is_the_plain_model():
     joint = np.zeros((5, 5))
     joint[:2, :2], joint[2:, 2:] = np.eye(2), random_covariance(np.random.default_rng(3), 3)

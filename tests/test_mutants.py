@@ -1,0 +1,135 @@
+"""The mutants of analysis/mutants.py: what is changed, that it runs, what is counted."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mutmut", reason='pip install "linvae[mutants]"')
+
+from analysis import mutants
+
+SOURCE = '''
+from dataclasses import dataclass
+from functools import lru_cache
+
+BOUND = 3.0
+
+
+@dataclass(frozen=True)
+class Area:
+    side: float
+
+    @property
+    def size(self) -> float:
+        return self.side * 2
+
+
+@lru_cache
+def is_small(side: float, slack: float = 1.0) -> bool:
+    if side < 0:
+        raise ValueError(f"side={side + 1} must be >= 0")
+    return Area(side).size < BOUND + slack
+
+
+def unused(values: list[float]) -> float:
+    """No test calls it."""
+    return max(values)
+
+
+def endless(n: int) -> int:
+    while n > 0:
+        n -= 1
+    return n
+'''
+TESTS = """
+import pytest
+
+from linvae.theory.area import BOUND, Area, endless, is_small
+
+CALLED_AT_IMPORT = is_small(1.0), is_small(2.0)
+
+
+def test_area():
+    assert Area(3.0).size == 6.0
+
+
+@pytest.mark.parametrize("side", [1.0, 2.25])
+def test_small(side):
+    assert is_small(side) == (side == 1.0)
+
+
+def test_end():
+    assert endless(3) == 0
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A package with one module and its tests, named as ours are."""
+    for folder, name, text in (
+        ("linvae/theory", "area.py", SOURCE),
+        ("tests/theory", "test_area.py", TESTS),
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / name).write_text(text)
+    for package in ("linvae", "linvae/theory"):
+        (tmp_path / package / "__init__.py").touch()
+    return tmp_path
+
+
+def test_changes_of_a_file(project, monkeypatch):
+    monkeypatch.chdir(project)
+    found = mutants.mutants_of(Path("linvae/theory/area.py"))
+    changes = {(m.function, m.before, m.after) for m in found}
+    assert {
+        ("BOUND", "3.0", "4.0"),
+        ("Area.size", "self.side * 2", "self.side / 2"),
+        ("is_small", "1.0", "2.0"),
+        ("is_small", "side < 0", "not (side < 0)"),
+        ("unused", "max", "min"),
+    } <= changes
+    assert ("is_small", "side + 1", "side - 1") not in changes  # in what is raised
+
+
+def test_every_beginning_has_its_share_of_every_file(project, monkeypatch):
+    monkeypatch.chdir(project)
+    some = list(mutants.mutants_of(Path("linvae/theory/area.py")))
+    files = [[replace(m, path=path) for m in some[:n]] for path, n in (("a", 16), ("b", 4))]
+    order = mutants.in_fair_order(files, seed=1)
+    assert len(order) == 20
+    for length in range(1, 21):
+        share = Counter(m.path for m in order[:length])["a"]
+        assert abs(share - 0.8 * length) <= 1
+    assert order == mutants.in_fair_order(files, seed=1) != mutants.in_fair_order(files, seed=2)
+
+
+def test_outcomes(project):
+    """Killed, survived, not reached and timed out, and a second call has nothing left to do."""
+    here = os.pathsep.join([str(project), str(Path(mutants.__file__).parents[1])])
+    command = [sys.executable, "-m", "analysis.mutants", "--out", "out"]
+    environment = os.environ | {"PYTHONPATH": here}
+    run = subprocess.run(
+        command, cwd=project, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    with (project / "out" / "mutants.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    outcomes = {(r["function"], r["before"], r["after"]): r["outcome"] for r in rows}
+    assert outcomes["Area.size", "self.side * 2", "self.side / 2"] == "killed"
+    assert outcomes["BOUND", "3.0", "4.0"] == "killed"
+    assert outcomes["is_small", " < 0", " <= 0"] == "survived"
+    assert outcomes["unused", "max", "min"] == "no test"
+    assert outcomes["endless", "n -= 1", "n += 1"] == "timed out"
+    again = subprocess.run(
+        command, cwd=project, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert again.stdout.splitlines()[-1] == run.stdout.splitlines()[-1]
+    assert (project / "out" / "mutants.csv").read_text().count("\n") == len(rows) + 1

@@ -226,7 +226,7 @@ def _joined(file: Path, tables: dict[str, _Table], condition_dim: int, scale: fl
         n_samples=target.shape[0],
         target_dim=target.width - condition_dim,
         condition_dim=condition.width if condition is not None else condition_dim,
-        note=printable(_note(tables, scale)),
+        note=_note(tables, scale),
         sha256=file_digest(file) if small else "",
         read=lambda rows: _batches(file, tables, condition_dim, scale, rows),
         image_shape=None if condition_dim else _image_shape(target.shape[1:]),

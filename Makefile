@@ -27,7 +27,7 @@ docs: $(INSTALLED)  ## the documentation, in site/
 FUZZ_SECONDS ?= 60
 fuzz: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[fuzz]"
-	$(BIN)/python -W ignore -m tests.fuzz --seconds $(FUZZ_SECONDS)
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 # torch first and alone: later steps then keep it. On Linux the default index has the CUDA build;
 # the CPU build is enough: make TORCH_INDEX=https://download.pytorch.org/whl/cpu

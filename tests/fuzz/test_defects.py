@@ -448,6 +448,21 @@ def test_a_text_model_declares_no_more_than_it_holds(tmp_path):
         load_text_model(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["external", "virtual"])
+def test_hdf5_reads_no_other_file(kind, tmp_path):
+    h5py = pytest.importorskip("h5py")
+    other = written(tmp_path, "other", bytes(160))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        if kind == "external":
+            file.create_dataset("target", (10, 2), "<f8", external=[(str(other), 0, 160)])
+        else:
+            layout = h5py.VirtualLayout((10, 2), "<f8")
+            layout[:] = h5py.VirtualSource(str(other), "a", (10, 2))
+            file.create_virtual_dataset("target", layout)
+    with pytest.raises(ValueError, match=r"a\.h5: .*target lies in other files: copy its values"):
+        own.open_own_data(tmp_path / "a.h5")
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are of POSIX")
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.npy")

@@ -57,7 +57,7 @@ fuzz: $(INSTALLED)  ## nightly: property tests with 10,000 examples each, hours;
 	$(BIN)/python -m pytest -n auto --dist worksteal --hypothesis-profile nightly \
 	  $$(grep -l "^from hypothesis" -r tests --include="test_*.py")
 	$(PIP) --require-hashes -c constraints.txt "linvae[fuzz]"
-	$(BIN)/python -W ignore -m tests.fuzz --seconds $(FUZZ_SECONDS)
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 mutants: $(INSTALLED)  ## nightly: mutation testing of linvae/theory, hours; called again it goes on
 	$(PIP) --require-hashes -c constraints.txt "linvae[mutants]"

@@ -618,6 +618,9 @@ def _hdf5(file: Path, array: str | None) -> dict[str, _Table]:
     with _reading(file, "HDF5 file"), h5py.File(file) as opened:
         opened.visititems(lambda name, item: names.append(name) if hasattr(item, "dtype") else None)
         chosen = _choose(file, names, array)
+        for name in chosen.values():
+            if opened[name].external or opened[name].is_virtual:
+                raise ValueError(f"{name} lies in other files: copy its values into this one")
         found = {role: (opened[name].shape, opened[name].dtype) for role, name in chosen.items()}
 
     def reader(name: str) -> Callable[[int], Iterator[Values]]:

@@ -12,9 +12,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 RSS_MB = 2048  # of the process, torch and coverage tables among them
 TIMEOUT = 20  # seconds for one input
@@ -58,11 +58,15 @@ def _names() -> tuple[str, ...]:
 def _run(name: str, seconds: int, folder: Path) -> int:
     print(f"== {name}", flush=True)
     options = ["--one", "--seconds", str(seconds), "--folder", str(folder), name]
-    return subprocess.run([sys.executable, "-m", "tests.fuzz", *options], check=False).returncode
+    command = [sys.executable, "-W", "ignore", "-m", "tests.fuzz", *options]
+    with _scratch() as place:  # here: libFuzzer ends its process without cleaning up
+        return subprocess.run(
+            command, check=False, env=os.environ | {"TMPDIR": str(place)}
+        ).returncode
 
 
 @contextlib.contextmanager
-def _scratch() -> Any:
+def _scratch() -> Iterator[Path]:
     """A folder in memory where there is one: each input becomes a file."""
     place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=place) as folder:
@@ -89,10 +93,7 @@ def _fuzz(name: str, seconds: int, folder: Path) -> None:
     corpus.mkdir(parents=True, exist_ok=True)
     for i, seed in enumerate(TARGETS[name].seeds):
         (corpus / f"seed{i}").write_bytes(seed)
-    scratch = Path(tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
-    one = _one_input(name, scratch)
-    import tracemalloc
-
+    one = _one_input(name, Path(tempfile.mkdtemp()))
     tracemalloc.start()
     options = {
         "max_total_time": seconds, "rss_limit_mb": RSS_MB, "timeout": TIMEOUT, "verbosity": 1,

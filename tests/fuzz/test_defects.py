@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import hashlib
 import io
@@ -15,7 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import EpsImagePlugin
+from safetensors.torch import save
 
 import linvae.data.files as files
 import linvae.data.own as own
@@ -27,6 +30,7 @@ from linvae.data import CorruptFileError
 from linvae.data.faces import _attributes, _celeba_split, _find_celeba, read_partition
 from linvae.encoders import load_network
 from linvae.models.saved import load_text_model
+from linvae.spec import VAESpec
 from linvae.train.cells import CellStore
 from linvae.train.checkpoint import read_header
 
@@ -427,6 +431,36 @@ def test_a_damaged_text_model_is_named(content, words, tmp_path):
     written(tmp_path, "model.json", content or json.dumps(description).encode())
     with pytest.raises(ValueError, match=words):
         load_text_model(tmp_path)
+
+
+def test_a_text_model_declares_no_more_than_it_holds(tmp_path):
+    """10^12 words would take terabytes before they are compared with the file."""
+    description = model_files(tmp_path, save({"weight": torch.ones(2)})) | {
+        "spec": dataclasses.asdict(VAESpec(2, likelihood="multinomial")),
+        "vocabulary": 10**12,
+        "sizes": {"embedding": 8, "hidden": 8, "dropout": 0.5},
+        "seeds": [0],
+        "n_points": 1,
+    }
+    written(tmp_path, "model.json", json.dumps(description).encode())
+    words = "it does not describe state.safetensors: Error.s. in loading state_dict"
+    with pytest.raises(ValueError, match=words):
+        load_text_model(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["external", "virtual"])
+def test_hdf5_reads_no_other_file(kind, tmp_path):
+    h5py = pytest.importorskip("h5py")
+    other = written(tmp_path, "other", bytes(160))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        if kind == "external":
+            file.create_dataset("target", (10, 2), "<f8", external=[(str(other), 0, 160)])
+        else:
+            layout = h5py.VirtualLayout((10, 2), "<f8")
+            layout[:] = h5py.VirtualSource(str(other), "a", (10, 2))
+            file.create_virtual_dataset("target", layout)
+    with pytest.raises(ValueError, match=r"a\.h5: .*target lies in other files: copy its values"):
+        own.open_own_data(tmp_path / "a.h5")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are of POSIX")

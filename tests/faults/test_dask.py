@@ -15,13 +15,13 @@ distributed = pytest.importorskip(
     "distributed", reason="Dask is not installed: pip install linvae[cluster]"
 )
 
-from test_cluster import _command, _free_port
+from test_cluster import _command, _free_port  # noqa: E402
 
-import linvae.compare
-from linvae import cluster
-from linvae.train.cells import CELL
+import linvae.compare  # noqa: E402
+from linvae import cluster  # noqa: E402
+from linvae.train.cells import CELL  # noqa: E402
 
-from .test_kills import FULL
+from .test_kills import FULL  # noqa: E402
 
 ARGUMENTS = shlex.split(
     "--dataset gaussian --max-samples 60 --latent-dim 1 --seeds 2 --architecture linear "

@@ -211,6 +211,16 @@ def test_from_covariance_accepts_rounding():
     Moments.from_covariance(C)
 
 
+@pytest.mark.parametrize(
+    "covariance", [[[-1, 1], [1, 1e160]], [[1e-310, 1], [1, 1e5]]], ids=["negative", "denormal"]
+)
+def test_condition_without_variance_but_rounding_tells_nothing(covariance):
+    """Both are semi-definite up to the rounding of their largest entry."""
+    moments = Moments.from_covariance(covariance, condition_dim=1)
+    np.testing.assert_array_equal(moments.regression, [[0.0]])
+    np.testing.assert_array_equal(moments.residual_covariance, moments.target_covariance)
+
+
 BAD_COVARIANCE = {
     "vector": (np.ones(3), {}, r"covariance has shape \(3,\) but must be square"),
     "not-square": (np.ones((2, 3)), {}, r"shape \(2, 3\) but must be square, \(dx \+ d, dx \+ d\)"),

@@ -272,7 +272,7 @@ class _Partial:
         covariance /= self.n
         mean = self.shift + self.offset
         if not centered:
-            with np.errstate(over="ignore"):  # refused below
+            with np.errstate(over="ignore", invalid="ignore"):  # refused below
                 covariance += np.outer(mean, mean)
         if not np.all(np.isfinite(np.diag(covariance))):
             raise ValueError(

@@ -142,24 +142,29 @@ class Moments:
         k = self.condition_dim
         if k == 0:
             return np.zeros((self.target_dim, 0))
-        # in units of each coordinate's deviation: no unit decides what is rounding
-        scale = np.sqrt(np.diag(self.covariance)[:k])
-        scale = np.where(scale > 0, scale, 1.0)
-        values, vectors = np.linalg.eigh(self.covariance[:k, :k] / np.outer(scale, scale))
+        # in units of each coordinate's deviation: no unit decides what is rounding; a coordinate
+        # without variance (below 0 by rounding, too) tells nothing
+        variances = np.diag(self.covariance)[:k]
+        alive = variances >= np.finfo(np.float64).tiny
+        scale = np.sqrt(np.where(alive, variances, 1.0))
+        correlation = self.covariance[:k, :k] / np.outer(scale, scale)
+        values, vectors = np.linalg.eigh(np.where(np.outer(alive, alive), correlation, 0.0))
         # directions of the condition below rounding carry no information about the target
         keep = values > k * np.finfo(np.float64).eps * max(values[-1], 0.0)
         basis = vectors[:, keep]
-        cross = self.covariance[k:, :k] / scale
-        coefficients: Array = (cross @ basis / values[keep]) @ basis.T / scale
-        return coefficients
+        with np.errstate(over="ignore", invalid="ignore"):
+            cross = np.where(alive, self.covariance[k:, :k] / scale, 0.0)
+            coefficients: Array = (cross @ basis / values[keep]) @ basis.T / scale
+        return _representable(coefficients)
 
     @cached_property
     def explained_covariance(self) -> Array:
         """Cov(y,x) Cov(x)^+ Cov(x,y), (d, d): the part of Cov(y) that x predicts linearly."""
         k = self.condition_dim
-        explained = self.regression @ self.covariance[:k, k:]
-        symmetric: Array = (explained + explained.T) / 2
-        return symmetric
+        with np.errstate(over="ignore", invalid="ignore"):
+            explained = self.regression @ self.covariance[:k, k:]
+        symmetric: Array = explained / 2 + explained.T / 2
+        return _representable(symmetric)
 
     @cached_property
     def residual_covariance(self) -> Array:
@@ -267,7 +272,7 @@ class _Partial:
         covariance /= self.n
         mean = self.shift + self.offset
         if not centered:
-            with np.errstate(over="ignore"):  # refused below
+            with np.errstate(over="ignore", invalid="ignore"):  # refused below
                 covariance += np.outer(mean, mean)
         if not np.all(np.isfinite(np.diag(covariance))):
             raise ValueError(
@@ -408,6 +413,15 @@ def _joint(batch: Batch) -> tuple[npt.NDArray[Any], int]:
     x, y = _matrix("condition", batch[0]), _matrix("target", batch[1])
     _check_lengths(x, y)
     return np.concatenate([x, y], axis=1), x.shape[1]
+
+
+def _representable(values: Array) -> Array:
+    if not np.all(np.isfinite(values)):
+        raise ValueError(
+            "covariance has condition and target too far apart to regress one on the other in "
+            "double precision: rescale them"
+        )
+    return values
 
 
 def _check_variance(covariance: Array, condition_dim: int) -> None:

@@ -101,7 +101,7 @@ def escape_times(
         if not system.joint and not linearised:
             method = _aggressive_times
         times[alive] = method(part, *cut)
-    now = system.rate(start if system.joint else start[:, :1], b)
+    now = system.rate(start, b)
     return np.where(now >= eps, 0.0, times)
 
 
@@ -300,8 +300,7 @@ def _rate_after(
 def _check_run(system: ModeSystem, start: Array, critical: Array, lr: float, eps: float) -> None:
     where = "finite_training_threshold"
     varied = critical > 0
-    state = start[varied] if system.joint else start[varied, :1]
-    now = system.subset(varied).rate(state, critical[varied])
+    now = system.subset(varied).rate(start[varied], critical[varied])
     if np.any(now >= eps):
         raise ValueError(
             f"start_weights hold {np.max(now):.3g} nats but must hold less than "

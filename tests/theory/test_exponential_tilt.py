@@ -71,17 +71,21 @@ def test_weights_are_those_of_the_definition():
     np.testing.assert_allclose(tilted_weights(z), np.exp(z) / np.exp(z).sum(), rtol=1e-12)
 
 
-def test_held_out_value_is_that_of_the_other_half():
-    """One direction only: the tilt of a half is the limit t -> 0 or beyond, at beta(t) by hand."""
+@pytest.mark.parametrize("rare", [[], [[0.0]] * 39 + [[9.0]]], ids=["one", "rare-coordinate"])
+def test_held_out_value_is_that_of_the_other_half(rare):
+    """The tilt of a half is the limit t -> 0 or beyond, at beta(t) by hand.
+
+    The rare coordinate varies in one half only; in the other it still costs its share of t^2.
+    """
     y = np.array([0.0, 3.0] * 20)[:, None]  # symmetric: no gap in either half that has both values
+    y = np.concatenate([y, rare], axis=1) if rare else y
     value, error = held_out_threshold(y, [np.arange(40)], "gaussian", 0.5, np.random.default_rng(0))
     halves = np.array_split(np.random.default_rng(0).permutation(40), 2)
-    problems = [TiltProblem.of(y[half], "gaussian", 0.5) for half in halves]
     rng = np.random.default_rng(1)
     expected = []
-    for one, other in ((0, 1), (1, 0)):
-        t = maximise(problems[one], rng).probe
-        z = problems[other].y @ t
+    for one, other in (halves, halves[::-1]):
+        t = maximise(TiltProblem.of(y[one], "gaussian", 0.5), rng).probe
+        z = (y[other] - y[other].mean(axis=0)) @ t
         expected.append(2 * np.log(np.mean(np.exp(z))) / (0.5 * t @ t))
     assert value == pytest.approx(np.mean(expected), rel=1e-6)
     assert 0 < error < value

@@ -100,6 +100,16 @@ def test_escape_time_is_the_first_passage_of_the_flow(seed, update):
         assert flow.rate_nats[1, 0] == pytest.approx(0.02, rel=1e-4)
 
 
+@pytest.mark.parametrize("short", [1e-2, 1e-4, 1e-6])
+def test_first_passage_next_to_the_end(short):
+    """What is left to the optimum halves again and again: the time needed has no bound."""
+    final = math.log(6.0) / 2
+    time = escape_times(6.0, epsilon_nats=final * (1 - short))[0]
+    left = 1 - mode_flow(6.0, times=[time]).rate_nats[0, 0] / final
+    # 2001 points on an exponential decay of at most 50 time constants: 2e-4; the flow's 1e-9
+    assert left == pytest.approx(short, rel=5e-3)
+
+
 def test_first_passage_where_the_rate_overshoots():
     """theta^2 = 6 beta s: the aggressive rate has a crest of 0.8826 at q = 2 beta s, then a dip of
     0.8806 at 3 beta s, then rises to log(6)/2: epsilon = 0.882 is passed three times."""

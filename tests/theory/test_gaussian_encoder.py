@@ -74,6 +74,18 @@ def test_gaussian_data_follow_the_rate_distortion_function():
     assert branch.end_beta == branch.betas[0]
 
 
+@pytest.mark.parametrize("unit", [1e-8, 1e8])
+def test_units_of_the_data_change_nothing(unit):
+    """A jump of small size, as the tests of the shift have it."""
+    y = np.repeat([0.0, 1.0], [12, 8])
+    expected = gaussian_encoder_threshold(y)
+    found = gaussian_encoder_threshold(unit * y, decoder_variance=unit**2)
+    assert expected.shift > 1e-3
+    assert found.critical_beta == pytest.approx(expected.critical_beta, rel=1e-9)
+    with pytest.raises(ValueError, match="zero variance"):
+        gaussian_encoder_threshold(np.full(7, 0.1 * unit))  # but for the rounding of its mean
+
+
 @pytest.mark.parametrize("noise", [0.02, 0.3])
 def test_symmetric_two_point_law_has_no_gap(noise):
     """Strictly sub-Gaussian: the bound for every architecture is the linear threshold."""

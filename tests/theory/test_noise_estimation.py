@@ -27,6 +27,18 @@ def test_false_alarms_on_pure_noise(d, n):
     assert np.abs(levels / 3.0 - 1).max() < STANDARD_ERRORS * np.sqrt(2 / (n * d))
 
 
+@pytest.mark.parametrize(("d", "n"), [(30, 40), (40, 30), (12, 120)])
+def test_threshold_is_the_quantile_of_the_largest_eigenvalue_of_noise(d, n):
+    """Equal eigenvalues are no spikes, so the threshold is that of unit noise."""
+    rng, draws = np.random.default_rng(n), 2000
+    largest = np.linalg.norm(rng.normal(size=(draws, n, d)), 2, axis=(1, 2)) ** 2 / n
+    for share in (0.9, 0.5, 0.1):
+        found = estimate_noise(np.ones(d), n, centered=False, false_alarm=share)
+        # three standard errors, and what the limit is off by at this size
+        allowed = 3 * np.sqrt(share * (1 - share) / draws) + 0.01
+        assert np.mean(largest > found.threshold) == pytest.approx(share, abs=allowed)
+
+
 @pytest.mark.parametrize("gamma", ASPECTS)
 def test_visible_spikes_are_counted_and_removed(gamma):
     d, draws = 200, 8

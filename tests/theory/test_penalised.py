@@ -12,7 +12,12 @@ import pytest
 from linvae import Moments, VAESpec, objective, solve
 from linvae.spec import LatentReconstruction
 from linvae.theory.mixed_units import reconstruction_optimum
-from linvae.theory.penalised import is_first_order, local_critical_beta
+from linvae.theory.penalised import (
+    is_first_order,
+    local_critical_beta,
+    penalised_critical_beta,
+    penalised_optimum,
+)
 from linvae.theory.stability import stability
 
 from .problems import random_covariance
@@ -141,6 +146,28 @@ def test_weight_decay_can_make_the_transition_first_order():
         else:
             assert critical == pytest.approx(local, rel=1e-9)
             assert below.information[0, 0] < 1e-4
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1e3])
+def test_one_unit_for_data_and_latents_changes_nothing(unit):
+    """The first mode jumps, see above; both weights are pure numbers then."""
+    theta2 = np.array([0.9, 1.5, 0.0])
+    penalties = {
+        "decoder_variance": 1.0,
+        "prior_variance": 1.0,
+        "latent_reconstruction": 0.0,
+        "weight_decay": 0.4,
+    }
+    assert is_first_order(theta2, **penalties).tolist() == [True, False, False]
+    scaled = penalties | {"decoder_variance": unit, "prior_variance": unit}
+    for critical in (local_critical_beta, penalised_critical_beta):
+        found, expected = critical(unit * theta2, **scaled), critical(theta2, **penalties)
+        np.testing.assert_allclose(found, expected, rtol=1e-9)  # of a bisection that meets rounding
+    at = penalised_optimum(theta2, beta=0.1, **penalties)
+    same = penalised_optimum(unit * theta2, beta=0.1, **scaled)
+    np.testing.assert_allclose(same.decoder, at.decoder, rtol=1e-9)
+    np.testing.assert_allclose(same.encoder_variance, unit * at.encoder_variance, rtol=1e-9)
+    np.testing.assert_allclose(same.gain_nats, at.gain_nats, rtol=1e-9)
 
 
 def test_strong_decay_kills_everything():

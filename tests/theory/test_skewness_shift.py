@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 
-from linvae.theory.gaussian_encoder import gaussian_encoder_threshold
-from linvae.theory.skewness_shift import skewness_shift, skewness_shift_of
+from linvae.theory.gaussian_encoder import _Problem, gaussian_encoder_threshold
+from linvae.theory.skewness_shift import SHARES, _quartic, skewness_shift, skewness_shift_of
 
 
 def rare_event(p: float, noise: float) -> tuple[np.ndarray, np.ndarray]:
@@ -56,6 +57,35 @@ def test_other_components_that_bend_along(share, ratio):
     found = gaussian_encoder_threshold(y, weights=w).shift
     assert skewness_shift(*moments).shift < 0.95 * found
     assert skewness_shift(*moments, [ratio], [coupling]).shift == pytest.approx(found, rel=0.012)
+
+
+def best_gain_along(y: np.ndarray, w: np.ndarray, a: float, g: float) -> float:
+    """Of all encoders with E[mu t] = a, E[log v t] = g at the linear threshold; lambda_1/s."""
+    problem = _Problem.of(y, w)
+    t, zero = problem.y @ problem.axes[:, 0] / math.sqrt(problem.linear), np.zeros(len(y))
+    root, value = np.tile(problem.root, 2), problem.gain_at(problem.linear)
+    along = np.stack([np.append(w * t, zero), np.append(zero, w * t)]) / root
+
+    def fall(x):
+        height, slope = value(x)
+        off = along @ x - [a, g]
+        return 10 * off @ off - height, 20 * off @ along - slope
+
+    start, options = np.append(a * t, g * t) * root, {"maxiter": 1000, "ftol": 1e-16, "gtol": 1e-11}
+    return value(minimize(fall, start, jac=True, method="L-BFGS-B", options=options).x)[0] / 2
+
+
+@pytest.mark.parametrize("u", [0.0, 0.3, 0.7, 1.0])
+def test_the_quartic_is_what_the_best_encoder_along_the_two_directions_loses(u):
+    """A law without skewness: -Q is all there is in fourth order, the next is sixth."""
+    t, w = rare_event(0.5, 0.3)
+    y, w, coupling = on_a_curve(t, w, 0.3, 0.5)
+    moments = float(w @ y[:, 0] ** 4), np.array([0.5]), np.array([coupling])
+    expected = float(np.interp(u, SHARES, _quartic(*moments)))
+    small = (0.05, 0.1)
+    lost = [-best_gain_along(y, w, e * (1 - u) ** 0.5, e * (2 * u) ** 0.5) / e**4 for e in small]
+    # the sixth order is taken out; the eighth is 0.05^2 times it, a few parts in 10^4
+    assert (4 * lost[0] - lost[1]) / 3 == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize(("kurtosis", "gap"), [(4.6, False), (5.4, True)])

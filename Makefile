@@ -32,6 +32,7 @@ lint: $(INSTALLED)
 
 types: $(INSTALLED)
 	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.13
 
 # not --quiet: strict would no longer see the warnings
 docs: $(INSTALLED)  ## the documentation, in site/
@@ -45,8 +46,15 @@ audit: $(INSTALLED)  ## known vulnerabilities of the pins, where a service answe
 	$(BIN)/python .ci/licences.py
 	$(BIN)/bandit -q -c pyproject.toml -r linvae analysis figures paper_checks
 
+nightly: audit test faults fuzz mutants  ## what every change passes and what takes longer
+
 licences: $(INSTALLED)  ## docs/licences.md
 	$(BIN)/python .ci/licences.py --write
+
+# the oldest versions that pyproject.toml allows, torch apart: make lowest VENV=.venv-lowest
+lowest: $(VENV)/.lowest  ## theory, data, models and a run with the oldest versions allowed
+	$(BIN)/python -m pytest -n auto --dist worksteal -W default tests/theory tests/data tests/models \
+	  tests/test_moments.py tests/test_spec.py tests/test_predict.py tests/test_plots.py
 
 faults: $(INSTALLED)  ## nightly: 20 kills, a disk full at every operation, clusters that die
 	LINVAE_FAULTS=full $(BIN)/python -m pytest -s tests/faults
@@ -88,6 +96,19 @@ $(VENV)/.without-torch: pyproject.toml constraints.txt
 	$(PIP) --require-hashes -r $(VENV)/pins.txt
 	$(PIP) --no-deps --no-build-isolation -e .
 	touch $(VENV)/.without-torch
+
+# pip alone finds the CPU build; torch is the one tested
+$(VENV)/.lowest: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) uv
+	echo torch==2.13.0 > $(VENV)/torch.txt
+	$(BIN)/uv pip compile --quiet pyproject.toml --resolution lowest-direct --no-header \
+	  --constraint $(VENV)/torch.txt -o $(VENV)/lowest.txt
+	$(PIP) --no-deps -r .ci/torch-cpu.txt || $(PIP) torch==2.13.0
+	awk '/^[a-z]/ {keep = !/^(torch|triton|nvidia|cuda)/} keep' $(VENV)/lowest.txt > $(VENV)/pins.txt
+	$(PIP) -r $(VENV)/pins.txt pytest pytest-xdist pytest-randomly hypothesis filelock pandas
+	$(PIP) --no-deps -e .
+	touch $(VENV)/.lowest
 
 clean:
 	rm -rf $(VENV) results build site *.egg-info

@@ -92,7 +92,7 @@ $(VENV)/.without-torch: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_LINES) > $(VENV)/pip.txt
 	$(PIP) --require-hashes -r $(VENV)/pip.txt
-	awk '/^[a-z]/ {keep = !/^(torch|triton|nvidia|cuda)/} keep' constraints.txt > $(VENV)/pins.txt
+	awk '/^[a-z]/ {keep = !/^(torch|triton|nvidia|cuda|atheris)/} keep' constraints.txt > $(VENV)/pins.txt
 	$(PIP) --require-hashes -r $(VENV)/pins.txt
 	$(PIP) --no-deps --no-build-isolation -e .
 	touch $(VENV)/.without-torch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import threading
 import time
@@ -21,7 +20,7 @@ import linvae.compare  # noqa: E402
 from linvae import cluster  # noqa: E402
 from linvae.train.cells import CELL  # noqa: E402
 
-from .test_kills import FULL  # noqa: E402
+from .test_kills import FULL, members  # noqa: E402
 
 ARGUMENTS = shlex.split(
     "--dataset gaussian --max-samples 60 --latent-dim 1 --seeds 2 --architecture linear "
@@ -80,7 +79,7 @@ def test_comparison_whose_cluster_dies(
             time.sleep(0.001)
         getattr(found, part).close()
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     start = time.monotonic()
     assert linvae.compare.main(command) == 2
@@ -91,7 +90,7 @@ def test_comparison_whose_cluster_dies(
     assert f"linvae: {words}" in said
     assert "repeat the run" in said
     assert not (tmp_path / "out").exists()
-    kept = {path.name: os.stat(path).st_mtime_ns for path in store.glob(f"*{CELL}")}
+    kept = members(store)
     assert kept
     again = Cluster(port, tmp_path / "dask")
     try:
@@ -99,7 +98,8 @@ def test_comparison_whose_cluster_dies(
         assert linvae.compare.main(command) == 0
     finally:
         again.close()
-    assert {name: os.stat(store / name).st_mtime_ns for name in kept} == kept  # not trained again
+    now = members(store)
+    assert {name: now[name] for name in kept} == kept
     print(f"\n{part} killed: told after {seconds:.0f} s, {len(kept)} members kept")
     assert linvae.compare.main([*ARGUMENTS, "--out", str(tmp_path / "local")]) == 0
     tables = [linvae.comparison.Comparison.read(tmp_path / name) for name in ("out", "local")]

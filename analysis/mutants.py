@@ -4,15 +4,17 @@
     python -m analysis.mutants --out results/mutants --limit 500  # a fair sample
     python -m analysis.mutants --out results/mutants --again      # the survivors once more
 
-mutmut says what can be changed: numbers, operators, comparisons, arguments, conditions. Left out:
-strings, what is raised, annotations, fields of classes. Its own runner collects the tests anew for
-each mutant, takes them fastest first and leaves decorated functions and constants out; here they
-are collected once, each mutant is a fork in which the code of one function (or one constant) is
-replaced, and it meets only the tests that reach its line. Mutants come in a random order in which
-every file has its share, so a run may be stopped at any time; called again it goes on.
+mutmut says what can be changed: numbers, operators, comparisons, arguments, conditions; here also
+whole conditions, max for min and sum for mean. Left out: strings, what is raised, annotations,
+fields of classes. mutmut's own runner collects the tests anew for each mutant and leaves decorated
+functions and constants out; here they are collected once, each mutant is a fork in which the code
+of one function (or one constant) is replaced, and it meets only the tests that reach its line,
+those of its own file first. Mutants come in a random order in which every file has its share, so
+a run may be stopped at any time; called again it goes on. A folder belongs to one state of the
+sources. Survivors of the last run: mutants.md beside this file.
 
-What tests compute while they are imported does not see the mutant: `--again` reads the sources
-anew but has the same blind spot, so a survivor counts only after `--diff` of it was applied.
+What tests compute while they are imported does not see the mutant, so a survivor is one only once
+its change was made by hand and the tests were run. Memory and time of each mutant are bounded.
 """
 
 from __future__ import annotations
@@ -411,7 +413,8 @@ def pytest_with(plugin: object, tests: list[str]) -> int:
     phases = [phase for phase in Phase if phase not in (Phase.shrink, Phase.explain)]
     settings.register_profile("mutants", phases=phases, database=None)
     settings.load_profile("mutants")
-    options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=no", "--no-header"]
+    # -s: what a fork prints must not pass through a file that pytest holds
+    options = ["-q", "-s", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=no", "--no-header"]
     return int(pytest.main([*options, *tests], plugins=[plugin]))
 
 
@@ -435,6 +438,8 @@ def main(argv: list[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     if options.watch:
         return pytest_with(Watch(options.out), options.tests)
+    if options.again:
+        (options.out / "seconds.json").unlink(missing_ok=True)  # tests may be new
     if not (options.out / "seconds.json").exists():  # in a process of its own: it fills caches
         arguments = ["--out", str(options.out), "--tests", *options.tests, "--watch"]
         subprocess.run([sys.executable, "-m", "analysis.mutants", *arguments], check=True)

@@ -70,6 +70,13 @@ def test_end():
     assert endless(3) == 0
 """
 
+MORE_TESTS = """
+from linvae.theory.area import unused
+
+def test_unused():
+    assert unused([1.0, 2.0]) == 2.0
+"""
+
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
@@ -111,25 +118,33 @@ def test_every_beginning_has_its_share_of_every_file(project, monkeypatch):
     assert order == mutants.in_fair_order(files, seed=1) != mutants.in_fair_order(files, seed=2)
 
 
-def test_outcomes(project):
-    """Killed, survived, not reached and timed out, and a second call has nothing left to do."""
+def run(project: Path, *options: str) -> tuple[str, dict[tuple[str, ...], str]]:
+    """What is printed last, and the outcome of every change in the table."""
     here = os.pathsep.join([str(project), str(Path(mutants.__file__).parents[1])])
-    command = [sys.executable, "-m", "analysis.mutants", "--out", "out"]
+    command = [sys.executable, "-m", "analysis.mutants", "--out", "out", *options]
     environment = os.environ | {"PYTHONPATH": here}
-    run = subprocess.run(
+    done = subprocess.run(
         command, cwd=project, env=environment, capture_output=True, text=True, timeout=300
     )
-    assert run.returncode == 0, run.stdout + run.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     with (project / "out" / "mutants.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    outcomes = {(r["function"], r["before"], r["after"]): r["outcome"] for r in rows}
+    outcomes = {(row["function"], row["before"], row["after"]): row["outcome"] for row in rows}
+    assert len(outcomes) == len(rows)
+    return done.stdout.splitlines()[-1], outcomes
+
+
+def test_outcomes(project):
+    """Each of the four; a second call has nothing left to do, `--again` takes what was alive."""
+    said, outcomes = run(project)
     assert outcomes["Area.size", "self.side * 2", "self.side / 2"] == "killed"
     assert outcomes["BOUND", "3.0", "4.0"] == "killed"
     assert outcomes["is_small", " < 0", " <= 0"] == "survived"
     assert outcomes["unused", "max", "min"] == "no test"
     assert outcomes["endless", "n -= 1", "n += 1"] == "timed out"
-    again = subprocess.run(
-        command, cwd=project, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert again.stdout.splitlines()[-1] == run.stdout.splitlines()[-1]
-    assert (project / "out" / "mutants.csv").read_text().count("\n") == len(rows) + 1
+    assert run(project) == (said, outcomes)
+    (project / "tests" / "theory" / "test_more.py").write_text(MORE_TESTS)
+    _, again = run(project, "--again")
+    alive = {change for change, outcome in outcomes.items() if outcome in ("survived", "no test")}
+    assert set(again) == alive
+    assert again["unused", "max", "min"] == "killed"

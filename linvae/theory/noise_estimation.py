@@ -131,7 +131,7 @@ def _noise_level(values: Array, n: int, n_spikes: int) -> float:
     d, gamma = len(values), len(values) / n
     spikes, rest = values[:n_spikes], float(values[n_spikes:].sum())
     v = rest / (d - n_spikes)
-    for _ in range(LEVEL_STEPS if n_spikes else 0):
+    for _ in range(LEVEL_STEPS):
         tau = np.maximum(debiased_strength(spikes, v, gamma)[0], np.sqrt(gamma))
         v = rest / (d - n_spikes - float(np.sum(gamma * (1 + tau) / tau)))
     return v

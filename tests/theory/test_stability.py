@@ -348,20 +348,28 @@ def test_escape_rate_of_a_hierarchy(kind, number):
     assert abs(at.escape_rates[0]) < 1e-10 * abs(at.escape_rates).max() + 1e-12
 
 
-def test_unit_without_one_above_may_be_the_fastest():
-    """Level 1 learned and wider than a noisy level 2: its bare units have less noise."""
+@pytest.mark.parametrize(
+    ("prior", "noise", "fastest"), [(1.7, 0.5, "bare"), (1.7, 0.6, "bare"), (1.3, 0.6, "copied")]
+)
+def test_the_fastest_unit_may_be_one_without_a_level_above_or_with(prior, noise, fastest):
+    """Level 1 learned and wider than a noisy level 2: both kinds of unit leave at one beta."""
     spec = HVAESpec(
         (3, 1),
         betas=(14.0, 10.0),
         decoder_variance=0.12,
-        prior_variances=(1.7, 1.0),
-        encoder_variances=(None, 0.6),
+        prior_variances=(prior, 1.0),
+        encoder_variances=(None, noise),
     )
     moments = Moments.from_covariance(np.diag([3.4, 2.0, 1.4]))
     lowest = float(np.linalg.eigvalsh(collapsed_hessian(spec, moments))[0])
     assert stability(spec, moments).escape_rates[0] == pytest.approx(-lowest, rel=1e-9)
-    bare = replaced(spec, latent_dims=(3, 3))
-    assert stability(bare, moments).escape_rates[0] < -0.99 * lowest
+    alone = {
+        "bare": VAESpec(3, beta=14.0, decoder_variance=0.12, prior_variance=prior),
+        "copied": replaced(spec, latent_dims=(3, 3)),
+    }
+    rates = {kind: stability(of, moments).escape_rates[0] for kind, of in alone.items()}
+    assert max(rates, key=rates.__getitem__) == fastest
+    assert min(rates.values()) < 0.99 * max(rates.values())
 
 
 def test_directions_of_a_hierarchy_leave_by_the_same_unit():

@@ -531,7 +531,7 @@ def script() -> bytes:
     return stream.getvalue()
 
 
-@target("script", script(), **own)
+@target("script", script(), declared=lambda content: 2**30, **own)
 def read_script(content: bytes, folder: Path) -> None:
     """A TorchScript file: its archive is read by the C++ of torch."""
     load_network(written(folder, "x.pt", content))

@@ -406,6 +406,13 @@ def test_a_damaged_script_is_no_script(tmp_path):
     refused(load_network, written(tmp_path, "x.pt", content), "is no TorchScript file")
 
 
+def test_a_script_of_a_gigabyte_is_not_allocated(tmp_path, monkeypatch):
+    """The reader of torch allocates what the directory declares."""
+    monkeypatch.setattr(torch.jit, "load", lambda *args, **options: pytest.fail("was asked to"))
+    file = written(tmp_path, "x.pt", patched(script(), SIZE, 2**30))
+    refused(load_network, file, "is no TorchScript file")
+
+
 def model_files(folder: Path, state: bytes) -> dict[str, object]:
     """A text model of these bytes, whose sha256 are right; returns its description."""
     contents = {"state.safetensors": state, "vocabulary.txt": b"a\n"}

@@ -420,10 +420,12 @@ def key_of(row: dict[str, str]) -> tuple[str, ...]:
 def pytest_with(plugin: object, tests: list[str]) -> int:
     # a failure need not be shrunk: that it fails is enough
     phases = [phase for phase in Phase if phase not in (Phase.shrink, Phase.explain)]
-    settings.register_profile("mutants", phases=phases, database=None)
-    settings.load_profile("mutants")
+    settings.register_profile("mutants", phases=phases, database=None, derandomize=True)
     # -s: what a fork prints must not pass through a file that pytest holds
-    options = ["-q", "-s", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=no", "--no-header"]
+    options = ["-q", "-s", "--tb=no", "--no-header", "--hypothesis-profile=mutants"]
+    options += [
+        text for name in ("cacheprovider", "xdist", "randomly") for text in ("-p", f"no:{name}")
+    ]
     return int(pytest.main([*options, *tests], plugins=[plugin]))
 
 

@@ -423,6 +423,7 @@ def pytest_with(plugin: object, tests: list[str]) -> int:
     settings.register_profile("mutants", phases=phases, database=None, derandomize=True)
     # -s: what a fork prints must not pass through a file that pytest holds
     options = ["-q", "-s", "--tb=no", "--no-header", "--hypothesis-profile=mutants"]
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # hypothesis is imported here
     options += [
         text for name in ("cacheprovider", "xdist", "randomly") for text in ("-p", f"no:{name}")
     ]

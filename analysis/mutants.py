@@ -261,7 +261,9 @@ class Watch:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.seconds: dict[str, float] = {}
-        self.coverage = coverage.Coverage(str(folder / "lines"), source=[str(SOURCES)])
+        self.coverage = coverage.Coverage(
+            str(folder / "lines"), source=[str(SOURCES)], config_file=False
+        )
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
@@ -423,7 +425,9 @@ def pytest_with(plugin: object, tests: list[str]) -> int:
     settings.register_profile("mutants", phases=phases, database=None, derandomize=True)
     # -s: what a fork prints must not pass through a file that pytest holds
     options = ["-q", "-s", "--tb=no", "--no-header", "--hypothesis-profile=mutants"]
-    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # hypothesis is imported here
+    # both are of the tools that are imported here; what linvae warns of is an error as ever
+    for kind in ("pytest.PytestAssertRewriteWarning", "coverage.exceptions.CoverageWarning"):
+        options += ["-W", f"ignore::{kind}"]
     options += [
         text for name in ("cacheprovider", "xdist", "randomly") for text in ("-p", f"no:{name}")
     ]

@@ -521,3 +521,20 @@ def test_bad_order_is_refused():
         ARVAESpec(1, encoder_variance=0.5)
     with pytest.raises(ValueError, match="likelihood='poisson' must be 'gaussian' in ARVAESpec"):
         ARVAESpec(1, likelihood="poisson")
+
+
+def test_price_of_a_latent_that_is_next_to_nothing_keeps_the_rank():
+    """Times the covariance it is below the smallest double: price and covariance stay apart."""
+    spec = HVAESpec(
+        [1, 1], betas=[1.0, 1e-200], decoder_variance=4049.0, encoder_variances=[1.0, None]
+    )
+    moments = Moments.from_covariance([[1e-160]])
+    expected = solve(spec, moments).critical_beta
+    assert stability(spec, moments).critical_beta == pytest.approx(expected, rel=1e-12)
+
+
+def test_beta_too_small_for_doubles_is_refused_in_words():
+    """One kind of idle units had both modes, the other one of them."""
+    spec = HVAESpec([2, 1], betas=[1.0, 5e-324], encoder_variances=[1.0, 1.0])
+    with pytest.raises(ValueError, match="numbers given to stability are too large, too small or"):
+        stability(spec, Moments.from_covariance(np.diag([1.0, 9.9e-177])))

@@ -533,8 +533,13 @@ def test_price_of_a_latent_that_is_next_to_nothing_keeps_the_rank():
     assert stability(spec, moments).critical_beta == pytest.approx(expected, rel=1e-12)
 
 
-def test_beta_too_small_for_doubles_is_refused_in_words():
-    """One kind of idle units had both modes, the other one of them."""
+def test_directions_of_two_kinds_of_idle_units_are_as_many():
+    """The kind that leaves first had one direction, the other two: the small one was rounded off.
+
+    The noise of the first unit is copied upwards, by the factor that both thresholds share.
+    """
     spec = HVAESpec([2, 1], betas=[1.0, 5e-324], encoder_variances=[1.0, 1.0])
-    with pytest.raises(ValueError, match="numbers given to stability are too large, too small or"):
-        stability(spec, Moments.from_covariance(np.diag([1.0, 9.9e-177])))
+    moments = Moments.from_covariance(np.diag([1.0, 9.9e-177]))
+    top = solve(spec, moments).critical_beta[0]
+    found = stability(spec, moments).critical_beta
+    assert found == pytest.approx([top, 9.9e-177 * top], rel=1e-12)

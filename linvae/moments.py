@@ -210,7 +210,7 @@ class _Accumulator:
             )
         with np.errstate(over="ignore", invalid="ignore"):  # refused by `partial`
             shifted = np.subtract(v, self.shift, dtype=np.float64, order="C")
-        self.total += np.ones(len(v)) @ shifted
+            self.total += np.ones(len(v)) @ shifted
         self.scatter = dsyrk(1.0, shifted.T, beta=1.0, c=self.scatter, overwrite_c=1)
         self.n += len(v)
 

@@ -294,6 +294,12 @@ def test_uncentred_data_that_overflow_are_refused():
         Moments.from_data([[1.0, 1.7e308], [4.0, 1.0]], centered=False)
 
 
+@pytest.mark.filterwarnings("error")
+def test_batches_whose_sum_overflows_are_refused():
+    with pytest.raises(ValueError, match=r"target\[:, 0\] contains .* or some whose sum overflows"):
+        Moments.from_batches([[[0.0, 0.0]], [[1.7e308, 1.0]], [[1.7e308, 1.0]]])
+
+
 BAD_BATCHES = {
     "none": ([], "target has 0 samples but moments need at least 2"),
     "one-row-in-all": ([DATA[:0], DATA[:1]], "target has 1 samples"),

@@ -440,7 +440,7 @@ def _summary(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         content = json.loads(path.read_bytes())
         if content.pop("sha256") == _sha256(json_text(content).encode()):
-            return content["settings"], content["tables_sha256"]
+            return dict(content["settings"]), dict(content["tables_sha256"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass  # no JSON, or of other content
     raise _changed(path)

@@ -25,7 +25,7 @@ __all__ = ["RUN_FILE", "run_file_text", "run_values"]
 RUN_FILE = "run.toml"
 # how one run is shown, not what it does
 NOT_OF_A_RUN = ("config_file", "debug", "help", "version", "json", "quiet")
-MOST_BYTES = 2**20
+MOST_BYTES = 2**16  # tomllib takes longer than in proportion for keys of many dots
 KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", list: "a list"}
 
 

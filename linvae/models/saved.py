@@ -137,7 +137,7 @@ def _built(
     folder: Path, description: dict[str, Any], state: dict[str, Tensor]
 ) -> StackedTextVAE | StackedLanguageModel:
     """The model with this state, whose tensors become its own: any type is kept."""
-    if description.get("kind") not in KINDS:
+    if description.get("kind") not in tuple(KINDS):  # also of what has no hash
         raise ValueError(
             f"{folder} has a model of kind {description.get('kind')!r}, this linvae knows "
             f"{', '.join(KINDS)}: load it with the version that wrote it"

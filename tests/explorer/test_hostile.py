@@ -11,6 +11,8 @@ import pytest
 
 pytest.importorskip("bokeh", reason='pip install "linvae[explore]"')
 
+from bokeh.util.token import generate_jwt_token
+
 from .served import explorer
 
 MARKUP = "<script>owned = 1<∕script><img src=x onerror='owned = 1'>\"'&{{ 7 * 7 }}"
@@ -119,9 +121,13 @@ def test_another_origin_is_refused(served, origin):
     assert refused(get(served, *both, *UPGRADE, path="/ws"))
 
 
-def test_the_websocket_wants_the_token_of_a_page(served):
+@pytest.mark.parametrize(
+    "token", ["", generate_jwt_token("invented", signed=False)], ids=["none", "forged"]
+)
+def test_the_websocket_wants_the_token_of_a_page(token, served):
     """Its own origin, without the token that the page has: closed before anything is said."""
-    own = (f"Host: {served.netloc}", f"Origin: http://{served.netloc}")
+    own = [f"Host: {served.netloc}", f"Origin: http://{served.netloc}"]
+    own += [f"Sec-WebSocket-Protocol: bokeh, {token}"] if token else []
     request = "\r\n".join(["GET /ws HTTP/1.1", *own, *UPGRADE, "", ""]).encode()
     with socket.create_connection((served.hostname, served.port), timeout=30) as connection:
         connection.sendall(request)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gzip
+import hashlib
 import io
 import json
 import math
@@ -26,7 +27,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from linvae.compare import parser
-from linvae.comparison import Comparison, CurvePoint, Row
+from linvae.comparison import Comparison, CurvePoint, Row, json_text
 from linvae.data.faces import _attributes, _find_celeba, _Photo, read_partition
 from linvae.data.files import (
     CorruptFileError,
@@ -499,6 +500,29 @@ ROW = table(Row, "critical_beta,linear,1,1,nan,nan,0,0.5,0.49")
 POINT = table(CurvePoint, ",".join("1" for _ in dataclasses.fields(CurvePoint)))
 
 
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def with_own_sum(name: str, content: bytes, **more: object) -> bytes:
+    """A JSON object with what it should say of its files and of itself; anything else as it is."""
+    try:
+        described = json.loads(content) | more
+    except (ValueError, TypeError, RecursionError):
+        return content
+    dumped = json.dumps if name == "own_sha256" else json_text
+    return json.dumps(described | {name: sha256(dumped(described).encode())}).encode()
+
+
+def sealed_result(folder: Path, summary: bytes, **tables: bytes) -> None:
+    """summary.json and the tables, whose sha256 are right."""
+    files = {f"{name}.csv": content for name, content in tables.items()}
+    sums = {
+        name: sha256(written(folder, name, content).read_bytes()) for name, content in files.items()
+    }
+    written(folder, "summary.json", with_own_sum("sha256", summary, tables_sha256=sums))
+
+
 @target(
     "comparison",
     b'{"settings": {"dataset": "digits"}}\0' + ROW + b"\0" + POINT,
@@ -507,27 +531,35 @@ POINT = table(CurvePoint, ",".join("1" for _ in dataclasses.fields(CurvePoint)))
     **own,
 )
 def read_comparison(content: bytes, folder: Path) -> None:
-    """The three files of a result, divided by NUL."""
-    parts = [*content.split(b"\0", 2), b"", b""]
-    for name, part in zip(("summary.json", "comparison.csv", "curves.csv"), parts, strict=False):
-        written(folder, name, part)
+    """The three files of a result, divided by NUL, as if they had been written so."""
+    summary, rows, points = [*content.split(b"\0", 2), b"", b""][:3]
+    sealed_result(folder, summary, comparison=rows, curves=points)
     Comparison.read(folder)
+
+
+def sealed_model(folder: Path, description: bytes, state: bytes) -> None:
+    """A text model of these bytes, whose sha256 are right."""
+    files = {"state.safetensors": state, "vocabulary.txt": b"a\n"}
+    sums = {
+        name: sha256(written(folder, name, content).read_bytes()) for name, content in files.items()
+    }
+    more = {} if b"sha256" in description else {"sha256": sums}
+    written(folder, "model.json", with_own_sum("own_sha256", description, **more))
 
 
 @target(
     "model",
-    b'{"format": 1, "kind": "vae", "sha256": {}}',
-    b'{"format": 1, "sha256": ["state.safetensors", "vocabulary.txt"]}',
+    b'{"format": 2, "kind": "vae"}',
+    b'{"format": 2, "sha256": ["state.safetensors", "vocabulary.txt"]}',
     b"[" * 5000,
-    b'{"format": 1, "kind": "vae", "spec": {}, "sha256": {"state.safetensors": "", '
+    b'{"format": 2, "kind": "vae", "spec": {}, "sha256": {"state.safetensors": "", '
     b'"vocabulary.txt": ""}}',
+    b'{"format": 2, "kind": ["vae"], "spec": {}}',
     **own,
 )
 def read_model(content: bytes, folder: Path) -> None:
-    """model.json of a text model."""
-    written(folder, "model.json", content)
-    written(folder, "state.safetensors", save({"weight": torch.ones(2)}))
-    written(folder, "vocabulary.txt", b"a\n")
+    """model.json of a text model, as if it had been written so."""
+    sealed_model(folder, content, save({"weight": torch.ones(2)}))
     load_text_model(folder)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import hashlib
 import io
 import json
 import os
@@ -49,6 +48,8 @@ from .targets import (
     png,
     safetensors,
     script,
+    sealed_model,
+    sealed_result,
     shaped,
     written,
     zipped,
@@ -370,7 +371,7 @@ def test_a_vocabulary_is_bounded(limit, tmp_path, monkeypatch):
 
 CONFIGS = {
     "nested": (b"beta = " + b"[" * 5000, "no readable TOML file: maximum recursion"),
-    "long": (b"#" * (2**20 + 1), "it has more than 1048576 bytes"),
+    "long": (b"#" * (2**16 + 1), "it has more than 65536 bytes"),
     "digits": (b"latent-dim = 0x" + b"f" * 5000, "latent-dim = an integer of thousands of digits"),
     "latin": (b"dataset = '\xe9'", "no readable TOML file: 'utf-8'"),
 }
@@ -387,23 +388,22 @@ def test_a_config_that_cannot_be_read_is_a_usage_error(content, words, tmp_path,
     assert len(said) < 1000
 
 
-RESULTS = {
-    "settings": (b"{}", b"", "summary.json is no result of linvae, or a damaged one .KeyError"),
-    "list": (b'{"settings": []}', b"", "summary.json is no result"),
-    "nested": (b"[" * 5000, b"", "summary.json is no result"),
-    "column": (b'{"settings": {}}', b"quantity\nx\n", "comparison.csv is no result .*KeyError"),
+RESULTS = {  # every sha256 is right
+    "settings": (b"{}", b"", "summary.json is not as it was written"),
+    "list": (b'{"settings": [1]}', b"", "summary.json is not as it was written"),
+    "nested": (b"[" * 5000, b"", "summary.json is not as it was written"),
+    "column": (b'{"settings": {}}', b"quantity\nx\n", "comparison.csv is not as it was written"),
     "short": (b'{"settings": {}}', b"", ""),
 }
 
 
 @pytest.mark.parametrize(("summary", "table", "words"), RESULTS.values(), ids=RESULTS)
 def test_a_damaged_result_is_named(summary, table, words, tmp_path):
-    written(tmp_path, "summary.json", summary)
-    written(tmp_path, "comparison.csv", table)
+    sealed_result(tmp_path, summary, comparison=table)
     if not words:
         assert Comparison.read(tmp_path).rows == ()
         return
-    with pytest.raises(ValueError, match=f"{words}.*write it again with linvae compare"):
+    with pytest.raises(ValueError, match=f"{words}.*repeat the run: linvae compare"):
         Comparison.read(tmp_path)
 
 
@@ -443,43 +443,42 @@ def test_a_script_of_a_gigabyte_is_not_allocated(tmp_path, monkeypatch):
     refused(load_network, file, "is no TorchScript file")
 
 
-def model_files(folder: Path, state: bytes) -> dict[str, object]:
-    """A text model of these bytes, whose sha256 are right; returns its description."""
-    contents = {"state.safetensors": state, "vocabulary.txt": b"a\n"}
-    for name, content in contents.items():
-        written(folder, name, content)
-    sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    return {"format": 1, "kind": "vae", "sha256": sha256}
-
-
-MODELS = {
+MODELS = {  # every sha256 is right but of the first two
     "nested": (b"[" * 5000, "model.json is damaged .*no JSON with a format"),
     "list": (
-        b'{"format": 1, "sha256": ["state.safetensors", "vocabulary.txt"]}',
+        b'{"format": 2, "sha256": ["state.safetensors", "vocabulary.txt"]}',
         "model.json is damaged .*it has no sha256 of",
     ),
-    "state": (None, "state.safetensors is damaged"),
+    "state": (b'{"format": 2, "kind": "vae"}', "state.safetensors is damaged"),
 }
 
 
 @pytest.mark.parametrize(("content", "words"), MODELS.values(), ids=MODELS)
 def test_a_damaged_text_model_is_named(content, words, tmp_path):
-    description = model_files(tmp_path, b"no archive")
-    written(tmp_path, "model.json", content or json.dumps(description).encode())
+    sealed_model(tmp_path, content, b"no archive")
     with pytest.raises(ValueError, match=words):
+        load_text_model(tmp_path)
+
+
+def test_a_text_model_of_no_kind_is_named(tmp_path):
+    state = save({"weight": torch.ones(2)})
+    sealed_model(tmp_path, b'{"format": 2, "kind": ["vae"]}', state)
+    with pytest.raises(ValueError, match=r"has a model of kind \['vae'\], this linvae knows"):
         load_text_model(tmp_path)
 
 
 def test_a_text_model_declares_no_more_than_it_holds(tmp_path):
     """10^12 words would take terabytes before they are compared with the file."""
-    description = model_files(tmp_path, save({"weight": torch.ones(2)})) | {
+    description = {
+        "format": 2,
+        "kind": "vae",
         "spec": dataclasses.asdict(VAESpec(2, likelihood="multinomial")),
         "vocabulary": 10**12,
         "sizes": {"embedding": 8, "hidden": 8, "dropout": 0.5},
         "seeds": [0],
         "n_points": 1,
     }
-    written(tmp_path, "model.json", json.dumps(description).encode())
+    sealed_model(tmp_path, json.dumps(description).encode(), save({"weight": torch.ones(2)}))
     words = "it does not describe state.safetensors: Error.s. in loading state_dict"
     with pytest.raises(ValueError, match=words):
         load_text_model(tmp_path)

@@ -40,6 +40,7 @@ __all__ = [
     "json_text",
     "with_remedy",
     "without_remedy",
+    "write_bytes",
     "write_text",
 ]
 
@@ -408,13 +409,20 @@ class Comparison:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file atomically: under a temporary name in the same folder, then renamed."""
+    """Write a UTF-8 file as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write so that `path` is the old file or the new one at any moment."""
     stream = tempfile.NamedTemporaryFile(  # noqa: SIM115 (closed below, on success and failure)
-        "w", dir=path.parent, prefix=f".{path.name}.", delete=False, newline="", encoding="utf-8"
+        dir=path.parent, prefix=f".{path.name}.", delete=False
     )
     try:
         with stream:
-            stream.write(text)
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
         os.chmod(stream.name, 0o644)
         os.replace(stream.name, path)
     except BaseException:

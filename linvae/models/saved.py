@@ -15,8 +15,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from linvae.comparison import write_bytes
 from linvae.models.recurrent import SequenceSizes, StackedLanguageModel, StackedTextVAE
 from linvae.spec import VAESpec
 
@@ -66,8 +65,8 @@ def save_text_model(
     description["own_sha256"] = _sha256(json.dumps(description).encode())
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        _write(folder / name, content)
-    _write(folder / MODEL, (json.dumps(description, indent=2) + "\n").encode())
+        write_bytes(folder / name, content)
+    write_bytes(folder / MODEL, (json.dumps(description, indent=2) + "\n").encode())
 
 
 def load_text_model(
@@ -166,23 +165,6 @@ def _check_words(words: tuple[str, ...], size: int) -> None:
     for k, word in enumerate(words):
         if "\n" in word:
             raise ValueError(f"words[{k}]={word!r} has a line break: {VOCABULARY} has one per line")
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write so that `path` is the old file or the new one at any moment."""
-    stream = tempfile.NamedTemporaryFile(  # noqa: SIM115 (closed below, on success and failure)
-        dir=path.parent, prefix=f".{path.name}.", delete=False
-    )
-    try:
-        with stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(stream.name, 0o644)
-        os.replace(stream.name, path)
-    except BaseException:
-        os.unlink(stream.name)
-        raise
 
 
 def _sha256(content: bytes) -> str:

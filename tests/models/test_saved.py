@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,14 +66,14 @@ def test_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
     """No part of a file is ever under its name; a folder of two models does not load."""
     save_text_model(tmp_path, text_model(), Vocabulary())
     before = (tmp_path / saved.MODEL).read_bytes()
-    replace = saved.os.replace
+    replace = os.replace
 
     def interrupted(source: str, target: Path) -> None:
         if target.name == saved.MODEL:
             raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr(saved.os, "replace", interrupted)
+    monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save_text_model(tmp_path, text_model("language-model"), Vocabulary())
     assert (tmp_path / saved.MODEL).read_bytes() == before

@@ -30,7 +30,7 @@ from linvae.spec import VAESpec
 
 __all__ = ["Words", "load_text_model", "save_text_model"]
 
-FORMAT = 2
+FORMATS = (1, 2)  # 1, which is read only, has no sha256 of model.json itself
 MODEL, STATE, VOCABULARY = "model.json", "state.safetensors", "vocabulary.txt"
 KINDS: Mapping[str, type[StackedTextVAE] | type[StackedLanguageModel]] = {
     "vae": StackedTextVAE,
@@ -101,7 +101,7 @@ def load_text_model(
 def _description(model: StackedTextVAE | StackedLanguageModel) -> dict[str, Any]:
     (kind,) = (kind for kind, made in KINDS.items() if type(model) is made)
     return {
-        "format": FORMAT,
+        "format": FORMATS[-1],
         "kind": kind,
         "spec": dataclasses.asdict(model.spec),
         "vocabulary": model.vocabulary,
@@ -118,13 +118,13 @@ def _read_description(folder: Path, content: bytes) -> dict[str, Any]:
         found = description["format"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise _damaged(folder / MODEL, "it is no JSON with a format") from error
-    if found != FORMAT:
+    if found not in FORMATS:
         raise ValueError(
-            f"{folder} has format {found} and this linvae reads format {FORMAT}: load it with the "
+            f"{folder} has format {found} and this linvae reads formats 1 and 2: load it with the "
             "version that wrote it, or train again"
         )
     own = description.pop("own_sha256", "")
-    if _sha256(json.dumps(description).encode()) != own:
+    if (found != 1 or own) and _sha256(json.dumps(description).encode()) != own:
         raise _damaged(folder / MODEL, "its sha256 is not the one in it")
     sha256 = description.get("sha256")
     if not isinstance(sha256, dict) or set(sha256) != {STATE, VOCABULARY}:

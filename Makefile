@@ -32,7 +32,6 @@ lint: $(INSTALLED)
 
 types: $(INSTALLED)
 	$(BIN)/mypy
-	$(BIN)/mypy --python-version 3.13
 
 # not --quiet: strict would no longer see the warnings
 docs: $(INSTALLED)  ## the documentation, in site/
@@ -47,6 +46,7 @@ audit: $(INSTALLED)  ## known vulnerabilities of the pins, where a service answe
 	$(BIN)/bandit -q -c pyproject.toml -r linvae analysis figures paper_checks
 
 nightly: audit test faults fuzz mutants  ## what every change passes and what takes longer
+	$(BIN)/mypy --python-version 3.13
 
 licences: $(INSTALLED)  ## docs/licences.md
 	$(BIN)/python .ci/licences.py --write

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
@@ -44,6 +45,13 @@ collect_ignore = [
     for file in Path(__file__).parent.rglob("test_*.py")
     if not TORCH and re.search(NEEDS_TORCH, file.read_text(encoding="utf-8"), re.MULTILINE)
 ]
+
+
+def pytest_sessionfinish() -> None:
+    """Save what was covered: xdist kills a worker that takes more than 10 s to end."""
+    coverage = sys.modules.get("coverage")
+    if coverage and (running := coverage.Coverage.current()):
+        running.save()
 
 
 def pytest_report_header() -> str | None:

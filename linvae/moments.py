@@ -210,7 +210,7 @@ class _Accumulator:
             )
         with np.errstate(over="ignore", invalid="ignore"):  # refused by `partial`
             shifted = np.subtract(v, self.shift, dtype=np.float64, order="C")
-        self.total += np.ones(len(v)) @ shifted
+            self.total += np.ones(len(v)) @ shifted
         self.scatter = dsyrk(1.0, shifted.T, beta=1.0, c=self.scatter, overwrite_c=1)
         self.n += len(v)
 
@@ -356,10 +356,12 @@ def _matrix(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
 
 
 def as_array(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
-    """As NumPy reads it; ValueError for ragged lists."""
+    """As NumPy reads it; ValueError for ragged lists, tensors it cannot read, masked entries."""
+    if np.ma.is_masked(values):
+        raise ValueError(f"{name} has masked entries: fill them, or remove those samples")
     try:
         return np.asarray(values)
-    except ValueError as error:
+    except (ValueError, TypeError, RuntimeError) as error:  # the last two from torch
         raise ValueError(f"{name} must be an array of numbers: {error}") from None
 
 

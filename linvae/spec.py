@@ -463,9 +463,9 @@ def _entries(value: Any) -> tuple[Any, ...] | None:
 
 
 def _is_number(value: Any) -> bool:
-    """False for text and for truth values, those of NumPy and torch too."""
+    """False for text, truth values and complex numbers, those of NumPy and torch too."""
     kind = str(getattr(value, "dtype", ""))
-    return not isinstance(value, (bool, str)) and "bool" not in kind
+    return not isinstance(value, (bool, str)) and "bool" not in kind and "complex" not in kind
 
 
 def _not_negative(name: str, value: Any, where: str) -> float:

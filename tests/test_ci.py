@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -77,6 +78,16 @@ def test_no_answer_is_not_an_audit(pins, capsys):
     out = capsys.readouterr().out
     assert "osv: not reached: " in out
     assert out.endswith("not audited: no service reached\n")
+
+
+def test_a_service_that_knows_no_pin_is_not_an_audit(capsys, monkeypatch):
+    """pip-audit itself then says "No known vulnerabilities found"."""
+    answer = {"dependencies": [{"name": "affected", "skip_reason": "not found"}], "fixes": []}
+    done = subprocess.CompletedProcess([], 0, json.dumps(answer), "")
+    monkeypatch.setitem(audit.__globals__, "_pip_audit", lambda *_: done)
+    assert audit("pins.txt", services=["pypi"]) == 0
+    out = capsys.readouterr().out
+    assert out == "pypi: knows 0 of 1 pins\nnot audited: no service reached\n"
 
 
 def test_pins_that_cannot_be_read_fail_the_audit(tmp_path, capsys):

@@ -6,6 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 
 from linvae.moments import Moments
 
@@ -293,6 +294,12 @@ def test_uncentred_data_that_overflow_are_refused():
         Moments.from_data([[1.0, 1.7e308], [4.0, 1.0]], centered=False)
 
 
+@pytest.mark.filterwarnings("error")
+def test_batches_whose_sum_overflows_are_refused():
+    with pytest.raises(ValueError, match=r"target\[:, 0\] contains .* or some whose sum overflows"):
+        Moments.from_batches([[[0.0, 0.0]], [[1.7e308, 1.0]], [[1.7e308, 1.0]]])
+
+
 BAD_BATCHES = {
     "none": ([], "target has 0 samples but moments need at least 2"),
     "one-row-in-all": ([DATA[:0], DATA[:1]], "target has 1 samples"),
@@ -318,3 +325,17 @@ def test_constant_column_beside_a_varying_one_is_fine():
     moments = Moments.from_data(data)
     # 700 roundings of 0.3
     np.testing.assert_allclose(moments.covariance[5], 0, atol=1e-12)
+
+
+UNREADABLE = {
+    "gradient": (torch.ones(3, 2, requires_grad=True), "must be an array of numbers: .*grad"),
+    "bfloat16": (torch.ones(3, 2, dtype=torch.bfloat16), "must be an array of numbers: "),
+    "masked": (np.ma.array(np.eye(3), mask=np.eye(3)), "has masked entries: fill them"),
+}
+
+
+@pytest.mark.parametrize(("values", "words"), UNREADABLE.values(), ids=UNREADABLE)
+def test_arrays_that_numpy_would_not_read_or_read_wrongly(values, words):
+    for make in (Moments.from_data, Moments.from_covariance, lambda v: Moments.from_batches([v])):
+        with pytest.raises(ValueError, match=words):
+            make(values)

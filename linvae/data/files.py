@@ -32,6 +32,7 @@ __all__ = [
     "CorruptFileError",
     "MissingDataError",
     "check_pixels",
+    "check_texts",
     "data_roots",
     "decode_image",
     "file_digest",
@@ -54,6 +55,7 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _AXES = 32  # of an array, in every version of NumPy
 # Of one image: 8192 x 8192, and above 1024 x 1024 what a PNG of one bit a pixel can pack.
 _PIXELS, _FEW_PIXELS = 2**26, 2**20
+_TEXTS = 8  # of a PNG: 4 MiB each, where 4 bytes are a character
 
 
 class MissingDataError(FileNotFoundError):
@@ -322,6 +324,17 @@ def check_pixels(image: Image, size: int) -> None:
         )
 
 
+def check_texts(stream: IO[bytes]) -> None:
+    """ValueError for a PNG of many packed texts: Pillow unpacks 1 MiB of each, 64 in all."""
+    texts, is_png = 0, stream.read(8) == b"\x89PNG\r\n\x1a\n"
+    while is_png and len(start := stream.read(8)) == 8 and start[4:] != b"IEND":
+        texts += start[4:] in (b"zTXt", b"iTXt")
+        stream.seek(int.from_bytes(start[:4], "big") + 4, os.SEEK_CUR)
+    stream.seek(0)
+    if texts > _TEXTS:
+        raise ValueError(f"it has {texts} packed texts, and of a PNG at most {_TEXTS} are read")
+
+
 def decode_image(content: bytes, path: Path, member: str = "") -> Image:
     """Decode a PNG or JPEG completely.
 
@@ -335,7 +348,9 @@ def decode_image(content: bytes, path: Path, member: str = "") -> Image:
 
     what = f"{f'member {member}' if member else 'it'} is not a complete image"
     with _reading(path, what, Exception):  # of any kind: so is what Pillow makes of damage
-        image = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
+        stream = io.BytesIO(content)
+        check_texts(stream)
+        image = Image.open(stream, formats=("PNG", "JPEG"))
         check_pixels(image, len(content))
         image.load()
     return image

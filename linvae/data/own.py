@@ -42,7 +42,7 @@ from numpy.typing import NDArray
 from linvae.printable import printable
 
 from .dataset import Dataset
-from .files import MissingDataError, check_pixels, file_digest, unpacked_limit
+from .files import MissingDataError, check_pixels, check_texts, file_digest, unpacked_limit
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -156,8 +156,15 @@ def open_own_data(
         For an unknown suffix, a file that cannot be read, other types than numbers, fewer than two
         samples, samples without an axis, a condition that leaves no target.
     """
-    file = Path(path).expanduser()
-    if not file.exists():
+    try:
+        file = Path(path).expanduser()
+        there = file.exists()
+    except (OSError, RuntimeError) as error:  # too long a name; the home of nobody
+        raise ValueError(
+            f"data={str(path)[:60]!r} is no path ({getattr(error, 'strerror', error)}): give that "
+            "of a file or of a folder of images"
+        ) from error
+    if not there:
         raise MissingDataError(
             f"data={str(file)!r} does not exist: give the path of a file or of a folder of images"
         )
@@ -582,14 +589,15 @@ def _refuse_cells(
 
 def _wrong_cell(cell: str) -> str:
     """What is wrong with a cell and what to do; nothing for a finite number."""
+    shown = f"{cell!r:.60}"
     if not cell:
         return "is empty: fill it, or remove such lines"
     if _is_number(cell.replace(",", ".", 1)) and "," in cell:
-        return f"is {cell!r}: write numbers with a decimal point"
+        return f"is {shown}: write numbers with a decimal point"
     if not _is_number(cell):
-        return f"is {cell!r} and must be a number: correct it, or remove such lines or columns"
+        return f"is {shown} and must be a number: correct it, or remove such lines or columns"
     if not math.isfinite(float(cell)):
-        return f"is {cell!r} and must be finite: remove or impute such samples first"
+        return f"is {shown} and must be finite: remove or impute such samples first"
     return ""
 
 
@@ -683,9 +691,11 @@ def _pixels(file: Path) -> Values:
     from PIL import Image
 
     try:
-        with Image.open(file, formats=IMAGE_FORMATS) as image:
-            check_pixels(image, file.stat().st_size)
-            return np.asarray(_plain(image))
+        with file.open("rb") as stream:
+            check_texts(stream)
+            with Image.open(stream, formats=IMAGE_FORMATS) as image:
+                check_pixels(image, file.stat().st_size)
+                return np.asarray(_plain(image))
     except Exception as error:  # of any kind: so is what Pillow makes of damage
         raise ValueError(
             f"{file}: not a readable image ({error}); write it again, as PNG, and smaller if it is "

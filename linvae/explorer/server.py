@@ -29,7 +29,7 @@ __all__ = ["Server"]
 ADDRESS = "127.0.0.1"
 MOST_BYTES = 2**18  # of a message; a state of the controls has less than one of 2**10
 PATIENCE = 30.0  # seconds for the whole of a request, and without any until a connection is closed
-OPENS = ("/", "/autoload.js")  # each begins a session, a page with its curves
+OPENS = ("", "/", "/autoload.js")  # each begins a session, a page with its curves
 MOST_PAGES = 32  # open at once; one that is left is forgotten within half a minute
 
 

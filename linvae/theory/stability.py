@@ -162,7 +162,8 @@ def stability(
     return _stability(
         F=_noise(spec) * point.F + kappa * np.eye(len(point.F)),
         C=point.C + spec.latent_reconstruction * eta2 * point.to_mean,
-        price_per_beta=point.C_e / eta2,
+        C_e=point.C_e,
+        price=1 / eta2,
         fixed_price=kappa * identity + spec.latent_reconstruction * point.circle,
         beta=spec.beta,
         of_all=point.of_all,
@@ -172,12 +173,13 @@ def stability(
 def _stability(
     F: Array,
     C: Array,
-    price_per_beta: Array,
+    C_e: Array,
+    price: float,
     fixed_price: Array,
     beta: float,
     of_all: Array | None = None,
 ) -> Stability:
-    """Of Q(U, W) = tr(U^T F U - 2 U^T C W^T + W (beta price_per_beta + fixed_price) W^T)/2.
+    """Of Q(U, W) = tr(U^T F U - 2 U^T C W^T + W (beta price C_e + fixed_price) W^T)/2.
 
     `of_all`: the C of the collapsed point, whose size is that of rounding in C; None = C itself.
     """
@@ -185,11 +187,13 @@ def _stability(
     root = half @ C
     respond = half.T @ root  # the decoder's best response to the encoder, U = respond W^T
     whole = root if of_all is None else half @ of_all
-    values, W = generalised_eigenvalues(-fixed_price, price_per_beta, whole.T @ whole, root)
-    critical = values[: len(F)]
+    never_nan("the price of a latent", price)
+    # without the price, which may leave no digit of C_e
+    values, W = generalised_eigenvalues(-fixed_price, C_e, whole.T @ whole, root)
+    critical = values[: len(F)] / price
     directions = (respond @ W[:, : len(F)]).T
     lengths = np.linalg.norm(directions, axis=1, keepdims=True)
-    rates = _escape_rates(F, C, beta * price_per_beta + fixed_price)
+    rates = _escape_rates(F, C, beta * price * C_e + fixed_price)
     never_nan("a threshold", critical, infinite=True)
     never_nan("an escape rate", rates)
     return Stability(
@@ -407,9 +411,7 @@ def _hierarchy(spec: HVAESpec, moments: Moments) -> Stability:
     """Of the kind of idle unit that leaves first; rates of the fastest."""
     point, eta2 = _collapsed_point(spec, moments), spec.prior_variances[0]
     found = [
-        _stability(
-            noise * point.F, point.C, copied / eta2 * point.C_e, 0 * point.C_e, spec.betas[0]
-        )
+        _stability(noise * point.F, point.C, point.C_e, copied / eta2, 0 * point.C_e, spec.betas[0])
         for noise, copied in _idle_units(spec, mode_decomposition(spec, moments))
     ]
     first = max(found, key=lambda kind: float(kind.critical_beta[0]))

@@ -128,6 +128,8 @@ class CellStore:
         """The cell, or None where there is none; None with a warning where its file is damaged."""
         try:
             tensors, header = read_file(self.path(key), "cell")
+            if content_key(header["identity"]) != key:
+                raise ValueError(f"cell {self.path(key)} is of another run or member")
             return Cell(tensors, **header["notes"])
         except FileNotFoundError:
             return None

@@ -306,7 +306,7 @@ def _header(
         text, sha256 = (metadata or {})["linvae"], (metadata or {})["sha256"]
         header = json.loads(text)
         form, found = header["format"], header["kind"]
-    except (KeyError, TypeError, json.JSONDecodeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise _unreadable(path, kind, "its header was not written by linvae") from error
     if form != FORMAT:
         raise ValueError(

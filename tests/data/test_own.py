@@ -382,3 +382,17 @@ def test_all_arrays_at_once(tmp_path):
     assert condition is None and np.array_equal(target, np.arange(12.0).reshape(4, 3))
     target, condition = open_own_data(tmp_path / "a.npy", condition_dim=1).arrays()
     assert condition.tolist() == [[0], [3], [6], [9]] and target.shape == (4, 2)
+
+
+@pytest.mark.parametrize("path", ["x" * 5000 + ".csv", "~nobody-of-this-name/x.csv"])
+def test_what_is_no_path_is_a_usage_error(path):
+    with pytest.raises(ValueError, match=r"is no path \(.*give that of a file"):
+        open_own_data(path)
+
+
+def test_a_long_cell_is_cut_in_the_message(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text("1,2\n3,4\n5," + "x" * 10**5 + "\n")
+    with pytest.raises(ValueError, match="column 2 is 'xxx") as refused:
+        list(open_own_data(file).batches())
+    assert len(str(refused.value)) < 500

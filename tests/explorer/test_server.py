@@ -111,6 +111,7 @@ def test_so_many_pages_are_open_at_most():
         found = [status(own, "/") for _ in range(5)]
         assert found == [200] * 4 + [503]
         assert status(own, "/autoload.js?bokeh-autoload-element=1") == 503
+        assert status(own, "?a") == 503  # a request may begin so: GET ?a HTTP/1.1
         assert status(own, "/static/js/bokeh.min.js") == 200  # of a page that is open
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(url, timeout=60)

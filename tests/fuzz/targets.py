@@ -44,7 +44,7 @@ from linvae.encoders import load_network
 from linvae.explore import _given_covariance
 from linvae.models.saved import load_text_model
 from linvae.train.cells import CellStore
-from linvae.train.checkpoint import content_digest, read_file, read_header
+from linvae.train.checkpoint import content_digest, content_key, read_file, read_header
 
 Reader = Callable[[bytes, Path], None]
 
@@ -149,6 +149,14 @@ def header(kind: str) -> str:
     identity = {"linvae": "0", "training": 1, "seed": 0, "spec": {"kind": "VAESpec"}}
     notes = {"found": {"beta": 1.0}, "history": [], "seconds": 1.0}
     return json.dumps({"format": 1, "kind": kind, "identity": identity, "notes": notes})
+
+
+def key_of(header: str) -> str:
+    """The key of the cell of this header, so that its notes are read."""
+    try:
+        return content_key(json.loads(header)["identity"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return "key"
 
 
 VALUES = np.arange(6.0).reshape(3, 2)
@@ -474,10 +482,11 @@ def read_checkpoint(content: bytes, folder: Path) -> None:
 def read_cell(content: bytes, folder: Path) -> None:
     """A cell whose sha256 is right, whatever its header says: it loads, or is trained again."""
     text = content.decode("latin1")
-    written(folder, "key.cell.safetensors", safetensors(text))
+    key = key_of(text)
+    written(folder, f"{key}.cell.safetensors", safetensors(text))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        CellStore(folder).load("key")
+        CellStore(folder).load(key)
 
 
 def table(record: type, values: str) -> bytes:

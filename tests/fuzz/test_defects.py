@@ -12,6 +12,7 @@ import struct
 import tracemalloc
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +42,11 @@ from .targets import (
     blank_png,
     header,
     idx,
+    key_of,
     npy,
     npy_header,
     picture,
+    png,
     safetensors,
     script,
     shaped,
@@ -276,6 +279,26 @@ def test_a_blank_image_is_read(tmp_path):
     assert files.decode_image(content, tmp_path / "a.png").size == (4096, 4096)
 
 
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt"])
+def test_packed_texts_of_an_image_are_not_unpacked(kind, tmp_path):
+    """64 of 1 KiB that unpack to 1 MiB, or to 4 where 4 bytes are a character."""
+    start = struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0)
+    head = b"k\0\0" if kind == b"zTXt" else b"k\0\1\0\0\0"
+    text = head + zlib.compress("\U0001f600".encode() + b"a" * (2**20 - 8))
+    pixels = (b"IDAT", zlib.compress(bytes(72)))
+    content = png((b"IHDR", start), *[(kind, text)] * 60, pixels, (b"IEND", b""))
+    file = written(tmp_path / "images", "a.png", content)
+    refused(own.open_own_data, file.parent, "60 packed texts")
+    refused(lambda f: files.decode_image(content, f), file, "60 packed texts", CorruptFileError)
+
+
+def test_texts_of_a_usual_image_are_read(tmp_path):
+    start = struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0)
+    texts = [(b"zTXt", b"k\0\0" + zlib.compress(b"a"))] * 8
+    content = png((b"IHDR", start), *texts, (b"IDAT", zlib.compress(bytes(72))), (b"IEND", b""))
+    assert files.decode_image(content, tmp_path / "a.png").size == (8, 8)
+
+
 def test_postscript_is_never_run(tmp_path, monkeypatch):
     """Pillow goes by content, and hands PostScript to Ghostscript whatever the suffix says."""
     ran: list[object] = []
@@ -396,9 +419,16 @@ def test_a_header_without_its_run_is_unreadable(missing, tmp_path):
 
 
 def test_a_cell_with_other_notes_is_trained_again(tmp_path):
-    written(tmp_path, "key.cell.safetensors", safetensors(header("cell")))
-    with pytest.warns(UserWarning, match="trained again and replaced"):
-        assert CellStore(tmp_path).load("key") is None
+    key = key_of(header("cell"))
+    written(tmp_path, f"{key}.cell.safetensors", safetensors(header("cell")))
+    with pytest.warns(UserWarning, match="required positional arguments.*trained again"):
+        assert CellStore(tmp_path).load(key) is None
+
+
+def test_a_number_too_long_for_python_is_named(tmp_path):
+    """ValueError of Python, which is no JSONDecodeError and names no file."""
+    file = written(tmp_path, "x.safetensors", safetensors('{"format": ' + "1" * 5000 + "}"))
+    refused(lambda f: read_header(f, "checkpoint"), file, "its header was not written")
 
 
 def test_a_damaged_script_is_no_script(tmp_path):

@@ -443,3 +443,13 @@ def test_checkpoint_of_another_start_stays(tmp_path):
     found = killed.cells("constant", store, start=starts_at(0.5), progress=steps.append)
     assert steps[0] == 40
     assert_same(found, expected)
+
+
+def test_a_cell_under_the_name_of_another_is_trained_again(tmp_path):
+    """A whole file, of another seed: its numbers are not those that are asked for."""
+    store = CellStore(tmp_path)
+    expected = killed.cells("constant", store)
+    cells = sorted(tmp_path.glob("*.cell.safetensors"))
+    cells[0].write_bytes(cells[1].read_bytes())
+    with pytest.warns(UserWarning, match="another run or member. It is trained again"):
+        assert_close(killed.cells("constant", store), expected)

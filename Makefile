@@ -106,7 +106,7 @@ $(VENV)/.lowest: pyproject.toml
 	  --constraint $(VENV)/torch.txt -o $(VENV)/lowest.txt
 	$(PIP) --no-deps -r .ci/torch-cpu.txt || $(PIP) torch==2.13.0
 	awk '/^[a-z]/ {keep = !/^(torch|triton|nvidia|cuda)/} keep' $(VENV)/lowest.txt > $(VENV)/pins.txt
-	$(PIP) -r $(VENV)/pins.txt pytest pytest-xdist pytest-randomly hypothesis filelock pandas
+	$(PIP) -r $(VENV)/pins.txt pytest pytest-xdist pytest-randomly hypothesis pandas
 	$(PIP) --no-deps -e .
 	touch $(VENV)/.lowest
 

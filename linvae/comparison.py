@@ -16,6 +16,7 @@ import math
 import os
 import statistics
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ __all__ = [
     "json_text",
     "with_remedy",
     "without_remedy",
+    "write_bytes",
     "write_text",
 ]
 
@@ -397,7 +399,7 @@ class Comparison:
         """Read what `write` wrote.
 
         Raises FileNotFoundError where a file is missing, ValueError for one that is not as it was
-        written.
+        written. Results of a linvae that wrote no sha256 are read unchecked, with a warning.
         """
         folder = Path(folder)
         settings, sums = _summary(folder)
@@ -408,13 +410,20 @@ class Comparison:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file atomically: under a temporary name in the same folder, then renamed."""
+    """Write a UTF-8 file as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write so that `path` is the old file or the new one at any moment."""
     stream = tempfile.NamedTemporaryFile(  # noqa: SIM115 (closed below, on success and failure)
-        "w", dir=path.parent, prefix=f".{path.name}.", delete=False, newline="", encoding="utf-8"
+        dir=path.parent, prefix=f".{path.name}.", delete=False
     )
     try:
         with stream:
-            stream.write(text)
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
         os.chmod(stream.name, 0o644)
         os.replace(stream.name, path)
     except BaseException:
@@ -435,15 +444,27 @@ def _csv(lines: Iterable[Iterable[str]]) -> str:
 
 
 def _summary(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Settings, and sha256 of the tables that were written with them."""
+    """Settings, and sha256 of the tables that were written with them, "" where none was."""
     path = folder / SUMMARY
     try:
         content = json.loads(path.read_bytes())
+        settings: dict[str, Any] = dict(content["settings"].items())
+        if not {"sha256", "tables_sha256"} & content.keys():
+            return settings, _without_sha256(folder)
         if content.pop("sha256") == _sha256(json_text(content).encode()):
-            return dict(content["settings"]), dict(content["tables_sha256"])
+            return settings, dict(content["tables_sha256"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass  # no JSON, or of other content
     raise _changed(path)
+
+
+def _without_sha256(folder: Path) -> dict[str, str]:
+    """The tables of an older linvae, none of which can be checked."""
+    warnings.warn(
+        f"{folder} was written by a linvae that wrote no sha256: read unchecked", stacklevel=4
+    )
+    optional = [name for name in ("curves.csv", "phases.csv") if (folder / name).exists()]
+    return dict.fromkeys(("comparison.csv", *optional), "")
 
 
 def _read(folder: Path, name: str, sums: Mapping[str, str], record: type[R]) -> Iterator[R]:
@@ -453,7 +474,7 @@ def _read(folder: Path, name: str, sums: Mapping[str, str], record: type[R]) -> 
     if name not in sums:
         return
     content = (folder / name).read_bytes()
-    if _sha256(content) != sums[name]:
+    if sums[name] not in ("", _sha256(content)):
         raise _changed(folder / name)
     try:
         for line in csv.DictReader(io.StringIO(content.decode(), newline="")):
@@ -464,7 +485,7 @@ def _read(folder: Path, name: str, sums: Mapping[str, str], record: type[R]) -> 
 
 def _changed(path: Path) -> ValueError:
     return ValueError(
-        f"{path} is not as it was written: its sha256 is not the one in {SUMMARY}, so it was "
+        f"{path} is not as it was written: by its content, or its sha256 in {SUMMARY}, it was "
         "damaged or changed, or is of another run; put a copy of the folder back, or repeat the "
         f"run: linvae compare --config {path.parent / 'run.toml'}"
     )

@@ -17,6 +17,8 @@ from pathlib import Path
 __all__ = ["all_or_nothing", "alone_in", "check_writable"]
 
 LOCK, STAGED = ".running", ".unfinished-"
+# suffixes of what commands write
+WRITTEN = (".csv", ".gif", ".html", ".json", ".pdf", ".png", ".safetensors", ".toml", ".txt")
 
 
 def check_writable(folder: Path) -> None:
@@ -85,7 +87,8 @@ def _holder(folder: Path) -> str:
 def all_or_nothing(folder: Path, outputs: Sequence[str]) -> Iterator[Path]:
     """A temporary folder whose files replace those of an earlier run at the end, or never.
 
-    `outputs`: stems of all files that a run may write; older ones are removed with the rest.
+    `outputs`: stems of all files that a run may write; older ones are removed with the rest, those
+    of other suffixes than a command writes (run.py, model.pt) are not.
     Within `alone_in`. Raises OSError where the disk is full; the earlier files are as they were.
     """
     try:
@@ -108,7 +111,11 @@ def all_or_nothing(folder: Path, outputs: Sequence[str]) -> Iterator[Path]:
 def _exchange(folder: Path, staged: Path, kept: Path, outputs: Sequence[str]) -> None:
     """Move the files of `staged` into `folder`, where they replace all `outputs`, or none."""
     new = sorted(path.name for path in staged.iterdir())
-    old = [path.name for path in folder.iterdir() if path.is_file() and path.stem in outputs]
+    old = [
+        path.name
+        for path in folder.iterdir()
+        if path.is_file() and path.stem in outputs and path.suffix in WRITTEN
+    ]
     for name in old:
         shutil.copy2(folder / name, kept / name)
     try:

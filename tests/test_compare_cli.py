@@ -394,6 +394,15 @@ def test_results_of_an_earlier_run_are_replaced_together_or_not_at_all(tmp_path)
     assert after == {"report.html": "new", "comparison.csv": "new", "notes.txt": "old"}
 
 
+def test_files_of_others_stay_whose_stem_is_that_of_a_result(tmp_path):
+    for name in ("run.py", "model.pt", "run.toml", "model.json"):
+        (tmp_path / name).write_text("old")
+    with all_or_nothing(tmp_path, outputs=("run", "model")) as staged:
+        (staged / "run.toml").write_text("new")
+    after = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert after == {"run.py": "old", "model.pt": "old", "run.toml": "new"}
+
+
 @pytest.mark.parametrize(
     ("options", "seeds"), [([], 3), (["--full"], 5), (["--full", "--seeds", "1"], 1)]
 )

@@ -15,8 +15,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,12 +24,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from linvae.comparison import write_bytes
 from linvae.models.recurrent import SequenceSizes, StackedLanguageModel, StackedTextVAE
 from linvae.spec import VAESpec
 
 __all__ = ["Words", "load_text_model", "save_text_model"]
 
-FORMAT = 2
+FORMATS = (1, 2)  # 1, which is read only, has no sha256 of model.json itself
 MODEL, STATE, VOCABULARY = "model.json", "state.safetensors", "vocabulary.txt"
 KINDS: Mapping[str, type[StackedTextVAE] | type[StackedLanguageModel]] = {
     "vae": StackedTextVAE,
@@ -66,8 +65,8 @@ def save_text_model(
     description["own_sha256"] = _sha256(json.dumps(description).encode())
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        _write(folder / name, content)
-    _write(folder / MODEL, (json.dumps(description, indent=2) + "\n").encode())
+        write_bytes(folder / name, content)
+    write_bytes(folder / MODEL, (json.dumps(description, indent=2) + "\n").encode())
 
 
 def load_text_model(
@@ -102,7 +101,7 @@ def load_text_model(
 def _description(model: StackedTextVAE | StackedLanguageModel) -> dict[str, Any]:
     (kind,) = (kind for kind, made in KINDS.items() if type(model) is made)
     return {
-        "format": FORMAT,
+        "format": FORMATS[-1],
         "kind": kind,
         "spec": dataclasses.asdict(model.spec),
         "vocabulary": model.vocabulary,
@@ -119,13 +118,13 @@ def _read_description(folder: Path, content: bytes) -> dict[str, Any]:
         found = description["format"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise _damaged(folder / MODEL, "it is no JSON with a format") from error
-    if found != FORMAT:
+    if found not in FORMATS:
         raise ValueError(
-            f"{folder} has format {found} and this linvae reads format {FORMAT}: load it with the "
+            f"{folder} has format {found} and this linvae reads formats 1 and 2: load it with the "
             "version that wrote it, or train again"
         )
     own = description.pop("own_sha256", "")
-    if _sha256(json.dumps(description).encode()) != own:
+    if (found != 1 or own) and _sha256(json.dumps(description).encode()) != own:
         raise _damaged(folder / MODEL, "its sha256 is not the one in it")
     sha256 = description.get("sha256")
     if not isinstance(sha256, dict) or set(sha256) != {STATE, VOCABULARY}:
@@ -166,23 +165,6 @@ def _check_words(words: tuple[str, ...], size: int) -> None:
     for k, word in enumerate(words):
         if "\n" in word:
             raise ValueError(f"words[{k}]={word!r} has a line break: {VOCABULARY} has one per line")
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write so that `path` is the old file or the new one at any moment."""
-    stream = tempfile.NamedTemporaryFile(  # noqa: SIM115 (closed below, on success and failure)
-        dir=path.parent, prefix=f".{path.name}.", delete=False
-    )
-    try:
-        with stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(stream.name, 0o644)
-        os.replace(stream.name, path)
-    except BaseException:
-        os.unlink(stream.name)
-        raise
 
 
 def _sha256(content: bytes) -> str:

@@ -15,7 +15,7 @@ from .targets import Target
 
 FACTOR = 4  # of what a file declares
 SPARE_BYTES = 48 * 2**20  # batches of 4 MiB and their copies, and tables of the decoders
-CALLS, CALLS_PER_BYTE = 400_000, 400  # a header of numpy may be 10,000 bytes, each a node to visit
+CALLS, CALLS_PER_BYTE = 400_000, 400  # a header of numpy may be 4096 bytes, each a node to visit
 
 
 class TooMuch(BaseException):

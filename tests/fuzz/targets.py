@@ -517,9 +517,9 @@ def with_own_sum(name: str, content: bytes, **more: object) -> bytes:
 def sealed_result(folder: Path, summary: bytes, **tables: bytes) -> None:
     """summary.json and the tables, whose sha256 are right."""
     files = {f"{name}.csv": content for name, content in tables.items()}
-    sums = {
-        name: sha256(written(folder, name, content).read_bytes()) for name, content in files.items()
-    }
+    for name, content in files.items():
+        written(folder, name, content)
+    sums = {name: sha256(content) for name, content in files.items()}
     written(folder, "summary.json", with_own_sum("sha256", summary, tables_sha256=sums))
 
 
@@ -540,9 +540,9 @@ def read_comparison(content: bytes, folder: Path) -> None:
 def sealed_model(folder: Path, description: bytes, state: bytes) -> None:
     """A text model of these bytes, whose sha256 are right."""
     files = {"state.safetensors": state, "vocabulary.txt": b"a\n"}
-    sums = {
-        name: sha256(written(folder, name, content).read_bytes()) for name, content in files.items()
-    }
+    for name, content in files.items():
+        written(folder, name, content)
+    sums = {name: sha256(content) for name, content in files.items()}
     more = {} if b"sha256" in description else {"sha256": sums}
     written(folder, "model.json", with_own_sum("own_sha256", description, **more))
 

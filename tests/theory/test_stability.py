@@ -521,3 +521,17 @@ def test_bad_order_is_refused():
         ARVAESpec(1, encoder_variance=0.5)
     with pytest.raises(ValueError, match="likelihood='poisson' must be 'gaussian' in ARVAESpec"):
         ARVAESpec(1, likelihood="poisson")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"beta": 0.0}, r"beta=0.0, .* must be finite and > 0 in critical_correlation"),
+        ({"target_variance": np.inf}, r"target_variance=inf must be finite and > 0"),
+        ({"encoder_sees": "input"}, r"encoder_sees='input' must be 'both' or 'target'"),
+    ],
+)
+def test_a_critical_correlation_of_nothing_is_refused(given, message):
+    scalars = {"beta": 0.5, "decoder_variance": 1.0, "target_variance": 2.0}
+    with pytest.raises(ValueError, match=message):
+        critical_correlation(**scalars | given)

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 # Before NumPy is imported, and for the processes that tests start: the matrices here are small, and
 # threads of BLAS that wait for each other cost three to five times the time where cores are shared.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# as filterwarnings in pyproject.toml, for the processes that tests start
+os.environ.setdefault("PYTHONWARNINGS", "error,ignore:`torch.jit:DeprecationWarning")
 
 import pytest
 from hypothesis import HealthCheck, settings

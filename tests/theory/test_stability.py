@@ -551,3 +551,17 @@ def test_directions_of_two_kinds_of_idle_units_are_as_many():
     top = solve(spec, moments).critical_beta[0]
     found = stability(spec, moments).critical_beta
     assert found == pytest.approx([top, 9.9e-177 * top], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"beta": 0.0}, r"beta=0.0, .* must be finite and > 0 in critical_correlation"),
+        ({"target_variance": np.inf}, r"target_variance=inf must be finite and > 0"),
+        ({"encoder_sees": "input"}, r"encoder_sees='input' must be 'both' or 'target'"),
+    ],
+)
+def test_a_critical_correlation_of_nothing_is_refused(given, message):
+    scalars = {"beta": 0.5, "decoder_variance": 1.0, "target_variance": 2.0}
+    with pytest.raises(ValueError, match=message):
+        critical_correlation(**scalars | given)

@@ -284,7 +284,7 @@ def _pairs(modes: npt.NDArray[np.intp], theta2: Array, price: _Price) -> _Units:
         carried = (1 - x) * c / both
         shares = np.stack([high * (1 - r) - carried, carried - low * (1 - r)], axis=1)
         shares = shares / gap[:, None]
-        exists = (gap > 0) & (r < 1) & np.all(shares >= 0, axis=1)
+        exists = np.all(shares >= 0, axis=1)  # also r < 1, their sum is 1 - r, and gap > 0
     r, x = np.where(exists, r, 1.0), np.where(exists, x, 1.0)
     shares = np.where(exists[:, None], shares, 0.0)
     m = price.moment(x)

@@ -82,6 +82,9 @@ def test_units_of_the_data_change_nothing(unit):
     found = gaussian_encoder_threshold(unit * y, decoder_variance=unit**2)
     assert expected.shift > 1e-3
     assert found.critical_beta == pytest.approx(expected.critical_beta, rel=1e-9)
+    far = gaussian_encoder_threshold(unit * (1 + 1e-7 * y), decoder_variance=unit**2)
+    # nine of sixteen digits are lost to the mean
+    assert far.critical_beta == pytest.approx(1e-14 * expected.critical_beta, rel=1e-6)
     with pytest.raises(ValueError, match="zero variance"):
         gaussian_encoder_threshold(np.full(7, 0.1 * unit))  # but for the rounding of its mean
 

@@ -439,11 +439,12 @@ def _summary(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     path = folder / SUMMARY
     try:
         content = json.loads(path.read_bytes())
-        if content.pop("sha256") == _sha256(json_text(content).encode()):
+        older = "settings" in content and not {"sha256", "tables_sha256"} & set(content)
+        if not older and content.pop("sha256") == _sha256(json_text(content).encode()):
             return content["settings"], content["tables_sha256"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        pass  # no JSON, or of other content
-    raise _changed(path)
+        older = False  # no JSON, or of other content
+    raise _without_sums(path) if older else _changed(path)
 
 
 def _read(folder: Path, name: str, sums: Mapping[str, str], record: type[R]) -> Iterator[R]:
@@ -460,6 +461,13 @@ def _read(folder: Path, name: str, sums: Mapping[str, str], record: type[R]) -> 
             yield record(**{field: kind(line[field]) for field, kind in fields})
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise _changed(folder / name) from error
+
+
+def _without_sums(path: Path) -> ValueError:
+    return ValueError(
+        f"{path} has no sha256: an earlier version of linvae wrote it; read it with that one, or "
+        f"repeat the run: linvae compare --config {path.parent / 'run.toml'}"
+    )
 
 
 def _changed(path: Path) -> ValueError:

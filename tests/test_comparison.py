@@ -292,6 +292,16 @@ def test_training_and_phases_are_read_back_from_files_of_their_own(tmp_path):
     assert not same(dataclasses.replace(again, curves=again.curves[1:]), comparison)
 
 
+def test_results_of_an_earlier_version_are_not_called_damaged(tmp_path):
+    hvae_comparison().write(tmp_path)
+    file = tmp_path / "summary.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    del content["sha256"], content["tables_sha256"]
+    file.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"has no sha256: an earlier version .*--config"):
+        Comparison.read(tmp_path)
+
+
 def test_level_that_is_never_active_is_written(tmp_path):
     comparison = hvae_comparison(0.0)
     comparison.write(tmp_path)

@@ -371,6 +371,8 @@ def doubles(name: str, values: npt.ArrayLike) -> Array:
     Raises ValueError for what is no array of real numbers.
     """
     array = as_array(name, values)
+    if array.dtype == np.float64:
+        return array
     try:
         if array.dtype.kind not in "fiubO":
             raise TypeError("not real")

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
@@ -66,7 +67,11 @@ def in_doubles(function: Callable[P, T]) -> Callable[P, T]:
 
 def never_nan(name: str, value: npt.ArrayLike, *, infinite: bool = False) -> None:
     """FloatingPointError, a ValueError after `in_doubles`, for a result that is not finite."""
-    if np.any(np.isnan(value) if infinite else ~np.isfinite(value)):
+    if isinstance(value, float):  # NumPy takes 20 times as long for one number
+        wrong = math.isnan(value) if infinite else not math.isfinite(value)
+    else:
+        wrong = bool(np.any(np.isnan(value) if infinite else ~np.isfinite(value)))
+    if wrong:
         raise FloatingPointError(f"{name} would be {value!r}")
 
 

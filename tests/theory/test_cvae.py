@@ -83,7 +83,7 @@ def test_condition_that_determines_the_target_leaves_nothing(seed):
     np.testing.assert_array_equal(solution.mode_variances, np.zeros(3))
     assert solution.collapsed.all()
     with pytest.raises(
-        UnboundedObjectiveError, match="the condition explains all .* 0; use a fixed"
+        UnboundedObjectiveError, match=r"the condition explains all .* 0; use a fixed"
     ):
         solve(CVAESpec(2, decoder_variance="learned"), moments)
 

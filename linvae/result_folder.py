@@ -69,7 +69,8 @@ def alone_in(folder: Path) -> Iterator[None]:
             shutil.rmtree(left, ignore_errors=True)
         yield
     finally:
-        (folder / LOCK).unlink(missing_ok=True)
+        with suppress(OSError):  # gone, or no folder any more: that error is said already
+            (folder / LOCK).unlink()
         lock.release()
         with suppress(OSError):
             folder.rmdir()

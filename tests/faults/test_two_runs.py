@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 
 import pytest
@@ -74,3 +75,12 @@ def test_the_lock_of_a_process_that_is_gone_is_free(tmp_path):
     with alone_in(tmp_path), refused, alone_in(tmp_path):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_folder_that_is_replaced_during_a_run_keeps_its_error(tmp_path):
+    """The lock is gone with the folder; what is said is what went wrong."""
+    folder = tmp_path / "out"
+    with pytest.raises(KeyError, match="what went wrong"), alone_in(folder):
+        shutil.rmtree(folder)
+        folder.write_text("a file")
+        raise KeyError("what went wrong")

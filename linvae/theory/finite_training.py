@@ -158,10 +158,10 @@ def _joint_times(system: ModeSystem, start: Array, beta: Array, eps: float, fina
             break
         horizon *= 2.0
     later, modes = passed.argmax(axis=0), np.arange(len(beta))
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # a start at 0 stays there
         log_rates = np.log(rates / eps)
-    before, after = log_rates[later - 1, modes], log_rates[later, modes]
-    crossing = (later - after / (after - before)) * horizon / (OUTPUTS - 1)
+        before, after = log_rates[later - 1, modes], log_rates[later, modes]
+        crossing = (later - after / (after - before)) * horizon / (OUTPUTS - 1)
     times: Array = np.where(passed.any(axis=0), crossing, np.inf) / clock
     return times
 

@@ -164,7 +164,7 @@ def _on_the_past(C: Array, innovations: Array) -> Array:
     ridge = 0.0 if innovations.min() > WELL_CONDITIONED * largest else RIDGE * largest
     lower = np.linalg.cholesky(C + ridge * np.eye(len(C)))
     unit = lower / np.diag(lower)
-    inverse = solve_triangular(unit, np.eye(len(C)), lower=True, unit_diagonal=True)
+    inverse = solve_triangular(unit, np.eye(len(C)), lower=True)
     return np.asarray(np.eye(len(C)) - inverse)
 
 

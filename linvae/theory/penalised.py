@@ -200,7 +200,7 @@ def solve_penalised(spec: VAESpec, modes: Modes) -> ModeStates:
         fixed = idle[: len(theta2)]
         optimum = _at_fixed_variance(spec, theta2, fixed)
         critical = local_critical_beta(theta2, encoder_variance=fixed, **penalties)
-    used = slice(0, len(theta2))
+    used = slice(len(theta2))
     v, m, u, scale = idle.copy(), idle.copy(), np.zeros(len(has_unit)), np.zeros(len(has_unit))
     v[used], u[used], scale[used] = optimum.encoder_variance, optimum.decoder, critical / spec.beta
     m[used] = optimum.encoder**2 * theta2 + optimum.encoder_variance

@@ -147,9 +147,9 @@ def _interpolate(
     n_contexts = int(seen.max()) + 1
     ones = np.ones(len(seen))
     counts = csr_array((ones, (seen, merged[words])), (n_contexts, p.shape[1]))
-    totals = np.bincount(seen, minlength=n_contexts)
+    totals = np.bincount(seen)
     pairs = np.unique(seen * len(merged) + words)
-    kinds = np.bincount(pairs // len(merged), minlength=n_contexts) * smoothed
+    kinds = np.bincount(pairs // len(merged)) * smoothed
     rows = np.flatnonzero(met >= 0)
     for part in np.array_split(rows, len(rows) // CHUNK + 1):
         at = met[part]

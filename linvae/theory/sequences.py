@@ -200,7 +200,7 @@ def residual_threshold(
             f"fisher has shape {F.shape} but scores (n, q) = {S.shape} need (n, q, q), or (n, q) "
             "for diagonal matrices, n or 1 of them"
         )
-    return _threshold(S, _GivenInformation(F, n), centered, seed)
+    return _threshold(S, _GivenInformation(F), centered, seed)
 
 
 def token_threshold(
@@ -258,9 +258,9 @@ def burst_threshold(*, length: int, concentration: float, reach: int) -> float:
     if isinstance(A, (bool, str)) or not (math.isfinite(A) and A > 0):
         raise ValueError(f"concentration={A!r} must be finite and > 0 in burst_threshold")
     seen = np.minimum(m, np.arange(T))
-    pulls = np.cumsum(np.append(0.0, 1 / (A + seen)))
+    pulls = np.cumsum(1 / (A + seen))
     until = np.minimum(np.arange(T) + m, T - 1)
-    weights = 1 - (pulls[until + 1] - pulls[1:])
+    weights = 1 - (pulls[until] - pulls)
     between = np.sum(A / (A + seen)) ** 2
     information = np.sum(A * (A + seen + 1) / (A + seen))
     return float((between + A * np.sum(weights**2)) / information)
@@ -277,7 +277,6 @@ class _Information(Protocol):
 @dataclass(frozen=True, eq=False)
 class _GivenInformation:
     fisher: Array
-    n: int
 
     def mean(self, rows: Indices) -> Array:
         F: Array = self._of(rows).mean(axis=0)
@@ -289,7 +288,7 @@ class _GivenInformation:
         return np.broadcast_to(values, len(rows))
 
     def _of(self, rows: Indices) -> Array:
-        return self.fisher if len(self.fisher) == 1 and self.n > 1 else self.fisher[rows]
+        return self.fisher if len(self.fisher) == 1 else self.fisher[rows]
 
 
 @dataclass(frozen=True, eq=False)

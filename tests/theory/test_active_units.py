@@ -88,6 +88,17 @@ def test_split_from_eigenvalues_is_that_from_moments():
     values = np.linalg.eigvalsh(moments.covariance)
     again = active_unit_split(values, 300, beta=4.5, decoder_variance=0.5, latent_dim=10)
     np.testing.assert_allclose(again.held_out_gains, split.held_out_gains, rtol=1e-12)
-    assert len(split.to_rows()) == 150
+    assert [row["mode"] for row in split.to_rows()] == list(range(1, 151))
     assert split.to_rows()[0]["useful"] is True
     assert split.noise.to_rows()[0]["n_spikes"] == 3
+
+
+def test_whether_the_mean_was_taken_off_is_passed_on():
+    """Without it one degree of freedom more: the noise of the same eigenvalues is 300/299 less."""
+    values = np.append([9.0, 5.0], np.linspace(1.5, 0.5, 40))
+    numbers = {"beta": 1.0, "decoder_variance": 1.0, "latent_dim": 5}
+    taken, kept = (active_unit_split(values, 300, centered=c, **numbers) for c in (True, False))
+    assert taken.noise.aspect_ratio == 42 / 299
+    assert kept.noise.aspect_ratio == 42 / 300
+    np.testing.assert_allclose(kept.mode_variances, values, rtol=1e-12)
+    np.testing.assert_allclose(taken.mode_variances, values, rtol=1e-12)

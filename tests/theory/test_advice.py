@@ -331,7 +331,9 @@ def test_learned_thresholds_are_where_units_leave(name):
 def test_what_no_beta_has_is_refused():
     spec = VAESpec(4, decoder_variance=S, encoder_variance=0.3)
     equal = Moments.from_covariance(np.diag([2.0, 2.0, 1.0]))
-    with pytest.raises(ValueError, match=r"units=1: no beta of VAESpec.* jumps over it"):
+    with pytest.raises(
+        ValueError, match=r"units=1: no beta of VAESpec.* nearest; .* jumps over it"
+    ):
         search_beta(spec, equal, units=1)
     with pytest.raises(ValueError, match=r"squared_error=99\.0: no beta"):
         search_beta(spec, PLAIN, squared_error=99.0)

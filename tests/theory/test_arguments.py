@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import pkgutil
+
 import numpy as np
 import pytest
 
+import linvae.theory
 from linvae.theory.arguments import checked_numbers, checked_variances
 from linvae.theory.dynamics import mode_flow
 from linvae.theory.finite_training import escape_times, finite_training_threshold
@@ -72,3 +77,20 @@ def test_variances_are_one_dimensional(value):
         ValueError, match=r"mode_variances has shape .* must be 1-D, \(modes,\), in f"
     ):
         checked_variances(value, "f")
+
+
+DEFAULTS = {"decoder_variance": 1.0, "prior_variance": 1.0, "beta": 1.0}
+
+
+def test_whatever_has_a_default_has_the_same():
+    """One unit of data, one of the latent space, the ELBO: what the specifications say too."""
+    found = set()
+    for info in pkgutil.iter_modules(linvae.theory.__path__):
+        module = importlib.import_module(f"linvae.theory.{info.name}")
+        for name in module.__all__:
+            if inspect.isfunction(function := getattr(module, name)):
+                parameters = inspect.signature(function).parameters
+                for word in set(parameters) & set(DEFAULTS):
+                    assert parameters[word].default in (DEFAULTS[word], inspect.Parameter.empty)
+                    found |= {word} if parameters[word].default == DEFAULTS[word] else set()
+    assert found == set(DEFAULTS)

@@ -25,7 +25,7 @@ SPECS = {
 }
 
 
-@pytest.mark.parametrize("nats", [1e-3, 0.2, 1.5])
+@pytest.mark.parametrize("nats", [1e-3, 0.2, 1.0, 1.5])
 @pytest.mark.parametrize("name", SPECS)
 def test_the_level_holds_that_information(name, nats):
     spec, moments, level = SPECS[name]

@@ -334,6 +334,8 @@ MESSAGES = [
     ),
     (lambda: mode_flow(1.0, times=[2.0, 1.0]), r"times has shape \(2,\) but must be 1-D and asc"),
     (lambda: mode_flow(1.0, times=[1.0], beta=[(1, 2), (0, 1)]), r"must be a number, a function"),
+    (lambda: mode_flow(1.0, times=[1.0], beta=[(0, 1, 2)]), r"must be a number, a function"),
+    (lambda: mode_flow(1.0, times=[1.0], beta=[1.0, 2.0]), r"must be a number, a function"),
     (lambda: mode_flow(1.0, times=[1.0], beta=-1.0), r"beta=-1.0 at time 0.0 must be finite and"),
     (
         lambda: mode_flow(1.0, times=[1.0], beta=lambda t: 0.0, update="aggressive"),

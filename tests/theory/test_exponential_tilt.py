@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import softmax
+from scipy.stats import skew
 
 from linvae.theory.exponential_tilt import (
     TiltProblem,
@@ -69,6 +71,8 @@ def test_no_tilt_of_a_grid_beats_the_maximum_and_its_output_is_the_tilted_mean(l
 def test_weights_are_those_of_the_definition():
     z = np.array([0.3, -1.0, 700.0, 702.0])  # exp(702) is finite, its sum with the rest as well
     np.testing.assert_allclose(tilted_weights(z), np.exp(z) / np.exp(z).sum(), rtol=1e-12)
+    far = np.array([0.0, 2000.0, -2000.0, 1999.0])  # exp(2000) is not
+    np.testing.assert_allclose(tilted_weights(far), softmax(far), rtol=1e-12)
 
 
 @pytest.mark.parametrize("rare", [[], [[0.0]] * 39 + [[9.0]]], ids=["one", "rare-coordinate"])
@@ -89,3 +93,10 @@ def test_held_out_value_is_that_of_the_other_half(rare):
         expected.append(2 * np.log(np.mean(np.exp(z))) / (0.5 * t @ t))
     assert value == pytest.approx(np.mean(expected), rel=1e-6)
     assert 0 < error < value
+
+
+def test_skewness_of_the_leading_component():
+    y = np.random.default_rng(5).gamma(2.0, size=(60, 1))
+    found = TiltProblem.of(np.concatenate([-3 * y, y[::-1]], axis=1), "gaussian", 0.7).skewness
+    scores = np.linalg.svd(np.concatenate([-3 * y, y[::-1]], axis=1) - [-3 * y.mean(), y.mean()])[0]
+    assert found == pytest.approx(abs(skew(scores[:, 0])), rel=1e-9)

@@ -165,6 +165,7 @@ def test_descent_below_the_floor_leaves_collapse_at_five_times_the_threshold():
 def test_rows_and_errors():
     optimum = free_bits_optimum([1.0, 3.0], latent_dim=1, floor_nats=0.1)
     assert [row["mode_variance"] for row in optimum.to_rows()] == [3.0, 1.0]
+    assert [row["mode"] for row in optimum.to_rows()] == [1, 2]
     with pytest.raises(ValueError, match="per='batch' must be 'unit' or 'total'"):
         free_bits_optimum(1.0, latent_dim=1, floor_nats=0.1, per="batch")
     with pytest.raises(ValueError, match="latent_dim=0 must be finite"):

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import ortho_group
+from scipy.stats import norm, ortho_group
 
 from linvae.moments import Moments
 from linvae.spec import VAESpec
@@ -178,3 +178,28 @@ def test_no_decoder_undercuts_the_bound():
     assert own.mean() < other.mean()
     # Gaussian data: the linear decoder is the best there is, the others' mean is no better
     assert other.mean() > linear.mean() - doubt
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_best_decoder_by_densities(seed):
+    """Two latents, two dimensions: the outputs of the other samples, weighed by their densities."""
+    rng = np.random.default_rng(seed)
+    y, mean, noise = rng.normal(size=(3, 6, 2))
+    variance = rng.uniform(0.2, 2.0, size=(6, 2))
+    z = mean + np.sqrt(variance) * noise
+    weights = norm.pdf(z[:, None], mean, np.sqrt(variance)).prod(axis=2)
+    own, other = best_decoder_errors(y + 7, mean, variance, noise, np.arange(6))
+    for found, w in ((own, weights), (other, weights * (1 - np.eye(6)))):
+        outputs = w @ y / w.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(found, np.sum((y - outputs) ** 2, axis=1), rtol=1e-9)
+
+
+def test_more_equal_modes_than_units():
+    """The two directions that are held most are named, and nothing else."""
+    e = scores_of([2.0, 2.0, 2.0, 0.5])
+    code = e[:, :3] @ ortho_group.rvs(3, random_state=1)[:, :2]
+    noise = np.full((400, 2), 0.1)
+    turned = turned_scores(e, code, noise, 2)
+    assert turned.shape == (400, 2)
+    held = held_modes(turned, code, noise).held_nats
+    np.testing.assert_allclose(held, math.log1p(2.0 / 0.1) / 2, rtol=1e-9)

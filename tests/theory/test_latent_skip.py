@@ -88,6 +88,10 @@ def test_skips_make_escape_independent_of_depth_where_weights_are_small():
     assert rates[4, True] == pytest.approx(rates[2, True], rel=3 * a)
 
 
+def test_without_a_price_everything_escapes():
+    assert np.all(deep_escape_rates([2.0, 0.1], gain=0.5, beta=0.0) > 0)
+
+
 def test_threshold_does_not_move():
     for gain in (1e-4, 1.0, 30.0):
         at = [

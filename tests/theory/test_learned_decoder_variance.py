@@ -10,6 +10,8 @@ from sklearn.decomposition import PCA
 from linvae.moments import Moments
 from linvae.spec import CVAESpec, VAESpec
 from linvae.theory import UnboundedObjectiveError, solve
+from linvae.theory.modes import mode_decomposition
+from linvae.theory.vae import learned_critical_betas
 
 from . import acceptance
 from .problems import Problem, problems, random_covariance
@@ -212,3 +214,11 @@ def test_critical_values_are_undefined_when_s_is_learned():
     solution = solve(CVAESpec(2, decoder_variance="learned"), moments)
     assert np.isnan(solution.critical_beta).all()
     assert np.isnan(solution.critical_decoder_variance).all()
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0])
+def test_critical_betas_of_modes_without_variance_are_zero(unit):
+    """d theta_1^2/theta_1^2 where nothing is beyond; then there is nothing to divide."""
+    spec = VAESpec(3, decoder_variance="learned")
+    modes = mode_decomposition(spec, Moments.from_covariance(np.diag([2.0 * unit, 0.0, 0.0])))
+    assert learned_critical_betas(spec, modes).tolist() == [3.0, 0.0, 0.0]

@@ -114,6 +114,8 @@ REFUSED = {
     "floats": (np.ones((9, 2)), np.ones(9), 2, "labels, integers"),
     "three": (np.ones((99, 2)), np.ones((99, 1)), 3, "n_cells=3 must be a power of two"),
     "rare": (np.eye(20), np.arange(20) // 3, 2, "condition has a cell of 2 samples"),
+    "one rare": (np.eye(20), np.r_[np.zeros(18, int), 1, 1], 2, "has a cell of 2 samples"),
+    "flat": (np.ones(20), np.arange(20) // 10, 2, r"target has shape \(20,\)"),
     "few": (np.eye(20), np.eye(20), 4, "condition has 20 samples, too few for cells of 8"),
 }
 

@@ -259,6 +259,7 @@ def test_rows_name_the_modes():
     loss = LatentReconstruction(3.0, "prior")
     found = reconstruction_optimum([4.0, 2.0, 0.01], loss, latent_dim=1, **NUMBERS)
     (row,) = found.to_rows()
+    assert row["unit"] == 1
     assert row["modes"] == [1, 3]
     assert row["mean_variance"] + row["encoder_variance"] == pytest.approx(1.3)
 

@@ -73,3 +73,32 @@ def test_rates_and_information_of_the_modes_add_up(spec, moments):
     np.testing.assert_allclose(
         solution.information, -np.log(solution.noise_fractions) / 2, rtol=1e-12
     )
+
+
+@every_spec
+def test_the_largest_entry_of_every_mode_is_positive(spec, moments):
+    basis = mode_decomposition(spec, moments).basis
+    assert np.all(basis.max(axis=0) >= -basis.min(axis=0))
+
+
+@every_spec
+@pytest.mark.parametrize("unit", [1e-9, 1e9])
+def test_units_of_the_data_change_no_mode(spec, moments, unit):
+    """The last target is the sum of two others: one mode less, in any unit."""
+    dx, d = moments.condition_dim, moments.target_dim
+    T = np.eye(dx + d)
+    T[-1] = T[-2] + T[-3]
+    scale = np.r_[np.ones(dx), np.full(d, unit**0.5)]
+    C = T @ moments.covariance @ T.T
+    expected = mode_decomposition(spec, Moments.from_covariance(C, condition_dim=dx)).variances
+    scaled = Moments.from_covariance(C * np.outer(scale, scale), condition_dim=dx)
+    found = mode_decomposition(spec, scaled).variances
+    assert found[-1] == expected[-1] == 0 < expected[-2]
+    np.testing.assert_allclose(found, unit * expected, rtol=1e-9)
+
+
+def test_what_a_condition_explains_of_a_large_coordinate_is_no_mode_beside_a_small_one():
+    """Var(y|x) of the first is the rounding of 1e8, far above the variance of the second's."""
+    joint = np.array([[1.0, 1e4, 0.0], [1e4, 1e8, 0.0], [0.0, 0.0, 1e-4]])
+    modes = mode_decomposition(CVAESpec(2), Moments.from_covariance(joint, condition_dim=1))
+    assert modes.variances == pytest.approx([1e-4, 0.0], rel=1e-9)

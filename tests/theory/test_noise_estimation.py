@@ -93,3 +93,22 @@ ERRORS = [
 def test_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_spikes_at_their_limits_give_the_noise_exactly():
+    """Eigenvalues v (1 + tau)(1 + gamma/tau), and a flat bulk that lacks what these took."""
+    tau, d, n, v = np.array([8.0, 5.0, 3.0]), 100, 200, 0.7
+    gamma = d / n
+    spikes = v * (1 + tau) * (1 + gamma / tau)
+    bulk = v * (d - 3 - np.sum(gamma * (1 + tau) / tau)) / (d - 3)
+    found = estimate_noise(np.append(spikes, np.full(d - 3, bulk)), n, centered=False)
+    assert found.n_spikes == 3
+    assert found.noise_variance == pytest.approx(v, rel=1e-9)  # the iteration contracts
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e12])
+def test_units_of_the_spectrum_change_nothing(unit):
+    """Rounding of a spectrum of rank 3 is no eigenvalue."""
+    values = np.append([3.0, 2.0, 1.0], np.full(7, 1e-17))
+    found, _ = unbiased_spectrum(unit * values, 50, False)
+    np.testing.assert_allclose(found, unit * np.append([3.0, 2.0, 1.0], np.zeros(7)), rtol=1e-15)

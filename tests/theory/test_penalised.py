@@ -164,6 +164,7 @@ def test_one_unit_for_data_and_latents_changes_nothing(unit):
         found, expected = critical(unit * theta2, **scaled), critical(theta2, **penalties)
         np.testing.assert_allclose(found, expected, rtol=1e-9)  # of a bisection that meets rounding
     at = penalised_optimum(theta2, beta=0.1, **penalties)
+    assert [row["mode"] for row in at.to_rows()] == [1, 2, 3]
     same = penalised_optimum(unit * theta2, beta=0.1, **scaled)
     np.testing.assert_allclose(same.decoder, at.decoder, rtol=1e-9)
     np.testing.assert_allclose(same.encoder_variance, unit * at.encoder_variance, rtol=1e-9)

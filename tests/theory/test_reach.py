@@ -222,6 +222,7 @@ TOKENS = np.array([[0, 2, 1], [0, 1, -1]])
 Y = np.eye(3)
 REFUSED = {
     "floats": (lambda: token_blocks(TOKENS * 1.0, Y, 1), "tokens has shape .* float64"),
+    "short": (lambda: token_blocks(TOKENS[:, :1], Y, 1), r"tokens has shape .* \(n, T\), T >= 2"),
     "start": (lambda: token_blocks(TOKENS[:, 1:], Y, 1), "must start every row with START=0"),
     "gap": (
         lambda: token_blocks(np.array([[0, 2, -1, 2]]), Y, 1),

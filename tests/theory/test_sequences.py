@@ -359,6 +359,7 @@ def test_held_out_value_by_hand():
     assert found.held_out_critical_beta == pytest.approx(np.mean(values), rel=1e-10)
     assert found.held_out_standard_error == pytest.approx(np.sqrt(sum(variances)) / 2, rel=1e-10)
     rows = found.to_rows()
+    assert [row["direction"] for row in rows] == list(range(1, len(rows) + 1))
     assert [row["critical_beta"] for row in rows] == found.critical_beta.tolist()
     assert rows[0]["held_out_critical_beta"] == found.held_out_critical_beta
 
@@ -423,6 +424,9 @@ REFUSED = {
     "fisher": (lambda: residual_threshold(ONES, np.ones((3, 3))), r"fisher has shape \(3, 3\)"),
     "nan": (lambda: residual_threshold(ONES * np.nan, ONES), "scores contains NaN"),
     "certain": (lambda: residual_threshold(ONES, 0 * ONES), "nothing is left to explain"),
+    "empty": (lambda: residual_threshold(np.ones((5, 0)), np.ones((1, 0))), r"scores .* q >= 1"),
+    "single": (lambda: residual_threshold(np.ones((1, 3)), np.ones((1, 3))), r"scores .* n >= 2"),
+    "lengths": (lambda: TokenPredictions([0, 1], [0], P), r"observed \(1,\) and sequence \(2,\)"),
     "shapes": (lambda: TokenPredictions([0, 1], [0, 1], P), r"must be \(N, V\), \(N,\) and"),
     "integers": (lambda: TokenPredictions([0.0], [0], P[:1]), "sequence has shape .* float64"),
     "sums": (lambda: TokenPredictions([0], [0], [[0.5, 0.6]]), "sums to 1.1, lowest entry 0.5"),

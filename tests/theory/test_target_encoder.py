@@ -192,6 +192,13 @@ def test_useless_condition_is_the_plain_model():
         assert found.critical_beta[0] == pytest.approx(expected.critical_beta[0], rel=1e-9)
 
 
+def test_one_unit_serves_one_dimension_and_the_other_never_can():
+    found = solve(spec_of(0.5, units=2), scalar(0.3))
+    alone = solve(spec_of(0.5), scalar(0.3))
+    assert found.critical_beta.tolist() == [alone.critical_beta[0], 0.0]
+    assert found.collapsed.tolist() == [[False, True]]
+
+
 def test_condition_that_determines_the_target_leaves_nothing():
     found = solve(spec_of(1e-6), Moments.from_covariance(np.ones((2, 2)), condition_dim=1))
     assert found.collapsed.all()

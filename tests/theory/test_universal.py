@@ -558,3 +558,24 @@ def test_refusals_name_the_argument_and_the_way_out(name):
     arguments, text = REFUSED[name]
     with pytest.raises(ValueError, match=text):
         universal_threshold(**({"target": Y} | arguments))
+
+
+def test_the_upper_bound_is_that_of_all_groups():
+    y, labels = np.concatenate([skewed(0, 30), 3 * skewed(1, 30)]), np.repeat([0, 1], 30)
+    bounds = [universal_threshold(y[labels == g]).critical_beta_upper_bound for g in (0, 1)]
+    assert bounds[0] != bounds[1]
+    found = universal_threshold(y, condition=labels)
+    assert found.critical_beta_upper_bound == pytest.approx(max(bounds), rel=1e-9)
+
+
+@pytest.mark.parametrize("unit", [1e-7, 1e7])
+def test_units_of_a_target_with_a_continuous_condition(unit):
+    """A coordinate that the condition determines leaves rounding, which is no variance."""
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(40, 1))
+    y = np.concatenate([2 * x, x + rng.exponential(size=(40, 1))], axis=1)
+    expected = universal_threshold(y, condition=x).critical_beta
+    found = universal_threshold(unit * y, condition=x, decoder_variance=unit**2).critical_beta
+    assert found == pytest.approx(expected, rel=1e-7)
+    with pytest.raises(ValueError, match="zero variance everywhere given the condition"):
+        universal_threshold(unit * y[:, :1], condition=x)

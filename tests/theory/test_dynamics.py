@@ -263,6 +263,28 @@ def test_schedules_that_are_the_same_schedule():
         np.testing.assert_allclose(by_knots.rate_nats, by_function.rate_nats, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "knots",
+    [
+        [(-3.0, 9.0), (-1.0, 5.0), (0.5, 2.0), (2.0, 0.5), (2.5, 0.5), (20.0, 3.0), (30.0, 90.0)],
+        [(-3.0, 9.0), (-1.0, 0.7)],
+        [(0.0, 0.7), (0.0, 0.4), (4.0, 0.4)],
+        [(6.0, 0.7), (8.0, 2.0)],
+    ],
+    ids=["around", "before", "from-a-jump", "after"],
+)
+def test_straight_lines_are_clipped_to_the_run(knots):
+    times, after_the_jump = np.linspace(0.0, 5.0, 7), knots[1:] if knots[0][0] == 0 else knots
+
+    def between(t: float) -> float:
+        return float(np.interp(t, *np.array(after_the_jump).T))
+
+    found, expected = (mode_flow([1.5, 0.6], times=times, beta=beta) for beta in (knots, between))
+    np.testing.assert_allclose(found.beta, expected.beta, rtol=1e-12)
+    # corners cost the integrator what its tolerance allows
+    np.testing.assert_allclose(found.rate_nats, expected.rate_nats, rtol=1e-4)
+
+
 def test_jump_is_two_runs_in_succession():
     common = {"decoder_variance": 0.3}
     whole = mode_flow(1.0, times=[2.0, 5.0], beta=[(2.0, 0.5), (2.0, 1.5)], **common)

@@ -159,6 +159,8 @@ BAD_WEIGHTS = {
                  r"weights\['Sigma2'\] is not positive definite in HVAESpec"),
     "not-the-fixed-variance": (VAESpec(2, encoder_variance=0.3), PLAIN, VAE_WEIGHTS, {},
                                r"differs from the encoder variance 0.3 fixed by VAESpec"),
+    "not-a-small-one": (VAESpec(2, encoder_variance=1e-9), PLAIN, VAE_WEIGHTS,
+                        {"Sigma": 2e-9 * np.eye(2)}, r"differs from the encoder variance 1e-09"),
     "not-the-fixed-diagonal": (VAESpec(2, encoder_variance=(0.3, 1.0)), PLAIN, VAE_WEIGHTS, {},
                                r"differs from the encoder variance \(0.3, 1.0\) fixed"),
     "zero-s": (LEARNED_S, PLAIN, VAE_WEIGHTS, {"s": 0.0}, r"weights\['s'\]=0.0 must be > 0"),

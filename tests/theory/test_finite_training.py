@@ -111,12 +111,13 @@ def test_first_passage_next_to_the_end(short):
     assert left == pytest.approx(short, rel=5e-3)
 
 
-def test_first_passage_where_the_rate_overshoots():
+@pytest.mark.parametrize("s", [1.0, 0.2])
+def test_first_passage_where_the_rate_overshoots(s):
     """theta^2 = 6 beta s: the aggressive rate has a crest of 0.8826 at q = 2 beta s, then a dip of
     0.8806 at 3 beta s, then rises to log(6)/2: epsilon = 0.882 is passed three times."""
-    how = {"update": "aggressive", "start_weights": 1e-2}
-    time = escape_times(6.0, epsilon_nats=0.882, **how)[0]
-    flow = mode_flow(6.0, times=np.linspace(0, 3, 4001) * time, **how)
+    how = {"update": "aggressive", "start_weights": 1e-2, "decoder_variance": s}
+    time = escape_times(6.0 * s, epsilon_nats=0.882, **how)[0]
+    flow = mode_flow(6.0 * s, times=np.linspace(0, 3, 4001) * time, **how)
     above = flow.rate_nats[:, 0] >= 0.882
     assert np.count_nonzero(np.diff(above.astype(int))) == 3
     assert time == pytest.approx(flow.time[np.argmax(above)], abs=3 * time / 4000)  # the spacing

@@ -229,6 +229,22 @@ def test_the_data_leave_a_unit_at_its_critical_beta(source):
     assert 8 < mixing < 28
 
 
+@pytest.mark.parametrize(("weight", "mixes"), [(2.28, False), (2.30, True)])
+def test_the_weakest_loss_that_mixes_where_the_encoder_answers(weight, mixes):
+    """theta_1 theta_2 (theta_1 + theta_2)^2/(theta_1^2 + theta_2^2 + theta_1 theta_2) = 2.29."""
+    loss = LatentReconstruction(weight, "posterior")
+    numbers = {"decoder_variance": 1.0, "prior_variance": 1.0}
+    critical = float(copying_critical_beta(4.0, 0.81, loss, **numbers))
+    assert np.isfinite(critical) == mixes
+    # beta = (theta_1 + theta_2)(theta_1 + x theta_2), and x tends to 1 at the weakest
+    betas = np.linspace(0.9 * 2.9**2, 2.9**2, 400)
+    found = [
+        reconstruction_optimum([4.0, 0.81], loss, latent_dim=1, beta=float(b), **numbers).modes
+        for b in betas
+    ]
+    assert any(np.all(modes >= 0) for modes in found) == mixes
+
+
 def test_one_unit_per_mode_is_the_theory_of_penalties():
     theta2 = np.array([3.0, 1.0, 0.2])
     moments = Moments.from_covariance(np.diag(theta2))

@@ -8,6 +8,7 @@ from scipy.optimize import minimize
 
 from linvae import ARVAESpec, CVAESpec, HVAESpec, Moments, VAESpec, solve
 from linvae.theory.network_bounds import network_bounds
+from linvae.theory.universal import universal_threshold
 
 GRID = np.linspace(-14, 14, 5601)  # trapezoids of Gaussians of width >= 0.3: exact to 1e-12
 
@@ -96,6 +97,13 @@ def test_linear_bound_is_the_threshold_of_solve(spec):
     assert 1.01 * found.linear < found.found <= found.proven
     assert found.scope == "any network"
     assert found.to_rows()[0]["found"] == found.found
+    plain = universal_threshold(y, decoder_variance=0.3)
+    factor = critical / plain.linear_critical_beta
+    assert found.found == pytest.approx(factor * plain.critical_beta, rel=1e-9)
+    assert found.proven == pytest.approx(factor * plain.critical_beta_upper_bound, rel=1e-9)
+    assert found.held_out == pytest.approx(factor * plain.held_out_critical_beta, rel=1e-9)
+    error = factor * plain.held_out_standard_error
+    assert found.held_out_standard_error == pytest.approx(error, rel=1e-9)
 
 
 @pytest.mark.parametrize("model", [CVAESpec(2, decoder_variance=0.3), COVERED["published"]])

@@ -451,6 +451,11 @@ def test_too_few_samples_to_hold_any_out(n):
     assert math.isnan(found.held_out_critical_beta)
 
 
+def test_four_samples_are_enough_to_hold_two_out():
+    found = universal_threshold(np.array([[0.0], [1.0], [3.0], [7.0]]))
+    assert found.held_out_critical_beta > 0
+
+
 # --- conditions ----------------------------------------------------------------------------------
 
 

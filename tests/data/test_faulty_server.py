@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import hashlib
 import re
 import resource
 import threading
 import time
+import warnings
 from contextlib import contextmanager
 
 import pytest
@@ -19,6 +21,11 @@ from linvae.data.download import DownloadError, fetch
 from linvae.data.published import PUBLISHED, PublishedFile
 from tests.faulty_server import reply, serving
 
+# requests leaves a connection that broke to the garbage collector, whenever that comes
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:.*<socket:pytest.PytestUnraisableExceptionWarning"),
+]
 GOOD = b"the published bytes" * 300
 DIGEST = hashlib.sha256(GOOD).hexdigest()
 
@@ -30,6 +37,9 @@ def server(monkeypatch):
     with serving() as found:
         found.answers["/good"] = reply(GOOD)
         yield found
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def flipped(content: bytes, bit: int) -> bytes:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import argparse
 import ast
 import csv
-import importlib
+import importlib.util
 import json
 import math
 import os
@@ -31,6 +31,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import types
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -204,10 +205,7 @@ def in_fair_order(files: list[list[Mutant]], seed: int) -> list[Mutant]:
 def install(mutant: Mutant) -> None:
     """Replace the code of one function, or one constant wherever it was imported."""
     name = mutant.path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
-    module = importlib.import_module(name)
-    fresh = types.ModuleType(name)
-    fresh.__dict__.update(__file__=mutant.path, __package__=module.__package__)
-    exec(compile(mutant.source(), mutant.path, "exec"), fresh.__dict__)
+    module, fresh = importlib.import_module(name), imported(name, mutant.source())
     if mutant.function.isupper():
         replace_constant(mutant.function, vars(module)[mutant.function], vars(fresh))
     else:
@@ -215,6 +213,17 @@ def install(mutant: Mutant) -> None:
         old.__code__, old.__defaults__ = new.__code__, new.__defaults__
         old.__kwdefaults__ = new.__kwdefaults__
     forget()  # also what was made at import
+
+
+def imported(name: str, source: str) -> types.ModuleType:
+    """A module of this text, beside the one of its name that everybody uses."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "mutant.py"
+        file.write_text(source)
+        spec = importlib.util.spec_from_file_location(name, file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return module
 
 
 def replace_constant(name: str, old: object, fresh: dict[str, Any]) -> None:
@@ -252,7 +261,9 @@ class Watch:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.seconds: dict[str, float] = {}
-        self.coverage = coverage.Coverage(str(folder / "lines"), source=[str(SOURCES)])
+        self.coverage = coverage.Coverage(
+            str(folder / "lines"), source=[str(SOURCES)], config_file=False
+        )
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
@@ -411,10 +422,15 @@ def key_of(row: dict[str, str]) -> tuple[str, ...]:
 def pytest_with(plugin: object, tests: list[str]) -> int:
     # a failure need not be shrunk: that it fails is enough
     phases = [phase for phase in Phase if phase not in (Phase.shrink, Phase.explain)]
-    settings.register_profile("mutants", phases=phases, database=None)
-    settings.load_profile("mutants")
+    settings.register_profile("mutants", phases=phases, database=None, derandomize=True)
     # -s: what a fork prints must not pass through a file that pytest holds
-    options = ["-q", "-s", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=no", "--no-header"]
+    options = ["-q", "-s", "--tb=no", "--no-header", "--hypothesis-profile=mutants"]
+    # both are of the tools that are imported here; what linvae warns of is an error as ever
+    for kind in ("pytest.PytestAssertRewriteWarning", "coverage.exceptions.CoverageWarning"):
+        options += ["-W", f"ignore::{kind}"]
+    options += [
+        text for name in ("cacheprovider", "xdist", "randomly") for text in ("-p", f"no:{name}")
+    ]
     return int(pytest.main([*options, *tests], plugins=[plugin]))
 
 

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from figures import NAMES, write_figure
-from linvae.cli import Parser, add_output_arguments, check_writable, exit_codes, print_json
+from linvae.cli import Parser, add_output_arguments, exit_codes, print_json
+from linvae.result_folder import all_or_nothing, alone_in, check_writable
 
 EXAMPLES = """\
 examples:
@@ -44,10 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_writable(args.out)
         say = (lambda text: None) if args.json or args.quiet else partial(print, flush=True)
         start, paths = time.perf_counter(), []
-        for name in args.only or NAMES:
-            begin = time.perf_counter()
-            paths += write_figure(name, args.out)
-            say(f"{name:24s}{time.perf_counter() - begin:6.1f} s")
+        with alone_in(args.out):
+            for name in args.only or NAMES:
+                begin = time.perf_counter()
+                with all_or_nothing(args.out, outputs=(name,)) as staged:
+                    paths += [args.out / path.name for path in write_figure(name, staged)]
+                say(f"{name:24s}{time.perf_counter() - begin:6.1f} s")
         say(f"PNG, PDF, CSV and GIF in {args.out} after {time.perf_counter() - start:.0f} s")
         if args.json:
             print_json([str(path) for path in paths])

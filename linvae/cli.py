@@ -17,9 +17,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from linvae.nearest import nearest
+from linvae.printable import printable
 from linvae.run_file import RUN_FILE, run_file_text, run_values
 from linvae.spec import LATENT_SOURCES, Detached, LatentReconstruction
 from linvae.version import __version__
@@ -43,8 +42,6 @@ __all__ = [
     "add_output_arguments",
     "add_own_data_arguments",
     "add_reconstruction_arguments",
-    "all_or_nothing",
-    "check_writable",
     "data_lines",
     "exit_codes",
     "fitting_model",
@@ -121,7 +118,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         """One line, and where to read more; exit code 2."""
-        self.exit(UNUSABLE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(UNUSABLE, f"{self.prog}: {printable(message)} (see {self.prog} --help)\n")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
@@ -212,8 +209,10 @@ def print_json(content: Any) -> None:
 
 def write_run_file(folder: Path, command: str, args: argparse.Namespace) -> None:
     """run.toml: what was given, so that `linvae COMMAND --config FOLDER/run.toml` runs it again."""
+    from linvae.comparison import write_text  # here: --help needs no rows
+
     text = run_file_text(command, {name: getattr(args, name) for name in args.given})
-    (folder / RUN_FILE).write_text(text, encoding="utf-8")
+    write_text(folder / RUN_FILE, text)
 
 
 @contextmanager
@@ -447,49 +446,6 @@ def non_negative_float(text: str) -> float:
     return value
 
 
-def check_writable(folder: Path) -> None:
-    """Refuse a result folder that cannot be written, before any work, without creating it."""
-    with _writing(folder):
-        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        if there.is_dir():  # tried, since /proc and read-only disks have folders with permission
-            os.rmdir(tempfile.mkdtemp(dir=there, prefix=".unfinished-"))
-            return
-    raise ValueError(f"out={str(folder)!r}: {there} is not a folder; choose another result folder")
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Turn what the system says into a ValueError about `folder`."""
-    try:
-        yield
-    except OSError as error:
-        raise ValueError(
-            f"out={str(folder)!r} is no folder that can be made or written ({error.strerror}); "
-            "choose another result folder"
-        ) from error
-
-
-@contextmanager
-def all_or_nothing(folder: Path, outputs: Sequence[str]) -> Iterator[Path]:
-    """A temporary folder whose files replace those of an earlier run at the end, or never.
-
-    `outputs`: stems of all files that a run may write; older ones are removed with the rest.
-    """
-    with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(dir=folder, prefix=".unfinished-"))
-    try:
-        yield staged
-        new = {path.name for path in staged.iterdir()}
-        for path in folder.iterdir():
-            if path.is_file() and path.stem in outputs and path.name not in new:
-                path.unlink()
-        for path in staged.iterdir():
-            os.replace(path, folder / path.name)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
-
-
 @dataclass
 class Status:
     """Exit code of a command."""
@@ -521,7 +477,7 @@ def exit_codes(arguments: Sequence[str] = ()) -> Iterator[Status]:
             import traceback
 
             traceback.print_exc()
-        print(f"linvae: {_words(error, status.code)}", file=sys.stderr)
+        print(f"linvae: {printable(_words(error, status.code))}", file=sys.stderr)
 
 
 def _code(error: Exception) -> int:

@@ -1,10 +1,12 @@
 """Jobs on other machines, over Dask: each worker one device and one job at a time.
 
-A cluster is started with Dask's own commands, on a network that is trusted: a scheduler runs
-whatever its clients send.
+A cluster is started with Dask's own commands, on a network that is trusted: schedulers and workers
+run whatever they are sent. Without --host they listen on every interface, and so do their pages
+without --dashboard-address.
 
-    dask scheduler --host 10.0.0.1
-    CUDA_VISIBLE_DEVICES=0 dask worker tcp://10.0.0.1:8786 --nthreads 4
+    dask scheduler --host 10.0.0.1 --dashboard-address 10.0.0.1:0
+    CUDA_VISIBLE_DEVICES=0 dask worker tcp://10.0.0.1:8786 --nthreads 4 --host 10.0.0.2 \\
+        --dashboard-address 10.0.0.2:0
 
 A worker's device is its first CUDA device where CUDA_VISIBLE_DEVICES is set, else the CPU, with as
 many threads of torch as the worker has, at most its share of the cores of its host.
@@ -55,6 +57,7 @@ TRIES = 3  # workers that one job may take with it before it is given up
 PATIENCE = 60.0  # seconds without any worker after which the rest is given up
 POLL = 0.5  # seconds between two looks at which workers are there
 FETCH = 10.0  # seconds to wait for a result that is there, or to send the data: else ask again
+CLOSED = ("closing", "closed")  # a client whose scheduler is gone
 PACKAGES = ("python", "dask", "distributed", "cloudpickle", "msgpack", "numpy", "torch", "linvae")
 START = "start `dask scheduler`, then `dask worker {0}` on each machine, or drop --scheduler"
 
@@ -179,7 +182,8 @@ def run_jobs(
 
     `on_done` sees each outcome as soon as it is here. An error of a job is its outcome, no other
     try is made; a worker's death costs the job that it ran one of `TRIES`. Raises ClusterError
-    where no worker is left for `patience` seconds; what was done until then, `on_done` has seen.
+    where no worker is left for `patience` seconds, or the scheduler is gone; what was done until
+    then, `on_done` has seen.
     """
     dispatch = _Dispatch(client, function, jobs, shared)
     last_seen = time.monotonic()
@@ -195,8 +199,18 @@ def run_jobs(
                     f"no worker is left (waited {patience:g} s), {len(dispatch.outcomes)} of "
                     f"{len(jobs)} jobs are done: start `dask worker` again and repeat the run"
                 )
+    except Exception as error:
+        if client.status not in CLOSED:
+            raise
+        # Dask has waited for it long enough, and says so by errors of many kinds
+        raise ClusterError(
+            f"the scheduler is gone, {len(dispatch.outcomes)} of {len(jobs)} jobs are done: start "
+            "`dask scheduler` and its workers again and repeat the run; with --store, in a folder "
+            "that all of them see, finished members are kept"
+        ) from error
     finally:
-        client.cancel(list(dispatch.running))
+        if client.status not in CLOSED:
+            client.cancel(list(dispatch.running))
     return [dispatch.outcomes[i] for i in range(len(jobs))]
 
 

@@ -22,8 +22,6 @@ from linvae.cli import (
     add_output_arguments,
     add_own_data_arguments,
     add_reconstruction_arguments,
-    all_or_nothing,
-    check_writable,
     data_lines,
     exit_codes,
     fitting_model,
@@ -39,6 +37,7 @@ from linvae.cli import (
     refuse_idle_reconstruction,
     write_run_file,
 )
+from linvae.result_folder import all_or_nothing, alone_in, check_writable
 
 if TYPE_CHECKING:
     from linvae.data import Dataset
@@ -195,7 +194,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_writable(folder)
         dataset = own.dataset() if own else load_named(args)
         command = shlex.join(["python", "-m", "linvae.compare", *arguments])
-        _run(args, dataset, folder, command)
+        with alone_in(folder):
+            _run(args, dataset, folder, command)
     return status.code
 
 
@@ -354,9 +354,8 @@ def _members(args: argparse.Namespace, folder: Path) -> Iterator[CellStore | Non
     try:
         yield CellStore(kept)
     finally:
-        for path in (kept, folder):  # nothing was trained: nothing is left
-            with suppress(OSError):
-                path.rmdir()
+        with suppress(OSError):  # nothing was trained: nothing is left
+            kept.rmdir()
 
 
 def _spec(args: argparse.Namespace) -> LinearSpec:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import math
 import os
 import statistics
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +41,7 @@ __all__ = [
     "json_text",
     "with_remedy",
     "without_remedy",
+    "write_bytes",
     "write_text",
 ]
 
@@ -83,6 +86,7 @@ METHODS = {
     "local": "collapsed network",
     "naive": "naive grid",
 }
+SUMMARY = "summary.json"
 COLUMN_SETTINGS = ("dataset", "model", "latent_dims", "decoder_variance", "data_sha256", "version")
 
 
@@ -366,7 +370,7 @@ class Comparison:
     def write(self, folder: str | Path) -> list[Path]:
         """Write comparison.csv and summary.json, curves.csv and phases.csv where there are such.
 
-        Each appears whole or not at all.
+        Each appears whole or not at all; summary.json, the last, has the sha256 of all of them.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -375,42 +379,62 @@ class Comparison:
             "curves": [dataclasses.asdict(point) for point in self.curves],
             "phases": [dataclasses.asdict(boundary) for boundary in self.boundaries],
         }
-        paths = []
-        for name, table in tables.items():
-            if table or name == "comparison":
-                paths.append(folder / f"{name}.csv")
-                names = list(table[0]) if table else []
-                write_text(
-                    paths[-1], _csv([names, *([str(v) for v in row.values()] for row in table)])
-                )
-        paths.append(folder / "summary.json")
-        write_text(paths[-1], json_text(self.to_json()) + "\n")
-        return paths
+        texts = {
+            f"{name}.csv": _csv(
+                [list(table[0]) if table else [], *([_cell(v) for v in r.values()] for r in table)]
+            )
+            for name, table in tables.items()
+            if table or name == "comparison"
+        }
+        tables_sha256 = {name: _sha256(text.encode()) for name, text in texts.items()}
+        summary = self.to_json() | {"tables_sha256": tables_sha256}
+        own = _sha256(json_text(summary).encode())
+        texts[SUMMARY] = json_text(summary | {"sha256": own}) + "\n"
+        for name, text in texts.items():
+            write_text(folder / name, text)
+        return [folder / name for name in texts]
 
     @classmethod
     def read(cls, folder: str | Path) -> Comparison:
-        """Read what `write` wrote."""
+        """Read what `write` wrote.
+
+        Raises FileNotFoundError where a file is missing, ValueError for one that is not as it was
+        written. Results of a linvae that wrote no sha256 are read unchecked, with a warning.
+        """
         folder = Path(folder)
-        settings = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["settings"]
-        rows = tuple(_read(folder / "comparison.csv", Row))
-        curves = tuple(_read(folder / "curves.csv", CurvePoint))
-        phases = tuple(_read(folder / "phases.csv", Boundary))
+        settings, sums = _summary(folder)
+        rows = tuple(_read(folder, "comparison.csv", sums, Row))
+        curves = tuple(_read(folder, "curves.csv", sums, CurvePoint))
+        phases = tuple(_read(folder, "phases.csv", sums, Boundary))
         return cls(settings, rows, curves, phases)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file atomically: under a temporary name in the same folder, then renamed."""
+    """Write a UTF-8 file as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write so that `path` is the old file or the new one at any moment."""
     stream = tempfile.NamedTemporaryFile(  # noqa: SIM115 (closed below, on success and failure)
-        "w", dir=path.parent, prefix=f".{path.name}.", delete=False, newline="", encoding="utf-8"
+        dir=path.parent, prefix=f".{path.name}.", delete=False
     )
     try:
         with stream:
-            stream.write(text)
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
         os.chmod(stream.name, 0o644)
         os.replace(stream.name, path)
     except BaseException:
         os.unlink(stream.name)
         raise
+
+
+def _cell(value: Any) -> str:
+    """Text of a cell; an apostrophe before a name that a spreadsheet would run as a formula."""
+    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if formula else str(value)
 
 
 def _csv(lines: Iterable[Iterable[str]]) -> str:
@@ -419,15 +443,56 @@ def _csv(lines: Iterable[Iterable[str]]) -> str:
     return out.getvalue()
 
 
-def _read(path: Path, record: type[R]) -> Iterator[R]:
-    """The records of a file, none where an optional one is missing; other columns are left out."""
+def _summary(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Settings, and sha256 of the tables that were written with them, "" where none was."""
+    path = folder / SUMMARY
+    try:
+        content = json.loads(path.read_bytes())
+        settings: dict[str, Any] = dict(content["settings"].items())
+        if not {"sha256", "tables_sha256"} & content.keys():
+            return settings, _without_sha256(folder)
+        if content.pop("sha256") == _sha256(json_text(content).encode()):
+            return settings, dict(content["tables_sha256"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass  # no JSON, or of other content
+    raise _changed(path)
+
+
+def _without_sha256(folder: Path) -> dict[str, str]:
+    """The tables of an older linvae, none of which can be checked."""
+    warnings.warn(
+        f"{folder} was written by a linvae that wrote no sha256: read unchecked", stacklevel=4
+    )
+    optional = [name for name in ("curves.csv", "phases.csv") if (folder / name).exists()]
+    return dict.fromkeys(("comparison.csv", *optional), "")
+
+
+def _read(folder: Path, name: str, sums: Mapping[str, str], record: type[R]) -> Iterator[R]:
+    """The records of a file that was written, none of another; other columns are left out."""
     kinds: Mapping[str, Callable[[str], Any]] = {"str": str, "int": int, "float": float}
     fields = [(f.name, kinds[str(f.type)]) for f in dataclasses.fields(record)]
-    if record is not Row and not path.exists():
+    if name not in sums:
         return
-    with path.open(newline="", encoding="utf-8") as stream:
-        for line in csv.DictReader(stream):
-            yield record(**{name: kind(line[name]) for name, kind in fields})
+    content = (folder / name).read_bytes()
+    if sums[name] not in ("", _sha256(content)):
+        raise _changed(folder / name)
+    try:
+        for line in csv.DictReader(io.StringIO(content.decode(), newline="")):
+            yield record(**{field: kind(line[field]) for field, kind in fields})
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise _changed(folder / name) from error
+
+
+def _changed(path: Path) -> ValueError:
+    return ValueError(
+        f"{path} is not as it was written: by its content, or its sha256 in {SUMMARY}, it was "
+        "damaged or changed, or is of another run; put a copy of the folder back, or repeat the "
+        f"run: linvae compare --config {path.parent / 'run.toml'}"
+    )
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _number(value: Any) -> Any:

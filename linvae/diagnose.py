@@ -18,8 +18,6 @@ from linvae.cli import (
     Parser,
     add_output_arguments,
     add_own_data_arguments,
-    all_or_nothing,
-    check_writable,
     data_lines,
     exit_codes,
     open_source,
@@ -27,6 +25,7 @@ from linvae.cli import (
     refuse_idle_data,
     write_run_file,
 )
+from linvae.result_folder import all_or_nothing, alone_in, check_writable
 
 if TYPE_CHECKING:
     from linvae.data import Dataset
@@ -153,7 +152,10 @@ def _write(found: Diagnosis, args: argparse.Namespace, command: str) -> None:
     from linvae.drawing import save_drawing
 
     title = "Observed against predicted KL per unit"
-    with all_or_nothing(args.out, outputs=("diagnosis", "report", "run")) as staged:
+    with (
+        alone_in(args.out),
+        all_or_nothing(args.out, outputs=("diagnosis", "report", "run")) as staged,
+    ):
         write_text(staged / "diagnosis.json", _json(found) + "\n")
         figure = save_drawing(found.draw(), "diagnosis", title, staged)
         write_diagnosis_report(found, figure, staged, command)

@@ -5,15 +5,14 @@ matplotlib is imported when the first figure is drawn, and pyplot never.
 
 from __future__ import annotations
 
-import os
-import tempfile
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from linvae.comparison import Comparison
+from linvae.comparison import Comparison, write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -122,17 +121,11 @@ def save_drawing(drawing: Drawing, name: str, title: str, folder: Path) -> Figur
 
 
 def save_figure(figure: Canvas, path: Path) -> None:
-    """Save under a temporary name in the same folder, then rename; no date, so runs repeat."""
+    """Save, whole or not at all; no date, so runs repeat."""
     import matplotlib as mpl
 
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.")
-    os.close(handle)
     dateless = {"CreationDate": None} if path.suffix == ".pdf" else {}
-    try:
-        with mpl.rc_context(STYLE):
-            figure.savefig(temporary, format=path.suffix[1:], dpi=RESOLUTION, metadata=dateless)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    content = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(content, format=path.suffix[1:], dpi=RESOLUTION, metadata=dateless)
+    write_bytes(path, content.getvalue())

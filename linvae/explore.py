@@ -131,19 +131,19 @@ def _source(args: argparse.Namespace) -> Source | None:
 
 
 def _given_covariance(args: argparse.Namespace) -> Moments:
-    import numpy as np
-
     from linvae.data import MissingDataError
+    from linvae.data.own import map_array
     from linvae.moments import Moments
 
     path = args.covariance
     if not path.exists():
         raise MissingDataError(f"covariance={str(path)!r} does not exist: give a .npy file")
     try:
-        values = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        values = map_array(path)
+    except ValueError as error:
         raise ValueError(
-            f"covariance={str(path)!r} is no .npy file of numbers: write it with numpy.save"
+            f"covariance={str(path)!r} is no .npy file of numbers: write it with numpy.save "
+            f"({error})"
         ) from error
     return Moments.from_covariance(values, condition_dim=args.condition_dim or 0)
 

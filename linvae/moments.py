@@ -17,17 +17,17 @@ the whole (`_Partial`), so the blocks of a dask array are summed wherever they l
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, reduce
-from operator import add
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg.blas import dsyr, dsyrk
 
-__all__ = ["Moments"]
+__all__ = ["Moments", "as_array", "doubles"]
 
 Array = npt.NDArray[np.float64]
 Batch = npt.ArrayLike | tuple[npt.ArrayLike, npt.ArrayLike]
@@ -86,7 +86,7 @@ class Moments:
             if len(v) == 0:
                 continue
             if total is None:
-                total = _Accumulator(v.mean(axis=0, dtype=np.float64), condition_dim)
+                total = _Accumulator(_mean(v), condition_dim)
             total.add(v, condition_dim)
         if total is None:
             raise ValueError("target has 0 samples but moments need at least 2")
@@ -106,23 +106,25 @@ class Moments:
         Raises ValueError unless it is finite, symmetric and positive semi-definite up to rounding
         (1e-10 of its largest entry per dimension), with a positive variance in the target.
         """
-        c = np.array(covariance, dtype=np.float64)
+        c = doubles("covariance", covariance)
         if c.ndim != 2 or c.shape[0] != c.shape[1] or c.size == 0:
             raise ValueError(f"covariance has shape {c.shape} but must be square, (dx + d, dx + d)")
-        whole = isinstance(condition_dim, int) or hasattr(condition_dim, "__index__")
-        if not (whole and 0 <= condition_dim < len(c)):
+        k, n = _whole(condition_dim), _whole(n_samples)
+        if k is None or not 0 <= k < len(c):
             raise ValueError(
                 f"condition_dim={condition_dim} must be an integer between 0 and {len(c) - 1}: "
                 f"covariance is {len(c)} x {len(c)} and at least one coordinate is the target"
             )
         _check_semidefinite(c)
-        m = np.zeros(len(c)) if mean is None else np.array(mean, dtype=np.float64)
+        m = np.zeros(len(c)) if mean is None else np.array(doubles("mean", mean))
         if m.shape != (len(c),) or not np.all(np.isfinite(m)):
             raise ValueError(f"mean has shape {m.shape} but must be finite with shape ({len(c)},)")
-        _check_variance(c, condition_dim)
-        if n_samples is not None and n_samples < 2:
-            raise ValueError(f"n_samples={n_samples} must be at least 2, or None where not known")
-        return cls(m, (c + c.T) / 2, condition_dim, n_samples)
+        _check_variance(c, k)
+        if n_samples is not None and (n is None or n < 2):
+            raise ValueError(
+                f"n_samples={n_samples!r} must be at least 2 and whole, or None where not known"
+            )
+        return cls(m, c / 2 + c.T / 2, k, n)
 
     @property
     def target_dim(self) -> int:
@@ -140,24 +142,29 @@ class Moments:
         k = self.condition_dim
         if k == 0:
             return np.zeros((self.target_dim, 0))
-        # in units of each coordinate's deviation: no unit decides what is rounding
-        scale = np.sqrt(np.diag(self.covariance)[:k])
-        scale = np.where(scale > 0, scale, 1.0)
-        values, vectors = np.linalg.eigh(self.covariance[:k, :k] / np.outer(scale, scale))
+        # in units of each coordinate's deviation: no unit decides what is rounding; a coordinate
+        # without variance (below 0 by rounding, too) tells nothing
+        variances = np.diag(self.covariance)[:k]
+        alive = variances >= np.finfo(np.float64).tiny
+        scale = np.sqrt(np.where(alive, variances, 1.0))
+        correlation = self.covariance[:k, :k] / np.outer(scale, scale)
+        values, vectors = np.linalg.eigh(np.where(np.outer(alive, alive), correlation, 0.0))
         # directions of the condition below rounding carry no information about the target
         keep = values > k * np.finfo(np.float64).eps * max(values[-1], 0.0)
         basis = vectors[:, keep]
-        cross = self.covariance[k:, :k] / scale
-        coefficients: Array = (cross @ basis / values[keep]) @ basis.T / scale
-        return coefficients
+        with np.errstate(over="ignore", invalid="ignore"):
+            cross = np.where(alive, self.covariance[k:, :k] / scale, 0.0)
+            coefficients: Array = (cross @ basis / values[keep]) @ basis.T / scale
+        return _representable(coefficients)
 
     @cached_property
     def explained_covariance(self) -> Array:
         """Cov(y,x) Cov(x)^+ Cov(x,y), (d, d): the part of Cov(y) that x predicts linearly."""
         k = self.condition_dim
-        explained = self.regression @ self.covariance[:k, k:]
-        symmetric: Array = (explained + explained.T) / 2
-        return symmetric
+        with np.errstate(over="ignore", invalid="ignore"):
+            explained = self.regression @ self.covariance[:k, k:]
+        symmetric: Array = explained / 2 + explained.T / 2
+        return _representable(symmetric)
 
     @cached_property
     def residual_covariance(self) -> Array:
@@ -201,8 +208,9 @@ class _Accumulator:
                 f"columns but the batches before had {self.condition_dim} and "
                 f"{len(self.shift) - self.condition_dim}"
             )
-        shifted = np.subtract(v, self.shift, dtype=np.float64, order="C")
-        self.total += np.ones(len(v)) @ shifted
+        with np.errstate(over="ignore", invalid="ignore"):  # refused by `partial`
+            shifted = np.subtract(v, self.shift, dtype=np.float64, order="C")
+            self.total += np.ones(len(v)) @ shifted
         self.scatter = dsyrk(1.0, shifted.T, beta=1.0, c=self.scatter, overwrite_c=1)
         self.n += len(v)
 
@@ -219,12 +227,9 @@ class _Accumulator:
             k = self.condition_dim
             where = f"condition[:, {bad[0]}]" if bad[0] < k else f"target[:, {bad[0] - k}]"
             raise ValueError(
-                f"{where} contains NaN or infinite entries ({len(bad)} of {len(self.total)} "
-                "coordinates do): remove those samples or coordinates"
-            )
-        if not np.all(np.isfinite(np.diag(self.scatter))):
-            raise ValueError(
-                "target or condition has entries so large that their squares overflow: rescale them"
+                f"{where} contains NaN or infinite entries, or some whose sum overflows "
+                f"({len(bad)} of {len(self.total)} coordinates do): remove those samples or "
+                "coordinates"
             )
 
 
@@ -267,7 +272,12 @@ class _Partial:
         covariance /= self.n
         mean = self.shift + self.offset
         if not centered:
-            covariance += np.outer(mean, mean)
+            with np.errstate(over="ignore", invalid="ignore"):  # refused below
+                covariance += np.outer(mean, mean)
+        if not np.all(np.isfinite(np.diag(covariance))):
+            raise ValueError(
+                "target or condition has entries so large that their squares overflow: rescale them"
+            )
         _check_variance(covariance, self.condition_dim)
         return Moments(mean, covariance, self.condition_dim, self.n, centered)
 
@@ -317,7 +327,7 @@ def _sum_of_blocks(joint: Any, condition_dim: int) -> _Partial:
     """
     sums = joint.map_blocks(_block_sums, condition_dim, dtype=np.float64, meta=np.empty((0, 0)))
     # `+` of two delayed values is a task that calls _Partial.__add__
-    total: _Partial = reduce(add, sums.to_delayed().ravel().tolist()).compute()
+    total: _Partial = reduce(operator.add, sums.to_delayed().ravel().tolist()).compute()
     return total
 
 
@@ -327,16 +337,57 @@ def _block_sums(block: npt.NDArray[Any], condition_dim: int) -> _Partial:
     if len(block) == 0:
         empty = np.zeros(dim)
         return _Partial(0, condition_dim, empty, empty, np.zeros((dim, dim), order="F"))
-    sums = _Accumulator(block.mean(axis=0, dtype=np.float64), condition_dim)
+    sums = _Accumulator(_mean(block), condition_dim)
     for rows in _rows(block):
         sums.add(rows, condition_dim)
     return sums.partial()
 
 
+def _mean(rows: npt.NDArray[Any]) -> Array:
+    """Of every column, in float64; what is not finite or overflows is refused with the sums."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(rows.mean(axis=0, dtype=np.float64))
+
+
 def _matrix(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
-    array = np.asarray(values)
+    array = as_array(name, values)
     _check_matrix(name, array)
     return array
+
+
+def as_array(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
+    """As NumPy reads it; ValueError for ragged lists, tensors it cannot read, masked entries."""
+    if np.ma.is_masked(values):
+        raise ValueError(f"{name} has masked entries: fill them, or remove those samples")
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:  # the last two from torch
+        raise ValueError(f"{name} must be an array of numbers: {error}") from None
+
+
+def doubles(name: str, values: npt.ArrayLike) -> Array:
+    """In float64, a copy where it is not; infinite where a longer number does not fit.
+
+    Raises ValueError for what is no array of real numbers.
+    """
+    array = as_array(name, values)
+    if array.dtype == np.float64:
+        return array
+    try:
+        if array.dtype.kind not in "fiubO":
+            raise TypeError("not real")
+        with np.errstate(over="ignore"):
+            return array.astype(np.float64, copy=False)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{name} has dtype {array.dtype} but must be real numbers") from None
+
+
+def _whole(value: Any) -> int | None:
+    """An integer, also one of NumPy or torch; None for anything else."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 def _check_matrix(name: str, array: Any) -> None:
@@ -368,21 +419,37 @@ def _joint(batch: Batch) -> tuple[npt.NDArray[Any], int]:
     return np.concatenate([x, y], axis=1), x.shape[1]
 
 
+def _representable(values: Array) -> Array:
+    if not np.all(np.isfinite(values)):
+        raise ValueError(
+            "covariance has condition and target too far apart to regress one on the other in "
+            "double precision: rescale them"
+        )
+    return values
+
+
 def _check_variance(covariance: Array, condition_dim: int) -> None:
     variances = np.diag(covariance)[condition_dim:]
-    if not np.any(variances > 0):
-        raise ValueError("target has zero variance everywhere: there is nothing to explain")
+    if not np.any(variances >= np.finfo(np.float64).tiny):
+        raise ValueError(
+            f"target has zero variance everywhere (largest: {variances.max():.3g}): there is "
+            "nothing to explain"
+        )
 
 
 def _check_semidefinite(c: Array) -> None:
     scale = np.abs(c).max()
     if not np.isfinite(scale):
         raise ValueError("covariance contains NaN or infinite entries")
-    asymmetry = np.abs(c - c.T).max()
-    if asymmetry > 1e-10 * scale:
-        raise ValueError(f"covariance is not symmetric: largest |C - C^T| is {asymmetry:.3g}")
-    lowest = np.linalg.eigvalsh(c)[0]
-    if lowest < -1e-10 * scale * len(c):
+    unit = c / max(scale, np.finfo(np.float64).tiny)
+    asymmetry = np.abs(unit - unit.T).max()
+    if asymmetry > 1e-10:
         raise ValueError(
-            f"covariance is not positive semi-definite: its smallest eigenvalue is {lowest:.3g}"
+            f"covariance is not symmetric: largest |C - C^T| is {asymmetry * scale:.3g}"
+        )
+    lowest = np.linalg.eigvalsh(unit)[0]
+    if lowest < -1e-10 * len(c):
+        raise ValueError(
+            f"covariance is not positive semi-definite: its smallest eigenvalue is "
+            f"{lowest * scale:.3g}"
         )

@@ -21,8 +21,6 @@ from linvae.cli import (
     Parser,
     add_output_arguments,
     add_own_data_arguments,
-    all_or_nothing,
-    check_writable,
     count,
     exit_codes,
     fitting_model,
@@ -36,6 +34,7 @@ from linvae.cli import (
     write_run_file,
 )
 from linvae.measured import moments_of
+from linvae.result_folder import all_or_nothing, alone_in, check_writable
 
 if TYPE_CHECKING:
     from linvae.data import Dataset
@@ -129,7 +128,7 @@ def _write(args: argparse.Namespace, prediction: Prediction) -> None:
     """prediction.json, and run.toml that makes it again."""
     from linvae.comparison import json_text, write_text
 
-    with all_or_nothing(args.out, outputs=("prediction", "run")) as staged:
+    with alone_in(args.out), all_or_nothing(args.out, outputs=("prediction", "run")) as staged:
         write_text(staged / "prediction.json", json_text(prediction.to_json()) + "\n")
         write_run_file(staged, "linvae predict", args)
 

@@ -13,7 +13,6 @@ neither the file nor the nearest key.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ __all__ = ["RUN_FILE", "run_file_text", "run_values"]
 RUN_FILE = "run.toml"
 # how one run is shown, not what it does
 NOT_OF_A_RUN = ("config_file", "debug", "help", "version", "json", "quiet")
+MOST_BYTES = 2**16  # tomllib takes longer than in proportion for keys of many dots
 KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", list: "a list"}
 
 
@@ -58,24 +58,34 @@ def run_values(
         try:
             found[action.dest] = _arguments(action, value, check_choice)
         except (ValueError, argparse.ArgumentTypeError) as error:
-            raise ValueError(f"{file}: {key} = {value!r}: {error}") from error
+            raise ValueError(f"{file}: {key} = {_shown(value)}: {error}") from error
         except argparse.ArgumentError as error:
             raise ValueError(f"{file}: {key}: {error.message}") from error
     return found
 
 
 def _read(file: Path) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
+    import tomllib
+
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        with file.open("rb") as stream:
+            content = stream.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise ValueError(f"it has more than {MOST_BYTES} bytes, which no {RUN_FILE} has")
+        return tomllib.loads(content.decode())
     except FileNotFoundError as error:
         raise ValueError(f"--config {file} does not exist: give a file as {RUN_FILE}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         why = " ".join(str(error).split())
         raise ValueError(f"--config {file} is no readable TOML file: {why}") from error
+
+
+def _shown(value: Any) -> str:
+    """A value in a message, cut short."""
+    try:
+        return f"{value!r:.200}"
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return "an integer of thousands of digits"
 
 
 def _arguments(

@@ -27,12 +27,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 __all__ = [
     "LATENT_SOURCES",
@@ -85,7 +86,7 @@ class LatentReconstruction:
         for name in ("weight", "encoder_share"):
             _set(self, **{name: _not_negative(name, getattr(self, name), where)})
         for name, known in (("source", LATENT_SOURCES), ("detach", get_args(Detached))):
-            if getattr(self, name) not in known:
+            if not _is_one_of(getattr(self, name), known):
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} must be one of {', '.join(known)} in {where}"
                 )
@@ -177,7 +178,7 @@ class VAESpec:
             )
 
     def _check_likelihood(self, where: str) -> None:
-        if self.likelihood not in LIKELIHOODS:
+        if not _is_one_of(self.likelihood, LIKELIHOODS):
             raise ValueError(
                 f"likelihood={self.likelihood!r} must be one of {', '.join(LIKELIHOODS)} in {where}"
             )
@@ -197,9 +198,10 @@ class VAESpec:
                 f"got encoder_variance={value!r}: no closed form is known for the pair; "
                 "fix decoder_variance to a number"
             )
-        if not isinstance(value, Iterable):
+        given = _entries(value)
+        if given is None:
             return _positive("encoder_variance", value, where)
-        entries = tuple(_positive(f"encoder_variance[{i}]", v, where) for i, v in enumerate(value))
+        entries = tuple(_positive(f"encoder_variance[{i}]", v, where) for i, v in enumerate(given))
         if len(entries) != self.latent_dim:
             raise ValueError(
                 f"encoder_variance has {len(entries)} entries but latent_dim={self.latent_dim} "
@@ -271,7 +273,7 @@ class CVAESpec(VAESpec):
         """Validate as `VAESpec`, and `encoder_sees`; the likelihood must be Gaussian."""
         super().__post_init__()
         _require_gaussian(self.likelihood, "CVAESpec")
-        if self.encoder_sees not in ("both", "target"):
+        if not _is_one_of(self.encoder_sees, ("both", "target")):
             raise ValueError(
                 f"encoder_sees={self.encoder_sees!r} must be 'both' or 'target' in CVAESpec"
             )
@@ -440,24 +442,37 @@ def _set(spec: object, **fields: Any) -> None:
 def _positive(name: str, value: Any, where: str) -> float:
     try:
         number = float(value) if _is_number(value) else math.nan
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not (math.isfinite(number) and number > 0):
         raise ValueError(f"{name}={value!r} must be a finite number > 0 in {where}")
     return number
 
 
+def _is_one_of(value: Any, known: Sequence[str]) -> bool:
+    """False for arrays too, which compare entry by entry."""
+    return isinstance(value, str) and value in known
+
+
+def _entries(value: Any) -> tuple[Any, ...] | None:
+    """The entries of a sequence; None for one value, an array without dimensions among them."""
+    try:
+        return tuple(value)
+    except TypeError:
+        return None
+
+
 def _is_number(value: Any) -> bool:
-    """False for text and for truth values, those of NumPy and torch too."""
+    """False for text, truth values and complex numbers, those of NumPy and torch too."""
     kind = str(getattr(value, "dtype", ""))
-    return not isinstance(value, (bool, str)) and "bool" not in kind
+    return not isinstance(value, (bool, str)) and "bool" not in kind and "complex" not in kind
 
 
 def _not_negative(name: str, value: Any, where: str) -> float:
     try:
         zero = _is_number(value) and float(value) == 0
         return 0.0 if zero else _positive(name, value, where)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{name}={value!r} must be a finite number >= 0 in {where}") from None
 
 
@@ -472,36 +487,57 @@ def _order(value: Any) -> int | tuple[tuple[int, ...], ...] | None:
     """An order as given, a mask as the columns of every row."""
     if value is None:
         return None
-    if not isinstance(value, Iterable):
-        integral = hasattr(value, "__index__") and not isinstance(value, bool)
-        if not integral or int(value) < 0:
-            raise ValueError(
-                f"order={value!r} must be None, an integer >= 0 or a mask in ARVAESpec"
-            )
-        return int(value)
-    rows = [tuple(row) for row in value]
-    if rows and rows[0]:  # a mask; as columns, the first row is empty
-        if any(len(row) != len(rows) for row in rows):
-            raise ValueError(f"order: the mask must be square, got {len(rows)} rows in ARVAESpec")
-        rows = [tuple(i for i, seen in enumerate(row) if seen) for row in rows]
-    late = [t for t, row in enumerate(rows) if any(not 0 <= i < t for i in row)]
+    rows, order = _entries(value), _whole(value)
+    if rows is not None:
+        return _mask(rows)
+    if order is None or order < 0:
+        raise _no_order(value)
+    return order
+
+
+def _mask(value: tuple[Any, ...]) -> tuple[tuple[int, ...], ...]:
+    """The columns of every row, of a mask or as they come back here."""
+    try:
+        rows = [tuple(row) for row in value]
+        if rows and rows[0]:  # a mask; as columns, the first row is empty
+            wrong = any(len(row) != len(rows) for row in rows)
+            seen = [tuple(i for i, seen in enumerate(row) if seen) for row in rows]
+        else:
+            wrong, seen = False, [tuple(sorted({operator.index(i) for i in row})) for row in rows]
+    except (TypeError, ValueError):
+        raise _no_order(value) from None
+    if wrong:
+        raise ValueError(f"order: the mask must be square, got {len(rows)} rows in ARVAESpec")
+    late = [t for t, row in enumerate(seen) if any(not 0 <= i < t for i in row)]
     if late:
         raise ValueError(
-            f"order: row {late[0]} of the mask sees coordinate {max(rows[late[0]])}, but y_t may "
+            f"order: row {late[0]} of the mask sees coordinate {max(seen[late[0]])}, but y_t may "
             "see earlier coordinates only: make the mask strictly lower triangular"
         )
-    return tuple(tuple(sorted({int(i) for i in row})) for row in rows)
+    return tuple(seen)
+
+
+def _no_order(value: Any) -> ValueError:
+    return ValueError(f"order={value!r} must be None, an integer >= 0 or a mask in ARVAESpec")
+
+
+def _whole(value: Any) -> int | None:
+    """An integer, NumPy's and torch's too; None for anything else, truth values among them."""
+    try:
+        return operator.index(value) if _is_number(value) else None
+    except TypeError:
+        return None
 
 
 def _dimension(name: str, value: Any, where: str) -> int:
-    integral = isinstance(value, int) or hasattr(value, "__index__")
-    if not integral or isinstance(value, bool) or int(value) < 1:
+    number = _whole(value)
+    if number is None or number < 1:
         raise ValueError(f"{name}={value!r} must be an integer >= 1 in {where}")
-    return int(value)
+    return number
 
 
 def _dimensions(values: Any, where: str) -> tuple[int, ...]:
-    dims = tuple(values) if isinstance(values, Iterable) else ()
+    dims = _entries(values)
     if not dims:
         raise ValueError(
             f"latent_dims={values!r} must be a sequence with one width per level "
@@ -511,7 +547,7 @@ def _dimensions(values: Any, where: str) -> tuple[int, ...]:
 
 
 def _decoder_variance(value: Any, where: str) -> DecoderVariance:
-    if value == "learned":
+    if _is_one_of(value, ("learned",)):
         return "learned"
     if isinstance(value, str):
         raise ValueError(
@@ -521,7 +557,9 @@ def _decoder_variance(value: Any, where: str) -> DecoderVariance:
 
 
 def _per_level(name: str, value: Any, n_levels: int, where: str) -> tuple[Any, ...]:
-    entries = tuple(value) if isinstance(value, Iterable) else (value,) * n_levels
+    entries = _entries(value)
+    if entries is None:
+        entries = (value,) * n_levels
     if len(entries) != n_levels:
         raise ValueError(
             f"{name} has {len(entries)} entries but latent_dims has {n_levels} levels in {where}: "

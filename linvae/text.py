@@ -23,7 +23,6 @@ from linvae.cli import (
     Parser,
     add_output_arguments,
     add_reconstruction_arguments,
-    check_writable,
     count,
     exit_codes,
     positive_float,
@@ -35,6 +34,8 @@ from linvae.cli import (
     write_run_file,
 )
 from linvae.compare import TRAINING_REMEDIES
+from linvae.printable import printable
+from linvae.result_folder import all_or_nothing, alone_in, check_writable
 
 if TYPE_CHECKING:
     from linvae.data import TextDataset
@@ -168,7 +169,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = p.parse_args(arguments)
         if args.command == "train":
             refuse_idle_reconstruction(p, args)
-        (_train if args.command == "train" else _say)(args)
+            check_writable(args.out)
+            with alone_in(args.out):
+                _train(args)
+        else:
+            _say(args)
     return status.code
 
 
@@ -187,7 +192,6 @@ def _train(args: argparse.Namespace) -> None:
         train_cells,
     )
 
-    check_writable(args.out)
     floor = _floor(args)
     device, preset = pick_device(args.device), _preset(args)
     name = None if args.path else args.dataset
@@ -197,7 +201,7 @@ def _train(args: argparse.Namespace) -> None:
     )  # fmt: skip
     silent = args.quiet or args.json
     if not silent:
-        print(*(f"{part.describe()}\n  {part.note}" for part in parts), sep="\n")
+        print(*(printable(f"{part.describe()}\n  {part.note}") for part in parts), sep="\n")
     _check_test(parts[2])
     data = [TrainingData.from_tokens(part.padded(), device) for part in parts]
     config, inner = preset.for_sentences(len(data[0])), preset.aggressive
@@ -230,8 +234,9 @@ def _train(args: argparse.Namespace) -> None:
         )
     model: Any = trained.model
     found = _evaluated(model, data[2])
-    save_text_model(args.out, model, parts[0].vocabulary)
-    write_run_file(args.out, "linvae text train", args)
+    with all_or_nothing(args.out, outputs=("model", "state", "vocabulary", "run")) as staged:
+        save_text_model(staged, model, parts[0].vocabulary)
+        write_run_file(staged, "linvae text train", args)
     if args.json:
         print_json({"model": str(args.out), **found})
     else:
@@ -351,7 +356,7 @@ def _say(args: argparse.Namespace) -> None:
     if args.json:
         print_json(said.to_rows())
     elif args.quiet:
-        print(*(row["sentence"] for row in said.to_rows()), sep="\n")
+        print(*(printable(str(row["sentence"])) for row in said.to_rows()), sep="\n")
     else:
         print(*said.lines, sep="\n")
 

@@ -30,6 +30,7 @@ from linvae.models.decoding import (
     sample,
 )
 from linvae.models.recurrent import PADDING, StackedTextVAE
+from linvae.printable import printable
 
 __all__ = ["Coder", "Said", "Settings", "interpolation", "prior_samples", "reconstruction"]
 
@@ -103,7 +104,7 @@ class Said:
         table = Table(self.header, self.title, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
         for group in self.groups:
             for name, sentence in group:
-                table.add_row(name, Text(sentence))
+                table.add_row(name, Text(printable(sentence)))
             table.add_section()
         console = Console(width=self.columns, color_system=None, highlight=False)
         with console.capture() as captured:

@@ -3,28 +3,72 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # Before NumPy is imported, and for the processes that tests start: the matrices here are small, and
 # threads of BLAS that wait for each other cost three to five times the time where cores are shared.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# as filterwarnings in pyproject.toml, for the processes that tests start
+os.environ.setdefault("PYTHONWARNINGS", "error,ignore:`torch.jit:DeprecationWarning")
 
 import pytest
-import torch
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+# Of every property test, but those that say why they take a share. `make fuzz` takes the second.
+settings.register_profile(
+    "ci",
+    max_examples=200,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+settings.register_profile(
+    "nightly", settings.get_profile("ci"), max_examples=10_000, derandomize=False, print_blob=True
+)
+settings.load_profile("ci")
+
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
+# Not every Python has a build of torch; "make test-theory" tests what needs none.
+TORCH = find_spec("torch") is not None
+NEEDS_TORCH = r"^(import torch|import autograd_oracle|from linvae\.(metrics|models|train))"
+collect_ignore = [
+    str(file)
+    for file in Path(__file__).parent.rglob("test_*.py")
+    if not TORCH and re.search(NEEDS_TORCH, file.read_text(encoding="utf-8"), re.MULTILINE)
+]
+
+
+def pytest_sessionfinish() -> None:
+    """Save what was covered: xdist kills a worker that takes more than 10 s to end."""
+    coverage = sys.modules.get("coverage")
+    if coverage and (running := coverage.Coverage.current()):
+        running.save()
+
+
+def pytest_report_header() -> str | None:
+    """Say what is not tested."""
+    return None if TORCH else f"no torch: {len(collect_ignore)} files that import it are left out"
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     """The stacks here are small, and results then do not depend on the machine's cores."""
+    if not TORCH:
+        yield
+        return
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,12 +1,12 @@
 """Import arrows: prediction cannot read observation, observation cannot read prediction.
 
-    version, nearest, spec, prices, notebook, comparison < data < moments < theory
+    version, nearest, printable, spec, prices, notebook, comparison < data < moments < theory
                                       | objectives < models < train < metrics
                                       models < text_samples, encoders
                                       | wording < verdicts < report, plots < sheets
                                       metrics < jobs < cluster
                                       < compare, predict, diagnose, diagnosis, testing,
-                                        pipeline, run_file, cli,
+                                        pipeline, run_file, result_folder, cli,
                                         completion, explore, explorer, measured,
                                         advice_words, every __main__
 
@@ -43,6 +43,7 @@ TOP = {
     "remedy_rows",
     "rows",
     "run_file",
+    "result_folder",
     "cli",
     "completion",
     "__main__",
@@ -51,17 +52,18 @@ BELOW_MODELS = {"spec", "prices", "comparison", "data", "moments", "objectives"}
 MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
     "nearest": set(),
+    "printable": set(),
     "spec": set(),
     "prices": set(),
     "notebook": set(),
     "comparison": {"spec", "notebook"},
-    "data": {"nearest"},
+    "data": {"nearest", "printable"},
     "moments": {"spec"},
     "theory": {"spec", "prices", "notebook", "moments"},
     "objectives": {"spec"},
     "models": BELOW_MODELS,
     "train": BELOW_MODELS | {"models", "version"},
-    "text_samples": {"models"},
+    "text_samples": {"models", "printable"},
     "encoders": {"models"},
     "metrics": BELOW_MODELS | {"models", "train"},
     "jobs": BELOW_MODELS | {"models", "train", "metrics"},

@@ -18,10 +18,10 @@ import linvae.cli
 import linvae.compare
 import linvae.data
 import linvae.text
-from linvae.cli import all_or_nothing
 from linvae.models import PRESETS
 from linvae.moments import Moments
 from linvae.pipeline import make_plan
+from linvae.result_folder import all_or_nothing
 from linvae.spec import VAESpec
 from linvae.theory import solve
 
@@ -392,6 +392,15 @@ def test_results_of_an_earlier_run_are_replaced_together_or_not_at_all(tmp_path)
     write(fail=False)
     after = {path.name: path.read_text() for path in folder.iterdir()}
     assert after == {"report.html": "new", "comparison.csv": "new", "notes.txt": "old"}
+
+
+def test_files_of_others_stay_whose_stem_is_that_of_a_result(tmp_path):
+    for name in ("run.py", "model.pt", "run.toml", "model.json"):
+        (tmp_path / name).write_text("old")
+    with all_or_nothing(tmp_path, outputs=("run", "model")) as staged:
+        (staged / "run.toml").write_text("new")
+    after = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert after == {"run.py": "old", "model.pt": "old", "run.toml": "new"}
 
 
 @pytest.mark.parametrize(

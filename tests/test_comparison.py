@@ -292,6 +292,23 @@ def test_training_and_phases_are_read_back_from_files_of_their_own(tmp_path):
     assert not same(dataclasses.replace(again, curves=again.curves[1:]), comparison)
 
 
+def test_results_without_sha256_are_read_with_a_warning(tmp_path):
+    comparison = with_training(hvae_comparison())
+    comparison.write(tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    del summary["sha256"]
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(ValueError, match=r"summary\.json is not as it was written"):
+        Comparison.read(tmp_path)
+    del summary["tables_sha256"]
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    with pytest.warns(UserWarning, match="wrote no sha256: read unchecked"):
+        assert same(Comparison.read(tmp_path), comparison)
+    (tmp_path / "curves.csv").unlink()
+    with pytest.warns(UserWarning, match="read unchecked"):
+        assert Comparison.read(tmp_path).curves == ()
+
+
 def test_level_that_is_never_active_is_written(tmp_path):
     comparison = hvae_comparison(0.0)
     comparison.write(tmp_path)

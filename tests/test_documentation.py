@@ -26,7 +26,7 @@ from unittest import SkipTest
 
 import pytest
 
-sybil = pytest.importorskip("sybil", reason="the documentation's tools need Python 3.11")
+sybil = pytest.importorskip("sybil", reason='pip install "linvae[docs]"')
 from filelock import FileLock
 from sybil.example import Example
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser

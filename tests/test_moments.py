@@ -6,6 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 
 from linvae.moments import Moments
 
@@ -211,6 +212,16 @@ def test_from_covariance_accepts_rounding():
     Moments.from_covariance(C)
 
 
+@pytest.mark.parametrize(
+    "covariance", [[[-1, 1], [1, 1e160]], [[1e-310, 1], [1, 1e5]]], ids=["negative", "denormal"]
+)
+def test_condition_without_variance_but_rounding_tells_nothing(covariance):
+    """Both are semi-definite up to the rounding of their largest entry."""
+    moments = Moments.from_covariance(covariance, condition_dim=1)
+    np.testing.assert_array_equal(moments.regression, [[0.0]])
+    np.testing.assert_array_equal(moments.residual_covariance, moments.target_covariance)
+
+
 BAD_COVARIANCE = {
     "vector": (np.ones(3), {}, r"covariance has shape \(3,\) but must be square"),
     "not-square": (np.ones((2, 3)), {}, r"shape \(2, 3\) but must be square, \(dx \+ d, dx \+ d\)"),
@@ -249,6 +260,8 @@ def _with(value: float, column: int = 0) -> np.ndarray:
 BAD_DATA = {
     "nan": (_with(np.nan), None, r"target\[:, 0\] contains NaN or infinite .*: remove those"),
     "huge": (DATA * 1e200, None, "entries so large that their squares overflow: rescale"),
+    "one-huge": ([[1, 1.7e308], [4, 1]], None, "entries so large that their squares overflow"),
+    "ragged": ([[1.0], [1.0, 2.0]], None, "target must be an array of numbers: "),
     "infinite": (_with(np.inf), None, "contains NaN or infinite entries"),
     "nan-condition": (DATA, _with(np.nan), r"condition\[:, 0\] contains NaN or infinite"),
     "vector": (DATA[:, 0], None, r"target has shape \(700,\) but must be 2-D"),
@@ -266,14 +279,25 @@ BAD_DATA = {
 }
 
 
-@pytest.mark.filterwarnings(
-    "ignore:invalid value", "ignore:overflow"
-)  # inf - inf on the way to the refusal
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("case", BAD_DATA.values(), ids=BAD_DATA.keys())
 def test_bad_data_are_refused(case):
+    """In words alone: inf - inf on the way there is no warning."""
     target, condition, message = case
     with pytest.raises(ValueError, match=message):
         Moments.from_data(target, condition)
+
+
+@pytest.mark.filterwarnings("error")
+def test_uncentred_data_that_overflow_are_refused():
+    with pytest.raises(ValueError, match="entries so large that their squares overflow"):
+        Moments.from_data([[1.0, 1.7e308], [4.0, 1.0]], centered=False)
+
+
+@pytest.mark.filterwarnings("error")
+def test_batches_whose_sum_overflows_are_refused():
+    with pytest.raises(ValueError, match=r"target\[:, 0\] contains .* or some whose sum overflows"):
+        Moments.from_batches([[[0.0, 0.0]], [[1.7e308, 1.0]], [[1.7e308, 1.0]]])
 
 
 BAD_BATCHES = {
@@ -301,3 +325,17 @@ def test_constant_column_beside_a_varying_one_is_fine():
     moments = Moments.from_data(data)
     # 700 roundings of 0.3
     np.testing.assert_allclose(moments.covariance[5], 0, atol=1e-12)
+
+
+UNREADABLE = {
+    "gradient": (torch.ones(3, 2, requires_grad=True), "must be an array of numbers: .*grad"),
+    "bfloat16": (torch.ones(3, 2, dtype=torch.bfloat16), "must be an array of numbers: "),
+    "masked": (np.ma.array(np.eye(3), mask=np.eye(3)), "has masked entries: fill them"),
+}
+
+
+@pytest.mark.parametrize(("values", "words"), UNREADABLE.values(), ids=UNREADABLE)
+def test_arrays_that_numpy_would_not_read_or_read_wrongly(values, words):
+    for make in (Moments.from_data, Moments.from_covariance, lambda v: Moments.from_batches([v])):
+        with pytest.raises(ValueError, match=words):
+            make(values)

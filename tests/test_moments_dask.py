@@ -209,3 +209,10 @@ def test_dask_is_not_imported_for_arrays_in_memory():
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
     )
     assert done.stdout.strip() == "False"
+
+
+def test_blocks_whose_means_are_too_far_apart_are_refused():
+    """Each block is fine; the square of the distance of their means overflows in the sum."""
+    lazy = da.from_array(np.repeat([[1e200], [-1e200]], 10, axis=0), chunks=(10, 1))
+    with pytest.raises(ValueError, match="so large that their squares overflow: rescale them"):
+        Moments.from_data(lazy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -425,11 +426,10 @@ def test_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch)
     plots.save_figures(_spectrum_only(), tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
-    def half(self: Canvas, path: str, **_: object) -> None:
-        Path(path).write_bytes(b"half a picture")
+    def full(file: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(Canvas, "savefig", half)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="disk full"):
         plots.save_figures(_spectrum_only(), tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

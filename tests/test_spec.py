@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from linvae.moments import Moments
 from linvae.spec import (
@@ -395,3 +396,9 @@ def test_model_names_are_those_of_the_command_lines():
         assert model_name(default_spec(name, 2, 0.5)) == name
     with pytest.raises(ValueError, match=r"spec=ARVAESpec.* must be a VAESpec, CVAESpec or HVAESp"):
         model_name(ARVAESpec(2))
+
+
+@pytest.mark.parametrize("value", [1j, np.complex128(2 + 1j), torch.tensor(2 + 1j)], ids=str)
+def test_no_number_loses_its_imaginary_part(value):
+    with pytest.raises(ValueError, match="must be a finite number > 0"):
+        VAESpec(2, beta=value)

@@ -27,9 +27,10 @@ import linvae
 from analysis.dang import NAMES
 from analysis.dang.sweep import Row, Size, with_size
 from figures.style import STYLE, csv_text
-from linvae.cli import check_writable, exit_codes, positive_int
+from linvae.cli import exit_codes, positive_int
 from linvae.comparison import write_text
 from linvae.plots import save_figure
+from linvae.result_folder import check_writable
 
 MEASURED = Path(__file__).with_name("measured")  # rows and settings kept with the code
 # published: 28 x 28 pixels, all images, 64 latents, 100 epochs of 60,000 images in batches of 128

@@ -10,16 +10,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from .dataset import Dataset
 from .faces import CELEBA, FFHQ
-from .files import CorruptFileError, MissingDataError, data_roots
+from .files import CorruptFileError, MissingDataError, data_roots, is_published
 from .heteroscedastic import Heteroscedastic
 from .images import FASHION_MNIST, MNIST, OMNIGLOT
 from .layout import ImageLayout
 from .mixture import gaussian_mixture
+from .published import published_checksum
 from .sources import ImageSource, locate, resolve
 from .synthetic import gaussian
 from .text import PADDING, TextDataset
@@ -154,7 +156,7 @@ def load_dataset(
         _download_if_missing(source, split, data_dir)
     found = locate(source, split, data_dir)
     dataset = source.load(found.split, found.files, max_samples, image_size)
-    dataset = _annotate(dataset, found.note, max_samples)
+    dataset = _annotate(dataset, found.note + _differences(found.files), max_samples)
     return dataset.quarter_task() if conditional else dataset
 
 
@@ -177,6 +179,13 @@ def _load_built_in(
     if max_samples is None or max_samples >= dataset.n_samples:
         return dataset
     return _annotate(_first(dataset, max_samples), dataset.note, max_samples)
+
+
+def _differences(files: tuple[Path, ...]) -> str:
+    """What to know of files that have a published name and other bytes; "" where none has."""
+    checksums = [(file, published_checksum(file)) for file in files]
+    others = [file.name for file, sum_ in checksums if sum_ and not is_published(file, sum_)]
+    return f"; not as published (linvae data verify): {', '.join(others)}" if others else ""
 
 
 def _first(dataset: Dataset, n: int) -> Dataset:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from linvae.cli import UNUSABLE, Parser, add_output_arguments, exit_codes, print_json
+from linvae.printable import printable
 
 from . import SOURCES, TEXT_SOURCES, dataset_names, load_dataset, load_text, text_names
 from .download import download
@@ -138,7 +139,7 @@ def _show(listed: Sequence[_Listed]) -> None:
     headers = ("dataset", "found in", "samples per split", "terms", "how to get it")
     table = Table(*(Column(header, overflow="fold") for header in headers))
     for row in listed:
-        table.add_row(*row.cells())
+        table.add_row(*map(printable, row.cells()))
     # Without a terminal there is nothing to fit; 80 columns would break every path.
     width = None if sys.stdout.isatty() else 160
     Console(width=width, markup=False, highlight=False).print(table)
@@ -199,7 +200,7 @@ def _verify(name: str | None, args: argparse.Namespace) -> int:
             for check in _check_source(source, root / source.folder):
                 checks.append(check)
                 if not (args.json or (args.quiet and check.good)):
-                    print(f"{check.path}: {check.verdict}", flush=True)
+                    print(printable(f"{check.path}: {check.verdict}"), flush=True)
     if not checks:
         source = sources[0]
         raise MissingDataError(missing_message(source, source.splits[0], {}, args.data_dir))

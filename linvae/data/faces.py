@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,8 @@ _DEFAULT_SIZE = 64
 _CROP = 148  # centre square of a CelebA image that is kept
 _CELEBA_SIZE = (178, 218)  # width, height of every aligned image
 _PARTITION, _ATTRIBUTES = "list_eval_partition.txt", "list_attr_celeba.txt"
+# CelebA has 202,599 lines, none of 1000 characters
+_LINE_CHARS, _LINES = 2**14, 2**20
 _FFHQ_TRAIN = 60_000  # the numbers below it are the published training split
 
 
@@ -94,16 +96,31 @@ def _celeba_photos(folder: Path) -> dict[str, _Photo]:
 def read_partition(path: Path) -> dict[str, list[str]]:
     """{split: file names} of list_eval_partition.txt, in the published order."""
     names: dict[str, list[str]] = {split: [] for split in _CELEBA_SPLITS}
-    with path.open(encoding="ascii", errors="replace") as lines:
-        for number, line in enumerate(lines, start=1):
-            fields = line.split()
-            if len(fields) != 2 or fields[1] not in ("0", "1", "2"):
+    for number, line in _lines(path):
+        fields = line.split()
+        if len(fields) != 2 or fields[1] not in ("0", "1", "2"):
+            raise CorruptFileError(
+                path,
+                f"line {number} is {line.strip()[:60]!r}; a file name and 0, 1 or 2 expected",
+            )
+        names[_CELEBA_SPLITS[int(fields[1])]].append(fields[0])
+    return names
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number and text of the lines of a table of CelebA, each of bounded length."""
+    with path.open(encoding="ascii", errors="replace") as stream:
+        for number in count(1):
+            line = stream.readline(_LINE_CHARS + 1)
+            if not line:
+                return
+            if len(line) > _LINE_CHARS or number > _LINES:
                 raise CorruptFileError(
                     path,
-                    f"line {number} is {line.strip()[:60]!r}; a file name and 0, 1 or 2 expected",
+                    f"line {number} is beyond what CelebA has: at most {_LINES} lines of "
+                    f"{_LINE_CHARS} characters are read",
                 )
-            names[_CELEBA_SPLITS[int(fields[1])]].append(fields[0])
-    return names
+            yield number, line
 
 
 def _find_celeba(folder: Path) -> Splits:
@@ -180,20 +197,19 @@ def _attributes(
     if table is None:
         return None, f"no labels: {_ATTRIBUTES} was not found"
     wanted = {photo.name: i for i, photo in enumerate(photos)}
-    found = 0
-    with table.open(encoding="ascii", errors="replace") as lines:
-        names = [line.split() for line in islice(lines, 2)][-1:]
-        width = len(names[0]) if names else 0
-        labels: NDArray[Any] = np.zeros((len(photos), width), dtype=np.int8)
-        for number, line in enumerate(lines, start=3):
-            fields = line.split()
-            if fields and fields[0] in wanted:
-                labels[wanted[fields[0]]] = _signs(fields[1:], width, table, number)
-                found += 1
-    if found < len(photos):
+    found: dict[int, NDArray[np.int8]] = {}
+    width = 0
+    for number, line in _lines(table):
+        fields = line.split()
+        if number == 2:
+            width = len(fields)
+        elif number > 2 and fields and fields[0] in wanted:
+            signs = _signs(fields[1:], width, table, number)
+            found[wanted[fields[0]]] = np.array(signs, dtype=np.int8)
+    if len(found) < len(photos):
         # A label that is only there for some images would silently mean "no attribute".
-        return None, f"no labels: {_ATTRIBUTES} covers {found} of these {len(photos)} images"
-    return labels, ""
+        return None, f"no labels: {_ATTRIBUTES} covers {len(found)} of these {len(photos)} images"
+    return np.array([found[i] for i in range(len(photos))], dtype=np.int8), ""
 
 
 def _signs(fields: Sequence[str], width: int, table: Path, number: int) -> list[bool]:

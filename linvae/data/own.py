@@ -11,7 +11,8 @@
 
 Further axes are flattened, row-major, and `OwnData.note` says so. **Nothing is scaled** unless
 `scale` is given: pixels of 0 to 255 stay that, and every variance is in their units squared. The
-first `condition_dim` columns are the condition. Nothing is ever unpickled.
+first `condition_dim` columns are the condition. Nothing is ever unpickled, and what a header
+declares is held against the bytes of its file before anything is allocated.
 
 Equality that a test checks: the batches of every format, one after the other, are the array that
 was written.
@@ -21,28 +22,32 @@ from __future__ import annotations
 
 import csv
 import importlib
+import io
 import itertools
 import math
 import os
 import re
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from linvae.printable import printable
+
 from .dataset import Dataset
-from .files import MissingDataError, file_digest
+from .files import MissingDataError, check_pixels, check_texts, file_digest, unpacked_limit
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["OwnData", "open_own_data"]
+__all__ = ["OwnData", "map_array", "open_own_data"]
 
 Values = NDArray[Any]
 Batch = Values | tuple[Values, Values]
@@ -50,7 +55,12 @@ BATCH_BYTES = 2**22  # of doubles: 512 rows at 784 columns, which stay in cache
 DIGEST_BYTES = 2**28  # larger files get no checksum: it would take as long as the answer
 INDEX_LINES = 100  # of a .csv file, by which a column that counts the rows is known
 INDEX_NOTE = "the first column counts the rows 0, 1, 2 ...: leave it out if it is an index"
+HEADER_BYTES = 4096  # of an array: those of numbers have 128, and each is parsed as Python
+LINE_CHARS = 2**22  # of a .csv file: 200,000 numbers of 20 digits
+BATCH_LINES = 2**16  # of a .csv file: a line costs 150 bytes beside its numbers
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+# Pillow goes by content: without this list a .png could be PostScript, which starts Ghostscript
+IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,11 +156,20 @@ def open_own_data(
         For an unknown suffix, a file that cannot be read, other types than numbers, fewer than two
         samples, samples without an axis, a condition that leaves no target.
     """
-    file = Path(path).expanduser()
-    if not file.exists():
+    try:
+        file = Path(path).expanduser()
+        there = file.exists()
+    except (OSError, RuntimeError) as error:  # too long a name; the home of nobody
+        raise ValueError(
+            f"data={str(path)[:60]!r} is no path ({getattr(error, 'strerror', error)}): give that "
+            "of a file or of a folder of images"
+        ) from error
+    if not there:
         raise MissingDataError(
             f"data={str(file)!r} does not exist: give the path of a file or of a folder of images"
         )
+    if not (file.is_file() or file.is_dir()):  # a pipe would be waited for
+        raise ValueError(f"data={str(file)!r} is neither a file nor a folder: write it to a file")
     if not (math.isfinite(scale) and scale > 0):
         raise ValueError(f"scale={scale} must be a finite number > 0 in open_own_data")
     tables = _tables(file, array)
@@ -210,7 +229,7 @@ def _joined(file: Path, tables: dict[str, _Table], condition_dim: int, scale: fl
         )
     small = file.is_file() and file.stat().st_size <= DIGEST_BYTES
     return OwnData(
-        name=file.name,
+        name=printable(file.name),
         n_samples=target.shape[0],
         target_dim=target.width - condition_dim,
         condition_dim=condition.width if condition is not None else condition_dim,
@@ -300,6 +319,7 @@ def _reading(file: Path, what: str, way_out: str = "write it again") -> Iterator
         RuntimeError,
         zipfile.BadZipFile,
         zlib.error,
+        OverflowError,
     ) as error:
         raise ValueError(f"{file}: not a readable {what} ({error}); {way_out}") from error
 
@@ -312,9 +332,55 @@ def _slices(values: Any, rows: int) -> Iterator[Values]:
 # --- one reader per format ----------------------------------------------------------------------
 
 
+def map_array(file: Path) -> Values:
+    """The array of a .npy file, mapped: read where it is looked at.
+
+    Raises ValueError where it is no such file, is cut short, or holds Python objects.
+    """
+    with _reading(file, ".npy file"), file.open("rb") as stream:
+        shape, by_column, dtype = _header(stream)
+        _check_held(file.stat().st_size - stream.tell(), shape, dtype)
+        if not math.prod(shape) or not dtype.itemsize:  # of which there is no map
+            return np.empty(shape, dtype)
+        order: Any = "F" if by_column else "C"
+        return np.memmap(stream, dtype, "r", stream.tell(), shape, order)
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether stored by column, and dtype, of the array that follows."""
+    major, minor = np.lib.format.read_magic(stream)
+    if (major, minor) not in _HEADERS:
+        raise ValueError(f"its version {major}.{minor} is none of arrays of numbers")
+    start = stream.read(2 if major == 1 else 4)
+    length = int.from_bytes(start, "little")
+    if length > HEADER_BYTES:
+        raise ValueError(f"its header has {length} bytes, and at most {HEADER_BYTES} are read")
+    text = io.BytesIO(start + stream.read(length))
+    try:
+        shape, by_column, dtype = _HEADERS[major, minor](text)
+    except (tokenize.TokenError, MemoryError, TypeError) as error:  # of the parser of Python
+        raise ValueError(f"its header describes no array: {error!r}") from error
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, which would be unpickled")
+    if min(shape, default=0) < 0:
+        raise ValueError(f"its shape is {shape}")
+    return shape, by_column, dtype
+
+
+_HEADERS: dict[tuple[int, int], Callable[..., Any]] = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def _check_held(held: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    declared = math.prod(shape) * dtype.itemsize
+    if declared > held:
+        raise ValueError(f"its header declares {declared} bytes, shape {shape}, and {held} follow")
+
+
 def _npy(file: Path) -> _Table:
-    with _reading(file, ".npy file"):  # a map of an object array is refused: no pickle
-        values = np.lib.format.open_memmap(file, mode="r")
+    values = map_array(file)
     return _Table(values.shape, values.dtype, lambda rows: _slices(values, rows))
 
 
@@ -353,12 +419,26 @@ def _npz_member(file: Path, name: str) -> _Table:
 @contextmanager
 def _member(file: Path, name: str) -> Iterator[tuple[Any, ...]]:
     """Shape, whether stored by column, dtype and the stream behind the header."""
-    headers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    with zipfile.ZipFile(file) as archive, archive.open(f"{name}.npy") as stream:
-        yield (*headers[np.lib.format.read_magic(stream)](stream), stream)
+    with zipfile.ZipFile(file) as archive:
+        member = archive.getinfo(f"{name}.npy")
+        _check_member(file, member)
+        with archive.open(member) as stream:
+            shape, by_column, dtype = _header(stream)
+            _check_held(member.file_size - stream.tell(), shape, dtype)
+            yield shape, by_column, dtype, stream
+
+
+def _check_member(file: Path, member: zipfile.ZipInfo) -> None:
+    """Refuse what numpy.savez does not write, and bombs."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{member.filename} is packed by method {member.compress_type}")
+    limit = unpacked_limit(file)
+    if member.file_size > limit or member.compress_size > file.stat().st_size:
+        raise ValueError(
+            f"{member.filename} declares {member.file_size} bytes, and at most {limit} are "
+            f"unpacked from a file of {file.stat().st_size}: unpack it, if you trust it, and give "
+            "the .npy file"
+        )
 
 
 def _npz_blocks(file: Path, name: str, rows: int) -> Iterator[Values]:
@@ -381,11 +461,8 @@ def _npz_whole(file: Path, name: str, shape: tuple[int, ...], dtype: np.dtype[An
 
 
 def _csv(file: Path) -> _Table:
-    with (
-        _reading(file, ".csv file", "save it as UTF-8 text"),
-        file.open(encoding="utf-8-sig", newline="") as stream,
-    ):
-        lines = (line for line in stream if line.strip())
+    with _reading(file, ".csv file", "save it as UTF-8 text"):
+        lines = (line for _, line in _csv_lines(file))
         first = next(lines, "").strip(" \r\n")
         delimiter = _delimiter(first)
         fields = _cells(first, delimiter)
@@ -401,6 +478,22 @@ def _csv(file: Path) -> _Table:
         lambda rows: _csv_blocks(file, delimiter, fields, header, rows),
         tuple(notes),
     )
+
+
+def _csv_lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Number, as in an editor, and text of the lines that are not blank."""
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        for number in itertools.count(1):
+            line = stream.readline(LINE_CHARS + 1)
+            if len(line) > LINE_CHARS:
+                raise ValueError(
+                    f"{file}: line {number} has more than {LINE_CHARS} characters, which no row of "
+                    "a .csv file should have: convert it to .npy"
+                )
+            if not line:
+                return
+            if line.strip():
+                yield number, line
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
@@ -458,24 +551,23 @@ def _is_number(field: str) -> bool:
 def _csv_blocks(
     file: Path, delimiter: str, fields: list[str], header: bool, rows: int
 ) -> Iterator[Values]:
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        lines = ((number, line) for number, line in enumerate(stream, 1) if line.strip())
-        next(itertools.islice(lines, int(header), int(header)), None)
-        while chunk := list(itertools.islice(lines, rows)):
-            try:
-                values = np.loadtxt(
-                    [line for _, line in chunk],
-                    delimiter=delimiter, ndmin=2, comments=None, quotechar='"',
-                )  # fmt: skip
-            except ValueError as error:
-                _refuse_cells(file, chunk, delimiter, fields, header)
-                raise ValueError(
-                    f"{file}: lines {chunk[0][0]} to {chunk[-1][0]} are not all numbers ({error}); "
-                    "remove or fill such lines"
-                ) from error
-            if values.shape[1] != len(fields) or not np.all(np.isfinite(values)):
-                _refuse_cells(file, chunk, delimiter, fields, header)
-            yield values
+    lines = _csv_lines(file)
+    next(itertools.islice(lines, int(header), int(header)), None)
+    while chunk := list(itertools.islice(lines, min(rows, BATCH_LINES))):
+        try:
+            values = np.loadtxt(
+                [line for _, line in chunk],
+                delimiter=delimiter, ndmin=2, comments=None, quotechar='"',
+            )  # fmt: skip
+        except ValueError as error:
+            _refuse_cells(file, chunk, delimiter, fields, header)
+            raise ValueError(
+                f"{file}: lines {chunk[0][0]} to {chunk[-1][0]} are not all numbers ({error}); "
+                "remove or fill such lines"
+            ) from error
+        if values.shape[1] != len(fields) or not np.all(np.isfinite(values)):
+            _refuse_cells(file, chunk, delimiter, fields, header)
+        yield values
 
 
 def _refuse_cells(
@@ -497,14 +589,15 @@ def _refuse_cells(
 
 def _wrong_cell(cell: str) -> str:
     """What is wrong with a cell and what to do; nothing for a finite number."""
+    shown = f"{cell!r:.60}"
     if not cell:
         return "is empty: fill it, or remove such lines"
     if _is_number(cell.replace(",", ".", 1)) and "," in cell:
-        return f"is {cell!r}: write numbers with a decimal point"
+        return f"is {shown}: write numbers with a decimal point"
     if not _is_number(cell):
-        return f"is {cell!r} and must be a number: correct it, or remove such lines or columns"
+        return f"is {shown} and must be a number: correct it, or remove such lines or columns"
     if not math.isfinite(float(cell)):
-        return f"is {cell!r} and must be finite: remove or impute such samples first"
+        return f"is {shown} and must be finite: remove or impute such samples first"
     return ""
 
 
@@ -533,6 +626,9 @@ def _hdf5(file: Path, array: str | None) -> dict[str, _Table]:
     with _reading(file, "HDF5 file"), h5py.File(file) as opened:
         opened.visititems(lambda name, item: names.append(name) if hasattr(item, "dtype") else None)
         chosen = _choose(file, names, array)
+        for name in chosen.values():
+            if opened[name].external or opened[name].is_virtual:
+                raise ValueError(f"{name} lies in other files: copy its values into this one")
         found = {role: (opened[name].shape, opened[name].dtype) for role, name in chosen.items()}
 
     def reader(name: str) -> Callable[[int], Iterator[Values]]:
@@ -558,7 +654,8 @@ def _optional(file: Path, module: str) -> Any:
 
 
 def _images(folder: Path) -> _Table:
-    files = sorted((f for f in folder.iterdir() if f.suffix.lower() in IMAGES), key=_natural)
+    found = (f for f in folder.iterdir() if f.suffix.lower() in IMAGES and f.is_file())
+    files = sorted(found, key=_natural)
     if not files:
         raise ValueError(
             f"{folder} holds no images ({', '.join(IMAGES)}): give another folder, or a file"
@@ -594,10 +691,16 @@ def _pixels(file: Path) -> Values:
     from PIL import Image
 
     try:
-        with _reading(file, "image"), Image.open(file) as image:
-            return np.asarray(_plain(image))
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{file}: {error}; shrink it") from error
+        with file.open("rb") as stream:
+            check_texts(stream)
+            with Image.open(stream, formats=IMAGE_FORMATS) as image:
+                check_pixels(image, file.stat().st_size)
+                return np.asarray(_plain(image))
+    except Exception as error:  # of any kind: so is what Pillow makes of damage
+        raise ValueError(
+            f"{file}: not a readable image ({error}); write it again, as PNG, and smaller if it is "
+            "large"
+        ) from error
 
 
 def _plain(image: Image) -> Image:

@@ -28,7 +28,7 @@ _MNIST = (
 )
 _FASHION = (
     "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
-    "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+    "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
 )
 _OMNIGLOT = (
     "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/",

@@ -29,6 +29,8 @@ _BOM = b"\xef\xbb\xbf"
 # Published sentences have at most 200 words; a line this long is no sentence, and reading stops
 # before it fills the memory.
 _LINE_BYTES, _LINE_WORDS = 1 << 20, 10_000
+_MOST_WORDS = 1 << 21  # different ones: each costs 300 bytes on the way to a vocabulary
+_LABEL_BYTES = 1 << 28  # of all labels, each as long as the longest, 4 bytes a character
 _OTHER_SPELLINGS = len(Vocabulary(SPECIAL).index) - len(SPECIAL)  # of <unk>
 
 
@@ -82,7 +84,8 @@ def read_text_file(
         If there is no such file.
     CorruptFileError
         If the file is empty, blank, binary, no UTF-8, has a line beyond 2^20 bytes or 10,000
-        words, or labels on some lines only; the message names the line.
+        words, more than 2^21 different words, labels that are sentences, or labels on some lines
+        only; the message names the line.
     ValueError
         For an option out of range, or if max_length drops everything.
     """
@@ -202,6 +205,11 @@ class _Sentences:
             self.tokens.append(END)
             self.ends.append(len(self.tokens))
             self.found_labels.append(sys.intern(label))
+        if len(self.index) > _MOST_WORDS:
+            raise self.file.error(
+                f"up to line {number} it has more than {_MOST_WORDS} different words",
+                "Divide it into words first, or give a part of it.",
+            )
 
     def _token(self, word: str) -> int:
         """Token of a word, a new one for a new word."""
@@ -242,6 +250,8 @@ class _Sentences:
             "labels": self.labels if labelled else "none",
             "blank_lines": self.blank,
         } | ({"member": self.file.member} if self.file.member else {})
+        if labelled:
+            self._check_labels()
         steps: tuple[Step, ...] = (step,)
         if self.max_length is not None:
             steps += ({"step": "longest", "max_length": self.max_length, "dropped": self.too_long},)
@@ -256,6 +266,16 @@ class _Sentences:
             files=(self.file.path.name,),
             sha256=sha256_of([self.file.path]),
         )
+
+    def _check_labels(self) -> None:
+        """Refuse a label that makes the array of all of them large."""
+        longest = max(self.found_labels, key=len)
+        if 4 * len(longest) * len(self.found_labels) > _LABEL_BYTES:
+            raise self.file.error(
+                f"its label {longest[:40]!r}... has {len(longest)} characters, too many for one of "
+                f"{len(self.found_labels)} sentences",
+                "Give short labels, or read it with labels='none': a TAB is then a blank.",
+            )
 
     def _words(self) -> tuple[str, ...]:
         """Words in the order of their tokens."""

@@ -21,6 +21,7 @@ START, END, UNKNOWN = 0, 1, 2
 SPECIAL = ("<s>", "</s>", "<unk>")
 # How published files write a word that was left out of the vocabulary, other than <unk>.
 _ALSO_UNKNOWN = ("_UNK",)
+_MOST_BYTES, _MOST_WORDS = 1 << 26, 1 << 21  # of a file; each word costs 130 bytes
 
 
 @dataclass(frozen=True)
@@ -159,11 +160,16 @@ class Vocabulary:
         Raises
         ------
         CorruptFileError
-            If the file is no UTF-8, or its lines are no vocabulary.
+            If the file is no UTF-8, has more than 2^21 lines, or these are no vocabulary.
         """
         path = Path(path)
         try:
-            lines = path.read_bytes().decode().replace("\r\n", "\n").removesuffix("\n").split("\n")
+            if path.stat().st_size > _MOST_BYTES:
+                raise ValueError(f"it has more than {_MOST_BYTES} bytes")
+            content = path.read_bytes()
+            if content.count(b"\n") > _MOST_WORDS:
+                raise ValueError(f"it has more than {_MOST_WORDS} lines")
+            lines = content.decode().replace("\r\n", "\n").removesuffix("\n").split("\n")
             return cls(tuple(lines))
         except ValueError as error:  # UnicodeDecodeError is one
             raise CorruptFileError(

@@ -4,7 +4,8 @@ Every request, of the page, its scripts and its websocket, must name this server
 name that was made to resolve to 127.0.0.1 (DNS rebinding) gets 403. So does a request whose Origin
 is another page, and one that a browser says another site began (Sec-Fetch-Site), but for a link to
 the page. There is no way to bind to another interface. A message that is far longer than any that
-the page sends ends its connection. So many pages are open at most: the next visitor gets 503.
+the page sends ends its connection, and so does a request that is sent too slowly. So many pages are
+open at most: the next visitor gets 503.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ __all__ = ["Server"]
 
 ADDRESS = "127.0.0.1"
 MOST_BYTES = 2**18  # of a message; a state of the controls has less than one of 2**10
-OPENS = ("/", "/autoload.js")  # each begins a session, a page with its curves
+PATIENCE = 30.0  # seconds for the whole of a request, and without any until a connection is closed
+OPENS = ("", "/", "/autoload.js")  # each begins a session, a page with its curves
 MOST_PAGES = 32  # open at once; one that is left is forgotten within half a minute
 
 
@@ -100,7 +102,10 @@ class Server:
         self.port = sockets[0].getsockname()[1]
         asyncio.set_event_loop(asyncio.new_event_loop())
         application = _Guarded(open_page, self.port)
-        http = HTTPServer(application)
+        http = HTTPServer(
+            application, max_body_size=MOST_BYTES, max_header_size=2**14,
+            idle_connection_timeout=PATIENCE, body_timeout=PATIENCE,
+        )  # fmt: skip
         http.add_sockets(sockets)
         self._server = BaseServer(IOLoop.current(), application, http)
 

@@ -33,7 +33,7 @@ from linvae.objectives import GaussianLevel, Terms, gaussian_rate_per_unit
 from linvae.spec import VAESpec
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 # grad * (1 - y^2) and grad * y (1 - y) from outputs y, one kernel each
 tanh_backward = torch.ops.aten.tanh_backward

@@ -2,7 +2,7 @@
 
 | file                | content                                                          |
 |---------------------|------------------------------------------------------------------|
-| `model.json`        | format, kind, spec, sizes, seeds, points, sha256 of the other two |
+| `model.json`        | format, kind, spec, sizes, seeds, points, sha256 of all three     |
 | `state.safetensors` | parameters and buffers of all members, no pickle                 |
 | `vocabulary.txt`    | one word per line, UTF-8; line k + 1 is token k                  |
 
@@ -15,21 +15,22 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from linvae.comparison import write_bytes
 from linvae.models.recurrent import SequenceSizes, StackedLanguageModel, StackedTextVAE
 from linvae.spec import VAESpec
 
 __all__ = ["Words", "load_text_model", "save_text_model"]
 
-FORMAT = 1
+FORMATS = (1, 2)  # 1, which is read only, has no sha256 of model.json itself
 MODEL, STATE, VOCABULARY = "model.json", "state.safetensors", "vocabulary.txt"
 KINDS: Mapping[str, type[StackedTextVAE] | type[StackedLanguageModel]] = {
     "vae": StackedTextVAE,
@@ -61,10 +62,11 @@ def save_text_model(
         VOCABULARY: "".join(f"{word}\n" for word in words).encode(),
     }
     description = _description(model) | {"sha256": {n: _sha256(v) for n, v in files.items()}}
+    description["own_sha256"] = _sha256(json.dumps(description).encode())
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        _write(folder / name, content)
-    _write(folder / MODEL, (json.dumps(description, indent=2) + "\n").encode())
+        write_bytes(folder / name, content)
+    write_bytes(folder / MODEL, (json.dumps(description, indent=2) + "\n").encode())
 
 
 def load_text_model(
@@ -87,7 +89,11 @@ def load_text_model(
         if _sha256(files[name]) != sha256:
             raise _damaged(folder / name, f"its sha256 is not the one in {MODEL}")
     words = tuple(files[VOCABULARY].decode().split("\n")[:-1])
-    model = _built(folder, description, load(files[STATE]))
+    try:
+        state = load(files[STATE])
+    except SafetensorError as error:
+        raise _damaged(folder / STATE, str(error)) from error
+    model = _built(folder, description, state)
     _check_words(words, model.vocabulary)
     return model, words
 
@@ -95,7 +101,7 @@ def load_text_model(
 def _description(model: StackedTextVAE | StackedLanguageModel) -> dict[str, Any]:
     (kind,) = (kind for kind, made in KINDS.items() if type(model) is made)
     return {
-        "format": FORMAT,
+        "format": FORMATS[-1],
         "kind": kind,
         "spec": dataclasses.asdict(model.spec),
         "vocabulary": model.vocabulary,
@@ -110,14 +116,18 @@ def _read_description(folder: Path, content: bytes) -> dict[str, Any]:
     try:
         description: dict[str, Any] = json.loads(content)
         found = description["format"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise _damaged(folder / MODEL, "it is no JSON with a format") from error
-    if found != FORMAT:
+    if found not in FORMATS:
         raise ValueError(
-            f"{folder} has format {found} and this linvae reads format {FORMAT}: load it with the "
+            f"{folder} has format {found} and this linvae reads formats 1 and 2: load it with the "
             "version that wrote it, or train again"
         )
-    if set(description.get("sha256", ())) != {STATE, VOCABULARY}:
+    own = description.pop("own_sha256", "")
+    if (found != 1 or own) and _sha256(json.dumps(description).encode()) != own:
+        raise _damaged(folder / MODEL, "its sha256 is not the one in it")
+    sha256 = description.get("sha256")
+    if not isinstance(sha256, dict) or set(sha256) != {STATE, VOCABULARY}:
         raise _damaged(folder / MODEL, f"it has no sha256 of {STATE} and {VOCABULARY}")
     return description
 
@@ -126,19 +136,20 @@ def _built(
     folder: Path, description: dict[str, Any], state: dict[str, Tensor]
 ) -> StackedTextVAE | StackedLanguageModel:
     """The model with this state, whose tensors become its own: any type is kept."""
-    if description.get("kind") not in KINDS:
+    if description.get("kind") not in tuple(KINDS):  # also of what has no hash
         raise ValueError(
             f"{folder} has a model of kind {description.get('kind')!r}, this linvae knows "
             f"{', '.join(KINDS)}: load it with the version that wrote it"
         )
     try:
-        model = KINDS[description["kind"]](
-            VAESpec(**description["spec"]),
-            vocabulary=description["vocabulary"],
-            sizes=SequenceSizes(**description["sizes"]),
-            seeds=description["seeds"],
-            n_points=description["n_points"],
-        )
+        with torch.device("meta"):  # shapes alone: the file may declare more than it holds
+            model = KINDS[description["kind"]](
+                VAESpec(**description["spec"]),
+                vocabulary=description["vocabulary"],
+                sizes=SequenceSizes(**description["sizes"]),
+                seeds=description["seeds"],
+                n_points=description["n_points"],
+            )
         nn.Module.load_state_dict(model, state, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise _damaged(folder / MODEL, f"it does not describe {STATE}: {error}") from error
@@ -154,23 +165,6 @@ def _check_words(words: tuple[str, ...], size: int) -> None:
     for k, word in enumerate(words):
         if "\n" in word:
             raise ValueError(f"words[{k}]={word!r} has a line break: {VOCABULARY} has one per line")
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write so that `path` is the old file or the new one at any moment."""
-    stream = tempfile.NamedTemporaryFile(  # noqa: SIM115 (closed below, on success and failure)
-        dir=path.parent, prefix=f".{path.name}.", delete=False
-    )
-    try:
-        with stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(stream.name, 0o644)
-        os.replace(stream.name, path)
-    except BaseException:
-        os.unlink(stream.name)
-        raise
 
 
 def _sha256(content: bytes) -> str:

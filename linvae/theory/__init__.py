@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from linvae.moments import Moments
 from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LinearSpec, VAESpec
-from linvae.theory.arguments import check_pair
+from linvae.theory.arguments import check_pair, in_doubles, never_nan
 from linvae.theory.elbo import (
     Chain,
     ObjectiveTerms,
@@ -34,6 +34,7 @@ __all__ = ["ObjectiveTerms", "Solution", "UnboundedObjectiveError", "objective",
 Array = npt.NDArray[np.float64]
 
 
+@in_doubles
 def solve(spec: LinearSpec, moments: Moments, *, allow_unbounded: bool = False) -> Solution:
     """The global optimum of the linear model `spec` on `moments`.
 
@@ -105,8 +106,10 @@ def _solution(spec: LinearSpec, moments: Moments, modes: Modes, states: ModeStat
     critical_betas = states.critical_scale * spec.betas[0]
     weights = chain.to_weights(spec, moments)
     penalty = penalty_terms(spec, moments, chain) if isinstance(spec, VAESpec) else 0.0
+    total = float(distortion + np.dot(spec.betas, rates)) + penalty
+    never_nan("the objective", total)
     return Solution(
-        objective=float(distortion + np.dot(spec.betas, rates)) + penalty,
+        objective=total,
         distortion=float(distortion),
         rates=rates,
         mode_variances=theta2,

@@ -34,6 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linvae.moments import Moments
+from linvae.theory.arguments import in_doubles
 from linvae.theory.held_out import (
     held_out_critical_beta,
     held_out_gains,
@@ -60,6 +61,7 @@ __all__ = ["ActiveUnitSplit", "active_unit_split", "expected_active_units"]
 Array = npt.NDArray[np.float64]
 
 
+@in_doubles
 def expected_active_units(
     population_eigenvalues: npt.ArrayLike,
     noise_variance: float,
@@ -139,6 +141,7 @@ class ActiveUnitSplit:
         return [{"mode": i} | dict(zip(names, row, strict=True)) for i, row in enumerate(rows, 1)]
 
 
+@in_doubles
 def active_unit_split(
     data: Moments | npt.ArrayLike,
     n_samples: int | None = None,

@@ -50,7 +50,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linvae.moments import Moments
+from linvae.moments import Moments, doubles
 from linvae.spec import CVAESpec, VAESpec
 from linvae.theory import solve
 from linvae.theory.arguments import checked_numbers
@@ -111,7 +111,7 @@ def conditional_threshold(
     no covariances.
     """
     plain = _at_one_condition(spec)
-    C = np.asarray(covariances, dtype=np.float64)
+    C = doubles("covariances", covariances)
     if C.ndim != 3 or C.shape[1] != C.shape[2] or C.size == 0:
         raise ValueError(f"covariances has shape {C.shape} but must be (m, d, d), one for each x")
     w = checked_numbers(

@@ -38,6 +38,11 @@ def factor_at_information(spec: LinearSpec, moments: Moments, level: int, nats: 
     where `solve` does, or no beta holds so much. Equality that a test checks:
     `solve(spec.scale_betas(factor), moments).information[level - 1].sum() == nats`.
     """
+    if not 1 <= level <= len(spec.betas):
+        raise ValueError(
+            f"level={level} must be between 1 and {len(spec.betas)} in factor_at_information: "
+            f"{type(spec).__name__} has so many levels"
+        )
     critical = solve(spec, moments).level_critical_betas[level - 1, 0] / spec.betas[0]
     if not 0 < critical < math.inf or nats < 0:
         return math.nan
@@ -48,4 +53,9 @@ def factor_at_information(spec: LinearSpec, moments: Moments, level: int, nats: 
         scaled = spec.scale_betas(float(critical) * math.exp(log_factor))
         return float(solve(scaled, moments).information[level - 1].sum()) - nats
 
+    if missing(-DEEPEST) < 0:
+        raise ValueError(
+            f"nats={nats} is more than level {level} holds at any beta down to exp(-{DEEPEST:.0f}) "
+            "of its threshold"
+        )
     return float(critical) * math.exp(brentq(missing, -DEEPEST, 0.0, xtol=1e-13))

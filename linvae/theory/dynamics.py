@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linvae.theory.arguments import checked_numbers
+from linvae.theory.arguments import checked_numbers, in_doubles
 from linvae.theory.mode_system import (
     EncoderWeights,
     ModeSystem,
@@ -52,6 +52,7 @@ Schedule = float | Callable[[float], float] | Sequence[tuple[float, float]]
 Piece = tuple[float, float, Callable[[float], float]]
 
 
+@in_doubles
 def escape_rates(
     mode_variances: npt.ArrayLike,
     *,
@@ -105,6 +106,7 @@ class ModeFlow:
         ]
 
 
+@in_doubles
 def mode_flow(
     mode_variances: npt.ArrayLike,
     *,

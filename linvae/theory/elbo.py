@@ -54,8 +54,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linvae.moments import Moments
+from linvae.moments import Moments, doubles
 from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LinearSpec, VAESpec
+from linvae.theory.arguments import in_doubles, never_nan
 from linvae.theory.modes import sees_condition_only
 
 __all__ = [
@@ -164,6 +165,7 @@ class Chain:
         return cls(encoder, skip, tuple(W_upper), (U1, *U_upper), tuple(Sigma), reader.scalar_s())
 
 
+@in_doubles
 def objective(
     spec: LinearSpec, moments: Moments, weights: Mapping[str, npt.ArrayLike]
 ) -> ObjectiveTerms:
@@ -223,6 +225,7 @@ def chain_terms(spec: LinearSpec, moments: Moments, chain: Chain) -> ObjectiveTe
         M = M_next
     penalty = penalty_terms(spec, moments, chain) if isinstance(spec, VAESpec) else 0.0
     total = distortion + float(np.dot(spec.betas, rates)) + penalty
+    never_nan("the objective", total)
     return ObjectiveTerms(float(total), float(distortion), np.array(rates), penalty)
 
 
@@ -268,7 +271,7 @@ class _Reader:
                 f"weights lack {name!r}, which {self.kind} needs with shape {shape}: got "
                 f"{sorted(self.weights)}"
             )
-        value = np.asarray(self.weights[name], dtype=np.float64)
+        value = doubles(f"weights[{name!r}]", self.weights[name])
         if value.shape != shape or not np.all(np.isfinite(value)):
             raise ValueError(
                 f"weights[{name!r}] has shape {value.shape} but must be finite with shape {shape} "

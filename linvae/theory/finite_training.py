@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linvae.theory.arguments import checked_numbers, checked_variances
+from linvae.theory.arguments import checked_numbers, checked_variances, in_doubles
 from linvae.theory.mode_system import (
     EncoderWeights,
     ModeSystem,
@@ -63,6 +63,7 @@ OUTPUTS = 2001  # points on which the passage of epsilon is interpolated
 # --- escape times -------------------------------------------------------------------------------
 
 
+@in_doubles
 def escape_times(
     mode_variances: npt.ArrayLike,
     *,
@@ -204,6 +205,7 @@ class FiniteTrainingThreshold:
         ]
 
 
+@in_doubles
 def finite_training_threshold(
     mode_variances: npt.ArrayLike,
     *,

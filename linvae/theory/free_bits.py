@@ -35,7 +35,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from linvae.theory.arguments import checked_numbers, checked_variances
+from linvae.theory.arguments import checked_numbers, checked_variances, in_doubles
 
 __all__ = ["FreeBitsOptimum", "free_bits_optimum"]
 
@@ -80,6 +80,7 @@ class FreeBitsOptimum:
         ]  # fmt: skip
 
 
+@in_doubles
 def free_bits_optimum(
     mode_variances: npt.ArrayLike,
     *,

@@ -56,7 +56,8 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from linvae.theory.arguments import checked_numbers
+from linvae.moments import doubles
+from linvae.theory.arguments import checked_numbers, in_doubles
 
 __all__ = [
     "AliveBranch",
@@ -135,6 +136,7 @@ class AliveBranch:
         return float(self.betas.max())
 
 
+@in_doubles
 def gaussian_encoder_threshold(
     target: npt.ArrayLike, *, decoder_variance: float = 1.0, weights: npt.ArrayLike | None = None
 ) -> GaussianEncoderThreshold:
@@ -168,6 +170,7 @@ def gaussian_encoder_threshold(
     )
 
 
+@in_doubles
 def alive_branch(
     target: npt.ArrayLike,
     information: Sequence[float],
@@ -193,6 +196,7 @@ def alive_branch(
     return AliveBranch(*np.array(points[::-1]).T)
 
 
+@in_doubles
 def held_out_shift(target: npt.ArrayLike, *, seed: int = 0) -> tuple[float, float]:
     """Shift of samples that the decoder was not made from, and its standard error.
 
@@ -399,7 +403,7 @@ def _ascent(problem: _Problem, value: Value, start: Array, steps: int) -> tuple[
 
 
 def _checked_target(target: npt.ArrayLike) -> Array:
-    y = np.asarray(target, dtype=np.float64)
+    y = doubles("target", target)
     y = y[:, None] if y.ndim == 1 else y
     if y.ndim != 2 or len(y) < 2 or y.shape[1] == 0:
         raise ValueError(

@@ -39,7 +39,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import lambertw
 
-from linvae.theory.arguments import checked_numbers
+from linvae.theory.arguments import checked_numbers, in_doubles
 from linvae.theory.elbo import ObjectiveTerms
 from linvae.theory.vae import noise_fraction
 
@@ -55,6 +55,7 @@ Array = npt.NDArray[np.float64]
 WHERE = "linvae.theory.held_out"
 
 
+@in_doubles
 def held_out_gains(
     mode_variances: npt.ArrayLike,
     population_variances: npt.ArrayLike,
@@ -73,6 +74,7 @@ def held_out_gains(
     return gains
 
 
+@in_doubles
 def held_out_critical_beta(
     mode_variances: npt.ArrayLike,
     population_variances: npt.ArrayLike,
@@ -94,6 +96,7 @@ def held_out_critical_beta(
     return critical
 
 
+@in_doubles
 def held_out_terms(
     mode_variances: npt.ArrayLike,
     population_variances: npt.ArrayLike,

@@ -51,7 +51,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linvae.theory.arguments import checked_numbers, checked_variances
+from linvae.theory.arguments import checked_numbers, checked_variances, in_doubles
 
 __all__ = ["InverseLipschitzOptimum", "idle_beta", "inverse_lipschitz_optimum"]
 
@@ -94,6 +94,7 @@ class InverseLipschitzOptimum:
         return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
+@in_doubles
 def inverse_lipschitz_optimum(
     mode_variances: npt.ArrayLike,
     *,
@@ -136,6 +137,7 @@ def inverse_lipschitz_optimum(
     )
 
 
+@in_doubles
 def idle_beta(
     mode_variances: npt.ArrayLike,
     *,

@@ -71,7 +71,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linvae.spec import LatentReconstruction
-from linvae.theory.arguments import checked_numbers
+from linvae.theory.arguments import checked_numbers, in_doubles
 from linvae.theory.roots import bisect
 from linvae.theory.solution import ROUNDING
 
@@ -87,6 +87,7 @@ Array = npt.NDArray[np.float64]
 WHERE = "linvae.theory.latent_reconstruction"
 
 
+@in_doubles
 def reconstruction_critical_beta(
     mode_variances: npt.ArrayLike,
     loss: LatentReconstruction,
@@ -116,6 +117,7 @@ def reconstruction_critical_beta(
     return np.where(finite, bisect(stable, 0 * P, np.where(finite, critical, 1.0)), critical)
 
 
+@in_doubles
 def collapsed_encoder_variance(
     loss: LatentReconstruction, *, beta: npt.ArrayLike, prior_variance: float
 ) -> Array:
@@ -130,6 +132,7 @@ def collapsed_encoder_variance(
     return np.asarray(eta2 * b / (b + pull))
 
 
+@in_doubles
 def reconstruction_growth_rates(
     mode_variances: npt.ArrayLike,
     loss: LatentReconstruction,
@@ -195,6 +198,7 @@ class ReconstructionRest:
         return [{"mode": i} | dict(zip(columns, row, strict=True)) for i, row in enumerate(rows, 1)]
 
 
+@in_doubles
 def reconstruction_rest(
     mode_variances: npt.ArrayLike,
     loss: LatentReconstruction,

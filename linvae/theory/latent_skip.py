@@ -37,7 +37,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from linvae.theory.arguments import checked_numbers
+from linvae.moments import doubles
+from linvae.theory.arguments import checked_numbers, in_doubles
 from linvae.theory.mode_system import EncoderWeights, ModeSystem, Update, mode_system
 
 __all__ = ["deep_escape_rates", "hidden_gain"]
@@ -50,7 +51,7 @@ def hidden_gain(layers: Sequence[npt.ArrayLike], feeds: Sequence[npt.ArrayLike] 
 
     Raises ValueError for shapes that do not follow one another.
     """
-    matrices = [np.asarray(layer, dtype=np.float64) for layer in layers]
+    matrices = [doubles("layers", layer) for layer in layers]
     if not matrices or (feeds and len(feeds) != len(matrices) - 1):
         raise ValueError(
             f"{len(matrices)} layers and {len(feeds)} feeds in hidden_gain: give at least one "
@@ -64,7 +65,7 @@ def hidden_gain(layers: Sequence[npt.ArrayLike], feeds: Sequence[npt.ArrayLike] 
             )
         h = V @ h
         if feeds and i:
-            S = np.asarray(feeds[i - 1], dtype=np.float64)
+            S = doubles("feeds", feeds[i - 1])
             if S.shape != h.shape:
                 raise ValueError(
                     f"feeds[{i - 1}] has shape {S.shape} but must have {h.shape} in hidden_gain"
@@ -73,6 +74,7 @@ def hidden_gain(layers: Sequence[npt.ArrayLike], feeds: Sequence[npt.ArrayLike] 
     return float(np.sum(h**2))
 
 
+@in_doubles
 def deep_escape_rates(
     mode_variances: npt.ArrayLike,
     *,

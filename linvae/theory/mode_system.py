@@ -58,6 +58,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.integrate import solve_ivp
 
+from linvae.moments import doubles
 from linvae.theory.arguments import checked_numbers, checked_variances
 
 __all__ = [
@@ -210,7 +211,7 @@ def weight_pair(weights: StartWeights, n_modes: int) -> tuple[Array, Array]:
     decoder, encoder = weights if isinstance(weights, tuple) else (weights, weights)
     pair = []
     for value in (decoder, encoder):
-        array = np.asarray(value, dtype=np.float64)
+        array = doubles("start_weights", value)
         if array.shape not in ((), (n_modes,)) or not np.all(np.isfinite(array)):
             raise ValueError(
                 f"start_weights has shape {array.shape} but must be finite, one number or one per "

@@ -40,6 +40,7 @@ from scipy.linalg import solve_triangular
 
 from linvae.moments import Moments
 from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LinearSpec
+from linvae.theory.arguments import in_doubles
 from linvae.theory.solution import rounding_of
 
 __all__ = [
@@ -81,6 +82,7 @@ def require_condition(moments: Moments) -> None:
         )
 
 
+@in_doubles
 def mode_decomposition(spec: LinearSpec, moments: Moments) -> Modes:
     """Modes of `spec` on `moments`, variances descending.
 

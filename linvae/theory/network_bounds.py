@@ -51,8 +51,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from linvae.moments import doubles
 from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LinearSpec, VAESpec
-from linvae.theory.arguments import check_spec
+from linvae.theory.arguments import check_spec, in_doubles
 from linvae.theory.universal import universal_threshold
 
 __all__ = ["NetworkBounds", "network_bounds"]
@@ -88,6 +89,7 @@ class NetworkBounds:
         return [dict(vars(self))]
 
 
+@in_doubles
 def network_bounds(
     spec: LinearSpec, target: npt.ArrayLike, condition: npt.ArrayLike | None = None
 ) -> NetworkBounds | None:
@@ -101,15 +103,15 @@ def network_bounds(
     check_spec(spec)
     if isinstance(spec, CVAESpec) and condition is None:
         raise ValueError("condition is None but CVAESpec needs one: give it, or use VAESpec")
-    if condition is not None and np.ndim(condition) != 2:
+    numbers = None if condition is None else doubles("condition", condition)
+    if numbers is not None and numbers.ndim != 2:
         raise ValueError(
-            f"condition has shape {np.shape(condition)} but must be (n, dx) numbers: for labels, "
+            f"condition has shape {numbers.shape} but must be (n, dx) numbers: for labels, "
             "integers (n,), call universal_threshold, which bounds every group"
         )
     factor = _factor(spec)
     if factor is None or (type(spec) is VAESpec and condition is not None):
         return None
-    numbers = None if condition is None else np.asarray(condition, dtype=np.float64)
     bound = universal_threshold(
         target, decoder_variance=float(spec.decoder_variance), condition=numbers
     )

@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import gammaincinv
 
-from linvae.moments import Moments
+from linvae.moments import Moments, doubles
 from linvae.theory.solution import rounding_of
 from linvae.theory.spiked_covariance import bulk_cdf, debiased_strength
 
@@ -168,7 +168,7 @@ def unbiased_spectrum(
         n_samples = data.n_samples if n_samples is None else n_samples
         values = np.linalg.eigvalsh(data.target_covariance)
     else:
-        values = np.asarray(data, dtype=np.float64)
+        values = doubles("data", data)
     if values.ndim != 1 or len(values) == 0 or not np.all(np.isfinite(values)):
         raise ValueError(f"data has shape {values.shape} but must be d finite eigenvalues, 1-D")
     if n_samples is None or n_samples < 3:

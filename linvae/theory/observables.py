@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import chdtr
 
-from linvae.moments import Moments
+from linvae.moments import Moments, doubles
 from linvae.spec import HVAESpec, LinearSpec
 from linvae.theory.elbo import Chain
 from linvae.theory.solution import Solution
@@ -189,7 +189,7 @@ def sample_rates(
     """
     require_one_level(spec, "sample_rates")
     chain = Chain.from_weights(spec, moments, weights)
-    y = np.asarray(target, dtype=np.float64)
+    y = doubles("target", target)
     v = y if condition is None else np.concatenate([np.asarray(condition), y], axis=1)
     if v.shape[1] != len(moments.mean):
         raise ValueError(

@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linvae.theory.arguments import checked_numbers
+from linvae.moments import doubles
+from linvae.theory.arguments import checked_numbers, in_doubles
 
 __all__ = [
     "RateDistortionCurve",
@@ -64,6 +65,7 @@ class RateDistortionCurve:
         ]
 
 
+@in_doubles
 def rate_distortion_curve(
     mode_variances: npt.ArrayLike, water_levels: npt.ArrayLike, *, latent_dim: int | None = None
 ) -> RateDistortionCurve:
@@ -87,6 +89,7 @@ def rate_distortion_curve(
     )
 
 
+@in_doubles
 def water_level(mode_variances: npt.ArrayLike, *, rate_nats: float) -> float:
     """The water level beta * s at which the optimal code spends `rate_nats` (exact).
 
@@ -104,6 +107,7 @@ def water_level(mode_variances: npt.ArrayLike, *, rate_nats: float) -> float:
     return float(candidates[np.argmax(consistent)])
 
 
+@in_doubles
 def water_level_of_error(
     mode_variances: npt.ArrayLike,
     *,
@@ -136,7 +140,7 @@ def water_level_of_error(
 
 
 def _checked(mode_variances: npt.ArrayLike, latent_dim: int | None) -> Array:
-    theta2 = np.sort(np.atleast_1d(np.asarray(mode_variances, dtype=np.float64)))[::-1]
+    theta2 = np.sort(np.atleast_1d(doubles("mode_variances", mode_variances)))[::-1]
     if theta2.ndim != 1 or not np.all(np.isfinite(theta2)) or theta2[-1] < 0 or theta2[0] <= 0:
         raise ValueError(
             f"mode_variances must be finite, >= 0 and not all zero, got {theta2[:5].tolist()} ..."

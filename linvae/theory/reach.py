@@ -37,6 +37,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
+from linvae.moments import as_array, doubles
+from linvae.theory.arguments import check_wholes
 from linvae.theory.sequences import TokenPredictions
 
 __all__ = [
@@ -164,6 +166,7 @@ def causal_neighbours(height: int, width: int, reach: int) -> list[Indices]:
     Near: at most `reach` rows up and columns aside; 2 reach (reach + 1) pixels away from the edges,
     as a masked convolution of 2 reach + 1 a side.
     """
+    check_wholes("causal_neighbours", height=height, width=width)
     index = np.arange(height * width).reshape(height, width)
     found = []
     for row, column in np.ndindex(height, width):
@@ -240,7 +243,7 @@ def token_blocks(tokens: npt.ArrayLike, embedding: npt.ArrayLike, length: int) -
     After the end of a sequence stands 0, the mean of no word. Raises ValueError for tokens that are
     not as documented or have fewer columns.
     """
-    words, E = _checked_tokens("tokens", tokens), np.asarray(embedding, dtype=np.float64)
+    words, E = _checked_tokens("tokens", tokens), doubles("embedding", embedding)
     _check_vocabulary("tokens", words, len(E))
     if not 1 <= length < words.shape[1]:
         raise ValueError(f"length={length} must be from 1 to T - 1={words.shape[1] - 1}")
@@ -255,6 +258,7 @@ def block_mask(length: int, width: int, order: int | None) -> npt.NDArray[np.boo
     (length width, length width); None = all blocks before. Coordinates of one block do not see each
     other, as those of a token are predicted at once.
     """
+    check_wholes("block_mask", length=length, width=width)
     distance = np.subtract.outer(np.arange(length), np.arange(length))
     seen = (distance >= 1) & (distance <= (length if order is None else order))
     return np.repeat(np.repeat(seen, width, axis=0), width, axis=1)
@@ -264,7 +268,7 @@ def block_mask(length: int, width: int, order: int | None) -> npt.NDArray[np.boo
 
 
 def _checked_tokens(name: str, value: npt.ArrayLike) -> Indices:
-    array = np.asarray(value)
+    array = as_array(name, value)
     if array.ndim != 2 or array.shape[1] < 2 or not len(array) or array.dtype.kind not in "iu":
         raise ValueError(
             f"{name} has shape {array.shape} and dtype {array.dtype} but must be integers, (n, T), "
@@ -288,7 +292,7 @@ def _check_vocabulary(name: str, words: Indices, vocabulary: int) -> None:
 
 
 def _checked_pixels(name: str, value: npt.ArrayLike) -> Array:
-    array = np.asarray(value, dtype=np.float64)
+    array = doubles(name, value)
     if array.ndim != 2 or not array.size or not np.all((array == 0) | (array == 1)):
         raise ValueError(
             f"{name} has shape {array.shape} but must be (n, d) of 0 and 1: draw or round the "

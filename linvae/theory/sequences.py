@@ -64,6 +64,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
+from linvae.moments import doubles
+from linvae.theory.arguments import in_doubles
 from linvae.theory.stability import generalised_eigenvalues
 
 __all__ = [
@@ -173,6 +175,7 @@ class TokenPredictions:
         return float(-np.log(p).sum() / self.n_sequences)
 
 
+@in_doubles
 def residual_threshold(
     scores: npt.ArrayLike, fisher: npt.ArrayLike, *, centered: bool = True, seed: int = 0
 ) -> ResidualThreshold:
@@ -234,6 +237,7 @@ def token_threshold(
     return _threshold(information.scores(), information, centered, seed)
 
 
+@in_doubles
 def burst_threshold(*, length: int, concentration: float, reach: int) -> float:
     """Critical beta of words that come in bursts, for a decoder that sees the last `reach` words.
 
@@ -406,7 +410,7 @@ def _ratio(score: Array, information: Array, centered: bool) -> tuple[float, flo
 
 
 def _checked_array(name: str, value: npt.ArrayLike) -> Array:
-    array = np.asarray(value, dtype=np.float64)
+    array = doubles(name, value)
     if not np.all(np.isfinite(array)):
         raise ValueError(f"{name} contains NaN or infinite entries: remove those samples")
     return array

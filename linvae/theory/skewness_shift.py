@@ -51,6 +51,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from linvae.moments import doubles
+from linvae.theory.arguments import in_doubles
+
 __all__ = ["SkewnessShift", "skewness_shift", "skewness_shift_of"]
 
 Array = npt.NDArray[np.float64]
@@ -74,6 +77,7 @@ class SkewnessShift:
     couplings: Array
 
 
+@in_doubles
 def skewness_shift_of(target: npt.ArrayLike) -> SkewnessShift:
     """The law for samples `target`, (n, d) or (n,), all components of them.
 
@@ -81,9 +85,9 @@ def skewness_shift_of(target: npt.ArrayLike) -> SkewnessShift:
     leading eigenvalues (then a whole plane becomes critical). Equality that a test checks: the
     fields are the moments of the principal scores.
     """
-    y = np.asarray(target, dtype=np.float64)
+    y = doubles("target", target)
     y = y[:, None] if y.ndim == 1 else y
-    if y.ndim != 2 or len(y) < 2 or not np.isfinite(y).all():
+    if y.ndim != 2 or len(y) < 2 or not y.size or not np.isfinite(y).all():
         raise ValueError(
             f"target has shape {y.shape} but must be (samples, dimensions) or (samples,), finite, "
             "with at least 2 samples"
@@ -101,6 +105,7 @@ def skewness_shift_of(target: npt.ArrayLike) -> SkewnessShift:
     return skewness_shift(float(moments[0]), kurtosis, values[kept][1:] / values[0], moments[1:])
 
 
+@in_doubles
 def skewness_shift(
     skewness: float,
     kurtosis: float,
@@ -112,8 +117,8 @@ def skewness_shift(
     Raises ValueError for a kurtosis below skewness^2 + 1, which no law has, and for variance ratios
     outside (0, 1) or not one per coupling. Equality that a test checks: two sample moments.
     """
-    rho = np.atleast_1d(np.asarray(variance_ratios, dtype=np.float64))
-    b = np.atleast_1d(np.asarray(couplings, dtype=np.float64))
+    rho = np.atleast_1d(doubles("variance_ratios", variance_ratios))
+    b = np.atleast_1d(doubles("couplings", couplings))
     _check(skewness, kurtosis, rho, b)
     cubic = SHARES * (3 - SHARES) ** 2 / 18
     quartic = _quartic(kurtosis, rho, b)

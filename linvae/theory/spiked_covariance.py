@@ -37,7 +37,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from linvae.theory.arguments import checked_numbers
+from linvae.theory.arguments import checked_numbers, in_doubles
 
 __all__ = [
     "bulk_cdf",
@@ -52,6 +52,7 @@ __all__ = [
 Array = npt.NDArray[np.float64]
 
 
+@in_doubles
 def bulk_edges(noise_variance: npt.ArrayLike, aspect_ratio: npt.ArrayLike) -> tuple[Array, Array]:
     """Edges v (1 -+ sqrt gamma)^2 of the sample eigenvalues of noise; zeros not counted.
 
@@ -62,6 +63,7 @@ def bulk_edges(noise_variance: npt.ArrayLike, aspect_ratio: npt.ArrayLike) -> tu
     return v * (1 - root) ** 2, v * (1 + root) ** 2
 
 
+@in_doubles
 def bulk_cdf(
     eigenvalue: npt.ArrayLike, noise_variance: npt.ArrayLike, aspect_ratio: npt.ArrayLike
 ) -> Array:
@@ -83,6 +85,7 @@ def bulk_cdf(
     return np.where(x <= low, 0.0, np.where(x >= high, 1.0, inside))
 
 
+@in_doubles
 def sample_eigenvalue(
     population_eigenvalue: npt.ArrayLike,
     noise_variance: npt.ArrayLike,
@@ -99,6 +102,7 @@ def sample_eigenvalue(
     return np.where(visible, spike, bulk_edges(v, gamma)[1])
 
 
+@in_doubles
 def overlap(
     population_eigenvalue: npt.ArrayLike,
     noise_variance: npt.ArrayLike,
@@ -114,6 +118,7 @@ def overlap(
     return np.where(visible, (1 - gamma / tau**2) / (1 + gamma / tau), 0.0)
 
 
+@in_doubles
 def debiased_eigenvalue(
     eigenvalue: npt.ArrayLike, noise_variance: npt.ArrayLike, aspect_ratio: npt.ArrayLike
 ) -> Array:
@@ -125,6 +130,7 @@ def debiased_eigenvalue(
     return v * (1 + tau)
 
 
+@in_doubles
 def population_variance(
     eigenvalue: npt.ArrayLike, noise_variance: npt.ArrayLike, aspect_ratio: npt.ArrayLike
 ) -> Array:
@@ -139,6 +145,7 @@ def population_variance(
     return v * shrunk
 
 
+@in_doubles
 def debiased_strength(
     eigenvalue: npt.ArrayLike, noise_variance: npt.ArrayLike, aspect_ratio: npt.ArrayLike
 ) -> tuple[Array, Array, Array]:

@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linvae.theory.arguments import checked_numbers
+from linvae.theory.arguments import checked_numbers, in_doubles
 from linvae.theory.penalised import penalised_critical_beta, penalised_optimum
 from linvae.theory.spiked_covariance import overlap, sample_eigenvalue
 
@@ -84,6 +84,7 @@ class SpikedGeneralisation:
         return [dict(zip(vars(self), row, strict=True)) for row in rows]
 
 
+@in_doubles
 def spiked_generalisation(
     samples_per_dim: npt.ArrayLike,
     *,

@@ -72,7 +72,7 @@ import numpy.typing as npt
 
 from linvae.moments import Moments
 from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LinearSpec, VAESpec
-from linvae.theory.arguments import check_pair
+from linvae.theory.arguments import check_pair, in_doubles, never_nan
 from linvae.theory.elbo import Chain, refuse_blind_loss
 from linvae.theory.hvae import solve_hierarchy
 from linvae.theory.modes import (
@@ -137,6 +137,7 @@ class _Quadratic:
     of_all: Array | None = None
 
 
+@in_doubles
 def stability(
     spec: LinearSpec, moments: Moments, weights: Mapping[str, npt.ArrayLike] | None = None
 ) -> Stability:
@@ -161,7 +162,8 @@ def stability(
     return _stability(
         F=_noise(spec) * point.F + kappa * np.eye(len(point.F)),
         C=point.C + spec.latent_reconstruction * eta2 * point.to_mean,
-        price_per_beta=point.C_e / eta2,
+        C_e=point.C_e,
+        price=1 / eta2,
         fixed_price=kappa * identity + spec.latent_reconstruction * point.circle,
         beta=spec.beta,
         of_all=point.of_all,
@@ -171,25 +173,29 @@ def stability(
 def _stability(
     F: Array,
     C: Array,
-    price_per_beta: Array,
+    C_e: Array,
+    price: float,
     fixed_price: Array,
     beta: float,
     of_all: Array | None = None,
 ) -> Stability:
-    """Of Q(U, W) = tr(U^T F U - 2 U^T C W^T + W (beta price_per_beta + fixed_price) W^T)/2.
+    """Of Q(U, W) = tr(U^T F U - 2 U^T C W^T + W (beta price C_e + fixed_price) W^T)/2.
 
     `of_all`: the C of the collapsed point, whose size is that of rounding in C; None = C itself.
     """
-    inverse = _pseudo_inverse(F)
-    respond = inverse @ C  # the decoder's best response to the encoder, U = respond W^T
-    A = C.T @ respond - fixed_price
-    values, W = generalised_eigenvalues(
-        A, price_per_beta, A if of_all is None else of_all.T @ inverse @ of_all
-    )
-    critical = values[: len(F)]
+    half = _inverse_root(F)
+    root = half @ C
+    respond = half.T @ root  # the decoder's best response to the encoder, U = respond W^T
+    whole = root if of_all is None else half @ of_all
+    never_nan("the price of a latent", price)
+    # without the price, which may leave no digit of C_e
+    values, W = generalised_eigenvalues(-fixed_price, C_e, whole.T @ whole, root)
+    critical = values[: len(F)] / price
     directions = (respond @ W[:, : len(F)]).T
     lengths = np.linalg.norm(directions, axis=1, keepdims=True)
-    rates = _escape_rates(F, C, beta * price_per_beta + fixed_price)
+    rates = _escape_rates(F, C, beta * price * C_e + fixed_price)
+    never_nan("a threshold", critical, infinite=True)
+    never_nan("an escape rate", rates)
     return Stability(
         critical_beta=critical,
         unstable_directions=int(np.sum(critical > beta)),
@@ -198,6 +204,7 @@ def _stability(
     )
 
 
+@in_doubles
 def critical_correlation(
     *, beta: float, decoder_variance: float, target_variance: float, encoder_sees: str = "both"
 ) -> float:
@@ -323,36 +330,48 @@ def _noise(spec: VAESpec) -> float:
     return float(np.min(spec.encoder_variance))
 
 
-def generalised_eigenvalues(A: Array, B: Array, size: Array) -> tuple[Array, Array]:
-    """Eigenvalues, descending, and eigenvectors of (A, B) on the range of B.
+def generalised_eigenvalues(
+    A: Array, B: Array, size: Array, root: Array | None = None
+) -> tuple[Array, Array]:
+    """Eigenvalues, descending, and eigenvectors of (A + root^T root, B) on the range of B.
 
-    Where A grows in a direction outside that range, by more than the rounding of `size`, the
-    eigenvalue is infinite. All are brought to unit diagonal of B first, so that units of the
-    coordinates do not decide what is rounding.
+    A square in factors keeps the digits where B is small: as a product, its rounding would be
+    divided by the smallest eigenvalue of B, instead of by the root of it. Where A grows in a
+    direction outside that range, by more than the rounding of `size`, the eigenvalue is infinite.
+    All are brought to unit diagonal of B first, so that units of the coordinates do not decide what
+    is rounding.
     """
     scale = np.sqrt(np.diag(B))
     scale = np.where(scale > 0, scale, 1.0)
     A, B, size = (matrix / np.outer(scale, scale) for matrix in (A, B, size))
+    root = np.zeros((0, len(B))) if root is None else root / scale
     values, vectors = np.linalg.eigh(B)
     floor = rounding_of(len(B)) * max(float(values[-1]), 0.0)
     whiten = vectors[:, values > floor] / np.sqrt(values[values > floor])
-    inner = whiten.T @ A @ whiten
+    told = root @ whiten
+    inner = whiten.T @ A @ whiten + told.T @ told
     values_in, vectors_in = np.linalg.eigh((inner + inner.T) / 2)
     found, basis = values_in[::-1], whiten @ vectors_in[:, ::-1]
     outside = vectors[:, values <= floor]
     if outside.shape[1]:
-        growth, directions = np.linalg.eigh(outside.T @ A @ outside)
+        told = root @ outside
+        growth, directions = np.linalg.eigh(outside.T @ A @ outside + told.T @ told)
         free = growth > rounding_of(len(A)) * np.linalg.norm(size, 2)
         found = np.append(np.full(int(free.sum()), np.inf), found)
         basis = np.concatenate([outside @ directions[:, free], basis], axis=1)
     return found, basis / scale[:, None]
 
 
-def _pseudo_inverse(F: Array) -> Array:
+def _inverse_root(F: Array) -> Array:
+    """H with H^T H the pseudo-inverse of F."""
     if np.count_nonzero(F - np.diag(np.diag(F))) == 0:
-        diagonal = np.diag(F)
-        return np.diag(np.divide(1.0, diagonal, out=np.zeros_like(diagonal), where=diagonal > 0))
-    return np.asarray(np.linalg.pinv(F, hermitian=True), dtype=np.float64)
+        deviations = np.sqrt(np.diag(F))
+        return np.diag(
+            np.divide(1.0, deviations, out=np.zeros_like(deviations), where=deviations > 0)
+        )
+    values, vectors = np.linalg.eigh(F)
+    kept = values > rounding_of(len(F)) * values[-1]
+    return np.asarray((vectors[:, kept] / np.sqrt(values[kept])).T)
 
 
 def _escape_rates(F: Array, C: Array, price: Array) -> Array:
@@ -365,7 +384,7 @@ def _escape_rates(F: Array, C: Array, price: Array) -> Array:
     shared = _shared_eigenvalues(F, C, price)
     if shared is not None:
         f, c, p = shared
-        spread = (f + p + np.sqrt((f - p) ** 2 + 4 * c**2)) / 2
+        spread = (f + p + np.hypot(f - p, 2 * c)) / 2
         escape = np.divide(c**2 - f * p, spread, out=np.zeros_like(c), where=spread > 0)
         both: Array = np.sort(np.concatenate([escape, -spread]))[::-1]
         return both
@@ -392,9 +411,7 @@ def _hierarchy(spec: HVAESpec, moments: Moments) -> Stability:
     """Of the kind of idle unit that leaves first; rates of the fastest."""
     point, eta2 = _collapsed_point(spec, moments), spec.prior_variances[0]
     found = [
-        _stability(
-            noise * point.F, point.C, copied / eta2 * point.C_e, 0 * point.C_e, spec.betas[0]
-        )
+        _stability(noise * point.F, point.C, point.C_e, copied / eta2, 0 * point.C_e, spec.betas[0])
         for noise, copied in _idle_units(spec, mode_decomposition(spec, moments))
     ]
     first = max(found, key=lambda kind: float(kind.critical_beta[0]))

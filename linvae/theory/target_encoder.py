@@ -48,7 +48,7 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from linvae.moments import Moments
 from linvae.spec import CVAESpec
-from linvae.theory.arguments import check_pair
+from linvae.theory.arguments import check_pair, in_doubles
 from linvae.theory.elbo import Chain, chain_terms
 from linvae.theory.modes import mode_decomposition, require_condition
 from linvae.theory.solution import ROUNDING, Solution, rounding_of
@@ -61,6 +61,7 @@ RESTARTS = 20  # of the iteration, about as long as finding all eigenvalues
 DENSE = 250  # dimensions up to which all eigenvalues cost less than an iteration for the first
 
 
+@in_doubles
 def target_encoder_critical_beta(spec: CVAESpec, moments: Moments) -> float:
     """Beta above which total collapse is the optimum, for any number of units; 0 if always.
 
@@ -83,6 +84,7 @@ def target_encoder_critical_beta(spec: CVAESpec, moments: Moments) -> float:
     return _Unit.of(spec, moments).critical_level / float(spec.decoder_variance)
 
 
+@in_doubles
 def solve_target_encoder(spec: CVAESpec, moments: Moments) -> Solution:
     """The global optimum, for one unit or a scalar target.
 

@@ -45,7 +45,7 @@ from linvae.train.checkpoint import (
     content_key,
     member_identity,
     read_file,
-    read_header,
+    remove_stale,
     study_identity,
     write_file,
 )
@@ -92,6 +92,8 @@ class Cell:
 class CellStore:
     """A folder of finished cells and of checkpoints of what is not finished.
 
+    What killed processes left of writing one goes an hour later, when the folder is used again.
+
     `every_seconds`, `every_steps`: how often a stack is written while it trains (`Checkpoint`).
     Raises OSError where nothing can be written into `folder`, which is made if it is missing.
     """
@@ -104,6 +106,8 @@ class CellStore:
         """Refuse a folder that cannot be written before anything is trained."""
         object.__setattr__(self, "folder", Path(self.folder))
         check_folder(self.folder)
+        for kind in (CELL, CHECKPOINT):
+            remove_stale(self.folder, f"*{kind}")
 
     def path(self, key: str) -> Path:
         """File of the cell `key`."""
@@ -124,12 +128,14 @@ class CellStore:
         """The cell, or None where there is none; None with a warning where its file is damaged."""
         try:
             tensors, header = read_file(self.path(key), "cell")
+            if content_key(header["identity"]) != key:
+                raise ValueError(f"cell {self.path(key)} is of another run or member")
+            return Cell(tensors, **header["notes"])
         except FileNotFoundError:
             return None
-        except ValueError as error:
+        except (ValueError, TypeError) as error:  # damaged, or with other notes
             warnings.warn(f"{error}. It is trained again and replaced.", stacklevel=2)
             return None
-        return Cell(tensors, **header["notes"])
 
     def checkpoint(self, study: Identity, members: Identity) -> Checkpoint:
         """Where the stack of these members is kept while it trains."""
@@ -143,7 +149,7 @@ class CellStore:
         """
         for path in sorted(self.folder.glob(f"{_name(study)}-*{CHECKPOINT}")):
             try:
-                identity = read_header(path, "checkpoint")["identity"]
+                identity = read_file(path, "checkpoint")[1]["identity"]
             except FileNotFoundError:  # finished by another process
                 continue
             check_version(path, identity, study)

@@ -220,7 +220,7 @@ def write_file(
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
-    _remove_stale(path)
+    remove_stale(path.parent, path.name)
 
 
 def read_file(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -306,7 +306,7 @@ def _header(
         text, sha256 = (metadata or {})["linvae"], (metadata or {})["sha256"]
         header = json.loads(text)
         form, found = header["format"], header["kind"]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise _unreadable(path, kind, "its header was not written by linvae") from error
     if form != FORMAT:
         raise ValueError(
@@ -316,6 +316,9 @@ def _header(
         )
     if found != kind:
         raise _unreadable(path, kind, f"it is a {found}")
+    identity = header.get("identity")
+    if not (isinstance(identity, dict) and "linvae" in identity and "notes" in header):
+        raise _unreadable(path, kind, "its header lacks the identity of the run, or its notes")
     return text, sha256, header
 
 
@@ -350,9 +353,9 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove_stale(path: Path) -> None:
-    """Delete what killed processes left of writing `path`."""
-    for left in path.parent.glob(f"{path.name}.*.part"):
+def remove_stale(folder: Path, name: str) -> None:
+    """Delete what killed processes left of writing files of that name, which may have wildcards."""
+    for left in folder.glob(f"{name}.*.part"):
         try:
             if time.time() - left.stat().st_mtime > STALE_SECONDS:
                 left.unlink()

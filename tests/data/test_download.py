@@ -125,7 +125,7 @@ def test_all_mirrors_bad(server, tmp_path):
     assert str(tmp_path) in message
     assert re.search("404", message)
     assert "digits" in message
-    assert list(tmp_path.iterdir()) == []  # nothing half-finished is left
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]  # nothing half-finished
 
 
 def test_a_failed_download_keeps_no_file_of_the_final_name(server, tmp_path):

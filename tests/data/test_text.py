@@ -190,6 +190,7 @@ def test_padded(dataset):
 
 
 def test_padding_is_the_one_of_the_models():
+    pytest.importorskip("torch")
     from linvae import data, models
 
     assert data.PADDING == models.recurrent.PADDING

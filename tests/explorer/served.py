@@ -11,9 +11,17 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def explorer(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """The address that `linvae explore --no-browser` prints, and its process; ended by Ctrl-C."""
+def explorer(*arguments: str, **limits: float) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The address that `linvae explore --no-browser` prints, and its process; ended by Ctrl-C.
+
+    `limits`: constants of `linvae.explorer.server` that have another value there.
+    """
     command = [sys.executable, "-m", "linvae.explore", "--no-browser", *arguments]
+    if limits:
+        lines = ["import sys, linvae.explore, linvae.explorer.server as server"]
+        lines += [f"server.{name} = {value}" for name, value in limits.items()]
+        run = "; ".join([*lines, "sys.exit(linvae.explore.main())"])
+        command[1:3] = ["-c", run]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,

@@ -25,7 +25,6 @@ from tornado.websocket import WebSocketClosedError, websocket_connect
 from linvae.data import load_dataset
 from linvae.explore import main
 from linvae.explorer.curves import curves
-from linvae.explorer.server import MOST_PAGES
 
 from .served import explorer
 
@@ -107,15 +106,16 @@ def test_what_another_site_fetches_is_refused(served, path, fetched):
 
 
 def test_so_many_pages_are_open_at_most():
-    with explorer() as (url, _):
+    with explorer(MOST_PAGES=4) as (url, _):  # of 32 the first ones expire on a busy machine
         own = urlsplit(url)
-        found = [status(own, "/") for _ in range(MOST_PAGES + 1)]
-        assert found == [200] * MOST_PAGES + [503]
+        found = [status(own, "/") for _ in range(5)]
+        assert found == [200] * 4 + [503]
         assert status(own, "/autoload.js?bokeh-autoload-element=1") == 503
+        assert status(own, "?a") == 503  # a request may begin so: GET ?a HTTP/1.1
         assert status(own, "/static/js/bokeh.min.js") == 200  # of a page that is open
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(url, timeout=60)
-        assert b"32 pages of linvae explore are open: close some" in refused.value.read()
+        assert b"4 pages of linvae explore are open: close some" in refused.value.read()
 
 
 def answered(served, size: int) -> bool:
@@ -133,8 +133,11 @@ def answered(served, size: int) -> bool:
                 await socket.write_message(part)
         for _ in range(6):  # three parts of the welcome, three of the answer
             if await socket.read_message() is None:
+                socket.close()
                 return False
         socket.close()
+        while await socket.read_message() is not None:
+            pass
         return True
 
     return asyncio.run(ask())
@@ -164,6 +167,8 @@ def test_control_c_ends_it_in_order():
         assert (process.returncode, out, err) == (0, "", "")
 
 
+# of tornado's bind_sockets, where the port is taken
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 def test_a_port_in_use_is_said(capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -348,8 +348,6 @@ class _Published(torch.nn.Module):
         return x.float().mean(dim=[2, 3]) if return_features else x.float()
 
 
-# TorchScript is how Inception was published; torch calls it old and still reads it
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("network", [_Plain(), _Published()])
 def test_a_network_in_a_file_is_given_bytes_of_three_channels(network, tmp_path):
     path = tmp_path / "tiny.pt"
@@ -362,7 +360,6 @@ def test_a_network_in_a_file_is_given_bytes_of_three_channels(network, tmp_path)
     assert np.array_equal(space.features(colour), [[0, 128, 255]] * 2)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_weights_without_their_network_are_refused(tmp_path):
     path = tmp_path / "weights.pth"
     torch.save({"weight": torch.zeros(2)}, path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,14 +66,14 @@ def test_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
     """No part of a file is ever under its name; a folder of two models does not load."""
     save_text_model(tmp_path, text_model(), Vocabulary())
     before = (tmp_path / saved.MODEL).read_bytes()
-    replace = saved.os.replace
+    replace = os.replace
 
     def interrupted(source: str, target: Path) -> None:
         if target.name == saved.MODEL:
             raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr(saved.os, "replace", interrupted)
+    monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save_text_model(tmp_path, text_model("language-model"), Vocabulary())
     assert (tmp_path / saved.MODEL).read_bytes() == before
@@ -88,8 +90,29 @@ def whole(tmp_path_factory) -> Path:
 
 
 def edited(folder: Path, **changes: object) -> None:
+    """Another description, with a sha256 that fits."""
     path = folder / saved.MODEL
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    description = json.loads(path.read_text()) | changes
+    del description["own_sha256"]
+    own = hashlib.sha256(json.dumps(description).encode()).hexdigest()
+    path.write_text(json.dumps(description | {"own_sha256": own}))
+
+
+def test_a_model_without_a_sha256_of_its_description_is_read(whole, tmp_path):
+    """Format 1; its other two files have theirs."""
+    folder = tmp_path / "model"
+    shutil.copytree(whole, folder)
+    description = json.loads((folder / saved.MODEL).read_text()) | {"format": 1}
+    with pytest.raises(ValueError, match=r"model\.json is damaged"):
+        (folder / saved.MODEL).write_text(json.dumps(description))
+        load_text_model(folder)
+    del description["own_sha256"]
+    (folder / saved.MODEL).write_text(json.dumps(description))
+    found, expected = (load_text_model(path)[0].state_dict() for path in (folder, whole))
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    cut(folder / saved.STATE)
+    with pytest.raises(ValueError, match=r"state\.safetensors is damaged"):
+        load_text_model(folder)
 
 
 def cut(path: Path) -> None:
@@ -104,8 +127,8 @@ DAMAGE = {
     ),
     "no-json": (lambda f: (f / saved.MODEL).write_text("{"), "it is no JSON with a format"),
     "no-object": (lambda f: (f / saved.MODEL).write_text("[1]"), "it is no JSON with a format"),
-    "no-sha256": (lambda f: edited(f, sha256={}), r"model\.json is damaged .*it has no sha256 of"),
-    "format": (lambda f: edited(f, format=2), "has format 2 and this linvae reads format 1: load"),
+    "no-sha256": (lambda f: (f / saved.MODEL).write_text('{"format": 2}'), "its sha256 is not the"),
+    "format": (lambda f: edited(f, format=3), "has format 3 and this linvae reads formats 1 and 2"),
     "kind": (lambda f: edited(f, kind="gru"), "model of kind 'gru', this linvae knows vae"),
     "seeds": (lambda f: edited(f, seeds=[1]), "it does not describe .*size mismatch"),
     "language-model": (

@@ -32,13 +32,10 @@ from linvae.theory.spiked_covariance import (
 )
 from linvae.theory.spiked_generalisation import spiked_generalisation
 
-from .test_properties import (
+from .strategies import (
     ONE_LEVEL,
-    ROUNDING,
-    SAME,
     any_of,
     beta,
-    checked,
     covariances,
     orthogonal,
     perturbed,
@@ -46,8 +43,9 @@ from .test_properties import (
     transformed,
     variance,
 )
+from .test_properties import ROUNDING, SAME
 
-few = settings(checked, max_examples=max(1, checked.max_examples // 3))
+few = settings(max_examples=max(1, settings.default.max_examples // 3))
 # A square root next to the transition: tau and what follows from it move by the root of 1e-15.
 TRANSITION = 1e-7
 
@@ -78,7 +76,6 @@ def spikes(draw) -> tuple[np.ndarray, float, float]:
 
 
 @given(at=spikes())
-@checked
 def test_stronger_spikes_show_more(at):
     population, v, gamma = at
     top = bulk_edges(v, gamma)[1]
@@ -95,7 +92,6 @@ def test_stronger_spikes_show_more(at):
 
 
 @given(at=spikes())
-@checked
 def test_visible_spikes_are_read_back(at):
     """The drowned ones come back as noise."""
     population, v, gamma = at
@@ -113,7 +109,6 @@ def test_visible_spikes_are_read_back(at):
 
 
 @given(values=modes, v=variance, gamma=aspect, more=st.floats(1, 3))
-@checked
 def test_what_is_read_off_a_spectrum_rises_with_it_and_falls_with_gamma(values, v, gamma, more):
     """Fewer samples explain more of any eigenvalue as noise; nothing falls below the noise."""
     values = np.sort(values) * 3
@@ -128,7 +123,6 @@ def test_what_is_read_off_a_spectrum_rises_with_it_and_falls_with_gamma(values, 
 
 
 @given(at=spikes(), more=st.floats(1, 3))
-@checked
 def test_fewer_samples_stretch_and_turn_a_spike_more(at, more):
     population, v, gamma = at
     for function, sign in ((sample_eigenvalue, 1), (overlap, -1)):
@@ -137,7 +131,6 @@ def test_fewer_samples_stretch_and_turn_a_spike_more(at, more):
 
 
 @given(at=spikes())
-@checked
 def test_samples_without_end_show_the_truth(at):
     """gamma = 0 exactly, and next to it by as much as gamma."""
     population, v, _ = at
@@ -151,7 +144,6 @@ def test_samples_without_end_show_the_truth(at):
 
 
 @given(at=spikes(), values=modes, factor=factor)
-@checked
 def test_unit_of_the_data_in_the_spiked_model(at, values, factor):
     """Variances go with it, overlaps and shares stay."""
     population, v, gamma = at
@@ -169,7 +161,6 @@ def test_unit_of_the_data_in_the_spiked_model(at, values, factor):
 
 
 @given(v=variance, gamma=aspect)
-@checked
 def test_bulk_is_a_law_of_mean_v(v, gamma):
     """Between its edges, rising; the mean of all d eigenvalues is v, the zeros among them.
 
@@ -225,7 +216,6 @@ def trained(draw) -> Trained:
 
 
 @given(case=trained())
-@checked
 def test_population_equal_to_the_sample_is_the_solution(case):
     assume(case.theta2.any())
     spec = VAESpec(case.units, beta=case.beta, decoder_variance=case.s)
@@ -240,7 +230,6 @@ def test_population_equal_to_the_sample_is_the_solution(case):
 
 
 @given(case=trained(), at=share)
-@checked
 def test_held_out_terms_are_affine_in_the_population(case, at):
     """As are the gains, which are all that the terms hold beyond those of a collapsed model."""
     middle = at * case.p + (1 - at) * case.theta2
@@ -265,7 +254,6 @@ def test_held_out_terms_are_affine_in_the_population(case, at):
 
 
 @given(case=trained(), factor=factor, seed=st.integers(0, 1000))
-@checked
 def test_held_out_numbers_in_any_order_and_any_unit(case, factor, seed):
     order = np.random.default_rng(seed).permutation(len(case.p))
     other = replace(
@@ -284,7 +272,6 @@ def test_held_out_numbers_in_any_order_and_any_unit(case, factor, seed):
 
 
 @given(case=trained())
-@checked
 def test_held_out_threshold_is_never_above_the_one_of_training(case):
     """Equal where the population has as much variance; it rises with p; 0 where p = 0."""
     ends = case.theta2 / case.s
@@ -301,7 +288,6 @@ def test_held_out_threshold_is_never_above_the_one_of_training(case):
 
 
 @given(case=trained())
-@checked
 def test_trained_unit_pays_exactly_below_the_held_out_threshold(case):
     critical = held_out_critical_beta(case.theta2, case.p, decoder_variance=case.s)
     for i, b in enumerate(critical):
@@ -314,7 +300,6 @@ def test_trained_unit_pays_exactly_below_the_held_out_threshold(case):
 
 
 @given(case=any_of(["vae learned"]), other=covariances(4))
-@checked
 def test_training_on_other_data_never_beats_training_on_these(case, other):
     d = case.moments.target_dim
     C = case.moments.covariance
@@ -334,7 +319,6 @@ def test_training_on_other_data_never_beats_training_on_these(case, other):
 
 
 @given(at=spikes(), dim=st.integers(5, 60), n=st.integers(5, 200), k=st.integers(1, 20), b=beta)
-@checked
 def test_expected_units_fall_with_beta_and_rise_with_latent_dim(at, dim, n, k, b):
     population, v, _ = at
 
@@ -371,7 +355,6 @@ def spectra(draw) -> tuple[np.ndarray, int]:
 
 
 @given(at=spectra(), factor=factor, b=beta, s=variance, k=st.integers(1, 40))
-@checked
 def test_split_of_units_in_any_order_and_any_unit(at, factor, b, s, k):
     values, n = at
     numbers = {"beta": b, "decoder_variance": s, "latent_dim": k}
@@ -391,7 +374,6 @@ def test_split_of_units_in_any_order_and_any_unit(at, factor, b, s, k):
 
 
 @given(at=spectra(), b=beta, s=variance, k=st.integers(1, 40))
-@checked
 def test_split_is_of_the_units_that_training_leaves(at, b, s, k):
     values, n = at
     found = active_unit_split(values, n, beta=b, decoder_variance=s, latent_dim=k)
@@ -408,7 +390,6 @@ def test_split_is_of_the_units_that_training_leaves(at, b, s, k):
 
 
 @given(at=spectra(), alarms=st.lists(st.floats(1e-4, 0.5), min_size=2, max_size=2))
-@checked
 def test_more_false_alarms_allowed_find_no_fewer_spikes(at, alarms):
     values, n = at
     few_found, more = (estimate_noise(values, n, false_alarm=a) for a in sorted(alarms))
@@ -423,7 +404,6 @@ def test_more_false_alarms_allowed_find_no_fewer_spikes(at, alarms):
     alpha=st.sampled_from([1.0, 0.5]) | st.floats(0.05, 50), b=beta, rho=variance, eta=variance,
     decay=st.sampled_from([0.0, 0.5]) | st.floats(0, 2),
 )  # fmt: skip
-@checked
 def test_generalisation_of_one_unit(alpha, b, rho, eta, decay):
     """Bounds with any decay; without, the numbers of one mode of the sample on the population."""
     numbers = {"beta": b, "signal_variance": rho, "noise_variance": eta}
@@ -455,7 +435,6 @@ def test_generalisation_of_one_unit(alpha, b, rho, eta, decay):
 
 
 @given(b=beta, rho=variance, eta=variance, decay=st.floats(0, 2))
-@checked
 def test_generalisation_from_samples_without_end(b, rho, eta, decay):
     """The decay per sample vanishes: the population's own optimum, held out or not."""
     assume(abs((rho + eta) / b - 1) > 1e-3)
@@ -473,7 +452,6 @@ def test_generalisation_from_samples_without_end(b, rho, eta, decay):
 
 
 @given(case=any_of([*ONE_LEVEL, "vae gamma", "vae kappa", "both gamma", "ar 0", "ar"]))
-@checked
 def test_mean_of_the_rate_distribution_is_the_rate(case):
     if case.spec.penalised:
         assume(case.moments.condition_dim == 0)
@@ -492,7 +470,6 @@ scales = st.lists(
 
 
 @given(a=scales, floor=st.sampled_from([0.0, 0.5]) | st.floats(0, 5), factor=factor)
-@checked
 def test_share_of_samples_below(a, floor, factor):
     """A law on [floor, infinity): rising, with the tails of Cantelli, and unit of the nats."""
     law = RateDistribution(floor, a)
@@ -530,7 +507,6 @@ def test_share_below_has_the_mean_of_the_law(a):
 
 
 @given(case=any_of(["vae learned", "both learned", "vae fixed"]), shift=st.floats(-5, 5))
-@checked
 def test_rates_of_samples(case, shift):
     """Any weights: their mean is the rate; order, origin and a rotation of the latents."""
     rng, k = case.rng(), case.spec.latent_dim
@@ -568,7 +544,6 @@ def drawn_weights(case):
 
 
 @given(case=any_of(EVERY), shrink=st.floats(0.1, 1))
-@checked
 def test_likelihood_is_of_the_decoder_alone(case, shrink):
     """Encoder, its covariance and betas do not enter, nor does a rotation of the top latents."""
     weights = drawn_weights(case)
@@ -590,7 +565,6 @@ def test_likelihood_is_of_the_decoder_alone(case, shrink):
 
 
 @given(case=any_of([k for k in EVERY if " s" not in k and "ar" not in k]), factor=factor)
-@checked
 def test_likelihood_and_unit_of_the_data(case, factor):
     """y -> a R y, s -> a^2 s and the decoders along: the density falls by a^d, the gap stays."""
     d = case.moments.target_dim
@@ -612,7 +586,6 @@ def test_likelihood_and_unit_of_the_data(case, factor):
 
 
 @given(case=any_of(EVERY))
-@checked
 def test_no_decoder_beats_the_density_of_the_data_themselves(case):
     """-1/2 (d log 2 pi + log det Cov(y|x) + d), the entropy of Gaussian data."""
     moments = case.moments
@@ -629,7 +602,6 @@ def test_no_decoder_beats_the_density_of_the_data_themselves(case):
 
 
 @given(case=any_of(["vae learned", "both learned", "ar"]))
-@checked
 def test_gap_is_the_divergence_from_the_posterior(case):
     """Of N(W v, Sigma) from N(S U^T e/s, S), S = (I/eta^2 + U^T U/s)^-1: 0 for the posterior."""
     spec, moments, weights = case.spec, case.moments, drawn_weights(case)
@@ -656,7 +628,6 @@ def test_gap_is_the_divergence_from_the_posterior(case):
 
 
 @given(case=any_of(["hvae2", "hvae3"]))
-@checked
 def test_likelihood_of_a_hierarchy_whose_upper_levels_are_silent(case):
     """U2 = 0: one level whose prior is its own noise; what is above costs its KL for nothing."""
     weights = drawn_weights(case)
@@ -682,7 +653,6 @@ levels = st.lists(
 
 
 @given(theta2=some, w=levels, k=st.none() | st.integers(1, 6))
-@checked
 def test_curve_falls_and_is_convex_with_its_water_level_as_slope(theta2, w, k):
     """Every chord has a slope d rate/d error between -1/(2 w) of its two ends."""
     curve = rate_distortion_curve(theta2, w, latent_dim=k)
@@ -703,7 +673,6 @@ def test_curve_falls_and_is_convex_with_its_water_level_as_slope(theta2, w, k):
 
 
 @given(theta2=some, w=levels, factor=factor, seed=st.integers(0, 1000))
-@checked
 def test_curve_in_any_order_and_any_unit(theta2, w, factor, seed):
     order = np.random.default_rng(seed).permutation(len(theta2))
     one, other = (
@@ -714,7 +683,6 @@ def test_curve_in_any_order_and_any_unit(theta2, w, factor, seed):
 
 
 @given(theta2=some, w=levels)
-@checked
 def test_more_units_buy_more_at_every_water_level(theta2, w):
     """Rate up, error down, and what is minimised, error/(2 w) + rate, down."""
     curves = [rate_distortion_curve(theta2, w, latent_dim=k) for k in range(1, len(theta2) + 2)]
@@ -726,7 +694,6 @@ def test_more_units_buy_more_at_every_water_level(theta2, w):
 
 
 @given(theta2=some, w=levels, rate=st.sampled_from([0.0, 1.0]) | st.floats(0, 20), factor=factor)
-@checked
 def test_water_level_is_the_inverse_of_the_curve(theta2, w, rate, factor):
     level = water_level(theta2, rate_nats=rate)
     assert rate_distortion_curve(theta2, level).rates[0] == pytest.approx(rate, abs=1e-9)

@@ -17,7 +17,7 @@ from linvae.theory.dynamics import escape_rates
 from linvae.theory.stability import critical_correlation, stability
 
 from .problems import draw, random_covariance
-from .test_properties import replaced
+from .strategies import replaced
 
 KINDS = ("plain", "general", "both", "target", "full", "order", "decay", "loss")
 
@@ -529,3 +529,39 @@ def test_bad_order_is_refused():
         ARVAESpec(1, encoder_variance=0.5)
     with pytest.raises(ValueError, match="likelihood='poisson' must be 'gaussian' in ARVAESpec"):
         ARVAESpec(1, likelihood="poisson")
+
+
+def test_price_of_a_latent_that_is_next_to_nothing_keeps_the_rank():
+    """Times the covariance it is below the smallest double: price and covariance stay apart."""
+    spec = HVAESpec(
+        [1, 1], betas=[1.0, 1e-200], decoder_variance=4049.0, encoder_variances=[1.0, None]
+    )
+    moments = Moments.from_covariance([[1e-160]])
+    expected = solve(spec, moments).critical_beta
+    assert stability(spec, moments).critical_beta == pytest.approx(expected, rel=1e-12)
+
+
+def test_directions_of_two_kinds_of_idle_units_are_as_many():
+    """The kind that leaves first had one direction, the other two: the small one was rounded off.
+
+    The noise of the first unit is copied upwards, by the factor that both thresholds share.
+    """
+    spec = HVAESpec([2, 1], betas=[1.0, 5e-324], encoder_variances=[1.0, 1.0])
+    moments = Moments.from_covariance(np.diag([1.0, 9.9e-177]))
+    top = solve(spec, moments).critical_beta[0]
+    found = stability(spec, moments).critical_beta
+    assert found == pytest.approx([top, 9.9e-177 * top], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"beta": 0.0}, r"beta=0.0, .* must be finite and > 0 in critical_correlation"),
+        ({"target_variance": np.inf}, r"target_variance=inf must be finite and > 0"),
+        ({"encoder_sees": "input"}, r"encoder_sees='input' must be 'both' or 'target'"),
+    ],
+)
+def test_a_critical_correlation_of_nothing_is_refused(given, message):
+    scalars = {"beta": 0.5, "decoder_variance": 1.0, "target_variance": 2.0}
+    with pytest.raises(ValueError, match=message):
+        critical_correlation(**scalars | given)

@@ -358,6 +358,18 @@ def test_state_that_members_share_is_refused(tmp_path, monkeypatch):
         killed.cells("constant", CellStore(tmp_path))
 
 
+def test_remains_of_killed_writes_do_not_grow(tmp_path):
+    """Of any cell and checkpoint; not what another process may be writing, nor what is not ours."""
+    ours = [tmp_path / f"a{kind}.1-b.part" for kind in (module.CELL, module.CHECKPOINT)]
+    young, other = tmp_path / f"c{module.CELL}.2-d.part", tmp_path / "film.part"
+    for path in (*ours, young, other):
+        path.touch()
+    for path in (*ours, other):
+        os.utime(path, (0, 0))
+    CellStore(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted((young, other))
+
+
 def test_store_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"nothing can be written into .*give another folder"):
@@ -431,3 +443,13 @@ def test_checkpoint_of_another_start_stays(tmp_path):
     found = killed.cells("constant", store, start=starts_at(0.5), progress=steps.append)
     assert steps[0] == 40
     assert_same(found, expected)
+
+
+def test_a_cell_under_the_name_of_another_is_trained_again(tmp_path):
+    """A whole file, of another seed: its numbers are not those that are asked for."""
+    store = CellStore(tmp_path)
+    expected = killed.cells("constant", store)
+    cells = sorted(tmp_path.glob("*.cell.safetensors"))
+    cells[0].write_bytes(cells[1].read_bytes())
+    with pytest.warns(UserWarning, match="another run or member. It is trained again"):
+        assert_close(killed.cells("constant", store), expected)

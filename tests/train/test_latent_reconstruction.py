@@ -322,6 +322,7 @@ def blown_up(times=1e3, log_every=10, **options):
     return train(model, data, weight, config, **options)
 
 
+@pytest.mark.filterwarnings("ignore::linvae.train.BlowUpWarning")  # of the other seed
 def test_blow_up_is_named_with_its_remedy():
     """beta times the rate, over the squared norm of the data by 2 s; the others are none."""
     with pytest.warns(BlowUpWarning, match=r"the latent scale of seed 3 point 1 blew up: a rate"):

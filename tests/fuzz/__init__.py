@@ -1,0 +1,1 @@
+"""Readers of files on bytes that nobody meant: see README.md."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from linvae.moments import Moments
 from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LinearSpec, VAESpec
-from linvae.theory.arguments import check_pair, in_doubles, never_nan
+from linvae.theory.arguments import check_pair, check_result, in_doubles
 from linvae.theory.elbo import (
     Chain,
     ObjectiveTerms,
@@ -107,7 +107,7 @@ def _solution(spec: LinearSpec, moments: Moments, modes: Modes, states: ModeStat
     weights = chain.to_weights(spec, moments)
     penalty = penalty_terms(spec, moments, chain) if isinstance(spec, VAESpec) else 0.0
     total = float(distortion + np.dot(spec.betas, rates)) + penalty
-    never_nan("the objective", total)
+    check_result("the objective", total)
     return Solution(
         objective=total,
         distortion=float(distortion),

@@ -23,12 +23,12 @@ from linvae.spec import HVAESpec, VAESpec
 
 __all__ = [
     "check_pair",
+    "check_result",
     "check_spec",
     "check_wholes",
     "checked_numbers",
     "checked_variances",
     "in_doubles",
-    "never_nan",
 ]
 
 Array = npt.NDArray[np.float64]
@@ -65,8 +65,8 @@ def in_doubles(function: Callable[P, T]) -> Callable[P, T]:
     return guarded
 
 
-def never_nan(name: str, value: npt.ArrayLike, *, infinite: bool = False) -> None:
-    """FloatingPointError, a ValueError after `in_doubles`, for a result that is not finite."""
+def check_result(name: str, value: npt.ArrayLike, *, infinite: bool = False) -> None:
+    """FloatingPointError, a ValueError after `in_doubles`, for a NaN, or inf unless `infinite`."""
     if isinstance(value, float):  # NumPy takes 20 times as long for one number
         wrong = math.isnan(value) if infinite else not math.isfinite(value)
     else:

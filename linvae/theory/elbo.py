@@ -56,7 +56,7 @@ import numpy.typing as npt
 
 from linvae.moments import Moments, doubles
 from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LinearSpec, VAESpec
-from linvae.theory.arguments import in_doubles, never_nan
+from linvae.theory.arguments import check_result, in_doubles
 from linvae.theory.modes import sees_condition_only
 
 __all__ = [
@@ -225,7 +225,7 @@ def chain_terms(spec: LinearSpec, moments: Moments, chain: Chain) -> ObjectiveTe
         M = M_next
     penalty = penalty_terms(spec, moments, chain) if isinstance(spec, VAESpec) else 0.0
     total = distortion + float(np.dot(spec.betas, rates)) + penalty
-    never_nan("the objective", total)
+    check_result("the objective", total)
     return ObjectiveTerms(float(total), float(distortion), np.array(rates), penalty)
 
 

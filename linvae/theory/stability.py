@@ -72,7 +72,7 @@ import numpy.typing as npt
 
 from linvae.moments import Moments
 from linvae.spec import ARVAESpec, CVAESpec, HVAESpec, LinearSpec, VAESpec
-from linvae.theory.arguments import check_pair, in_doubles, never_nan
+from linvae.theory.arguments import check_pair, check_result, in_doubles
 from linvae.theory.elbo import Chain, refuse_blind_loss
 from linvae.theory.hvae import solve_hierarchy
 from linvae.theory.modes import (
@@ -187,15 +187,15 @@ def _stability(
     root = half @ C
     respond = half.T @ root  # the decoder's best response to the encoder, U = respond W^T
     whole = root if of_all is None else half @ of_all
-    never_nan("the price of a latent", price)
+    check_result("the price of a latent", price)
     # without the price, which may leave no digit of C_e
     values, W = generalised_eigenvalues(-fixed_price, C_e, whole.T @ whole, root)
     critical = values[: len(F)] / price
     directions = (respond @ W[:, : len(F)]).T
     lengths = np.linalg.norm(directions, axis=1, keepdims=True)
     rates = _escape_rates(F, C, beta * price * C_e + fixed_price)
-    never_nan("a threshold", critical, infinite=True)
-    never_nan("an escape rate", rates)
+    check_result("a threshold", critical, infinite=True)
+    check_result("an escape rate", rates)
     return Stability(
         critical_beta=critical,
         unstable_directions=int(np.sum(critical > beta)),

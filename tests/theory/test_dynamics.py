@@ -285,6 +285,13 @@ def test_straight_lines_are_clipped_to_the_run(knots):
     np.testing.assert_allclose(found.rate_nats, expected.rate_nats, rtol=1e-4)
 
 
+def test_without_a_price_all_modes_are_learned():
+    """beta = 0: nothing holds the rate, and the output tends to the data."""
+    flow = mode_flow([1.5, 0.6], times=[60.0], beta=0.0, start_weights=0.1)
+    product = flow.decoder_weights[-1] * flow.encoder_weights[-1]
+    np.testing.assert_allclose(product, 1, atol=0.05)
+
+
 def test_jump_is_two_runs_in_succession():
     common = {"decoder_variance": 0.3}
     whole = mode_flow(1.0, times=[2.0, 5.0], beta=[(2.0, 0.5), (2.0, 1.5)], **common)

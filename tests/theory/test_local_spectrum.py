@@ -125,3 +125,11 @@ def test_refused(y, x, cells, message):
     y = y + np.random.default_rng(0).normal(size=y.shape)
     with pytest.raises(ValueError, match=message):
         local_residual_spectrum(y, x, n_cells=cells)
+
+
+def test_one_cell_is_the_whole():
+    rng = np.random.default_rng(6)
+    y, x = rng.normal(size=(40, 2)), rng.normal(size=(40, 1))
+    found = local_residual_spectrum(y, x, n_cells=1)
+    assert found.sizes.tolist() == [40]
+    assert found.average == pytest.approx(found.in_sample[0], rel=1e-12)

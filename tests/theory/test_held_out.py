@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mpmath
 import numpy as np
 import pytest
 
@@ -84,6 +85,19 @@ def test_held_out_threshold_is_where_the_gain_changes_sign():
             for b in (critical[i] * (1 - 1e-6), critical[i] * (1 + 1e-6))
         ]
         assert signs == [1.0, -1.0]
+
+
+@pytest.mark.parametrize("exponent", [*range(1, 53), 100, 300, 1000])
+@pytest.mark.parametrize("factor", [1.0, 1.5, 3.0])
+def test_held_out_threshold_however_near_its_ends(exponent, factor):
+    """50 digits: r solves x (1 - r) + r log r = 0; SciPy's Lambert W gives NaN next to x = 1."""
+    small = factor * 2.0 ** -(exponent + 1)
+    with mpmath.workdps(50):
+        for x in (small, 1 - small):
+            exact = mpmath.mpf(x) + mpmath.lambertw(-x * mpmath.exp(-mpmath.mpf(x)), -1).real
+            found = held_out_critical_beta([2.0], [2.0 * x], decoder_variance=2.0)
+            # 1e-13 of L = -log r next to x = 1, eps of W times the L of small x
+            assert found[0] == pytest.approx(float(mpmath.exp(exact)), rel=5e-13, abs=1e-307)
 
 
 def test_held_out_threshold_at_its_limits():

@@ -3,6 +3,7 @@
     python -m analysis.mutants --out results/mutants              # all: hours, `make mutants`
     python -m analysis.mutants --out results/mutants --limit 500  # a fair sample
     python -m analysis.mutants --out results/mutants --again      # the survivors once more
+    python -m analysis.mutants --out results/second --part 2 2    # the second of two halves
 
 mutmut says what can be changed: numbers, operators, comparisons, arguments, conditions; here also
 whole conditions, max for min and sum for mean. Left out: strings, what is raised, annotations,
@@ -44,7 +45,7 @@ from typing import Any
 import coverage
 import libcst as cst
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import HealthCheck, Phase, settings
 from libcst.metadata import MetadataWrapper, PositionProvider
 from mutmut.mutation.file_mutation import MutationVisitor, OuterFunctionProvider, deep_replace
 from mutmut.mutation.mutators import mutation_operators, operator_arg_removal
@@ -419,19 +420,27 @@ def key_of(row: dict[str, str]) -> tuple[str, ...]:
     return tuple(row[field] for field in ("path", "line", "column", "before", "after"))
 
 
-def pytest_with(plugin: object, tests: list[str]) -> int:
+def pytest_with(plugin: object, options: argparse.Namespace) -> int:
     # a failure need not be shrunk: that it fails is enough
     phases = [phase for phase in Phase if phase not in (Phase.shrink, Phase.explain)]
-    settings.register_profile("mutants", phases=phases, database=None, derandomize=True)
+    settings.register_profile(
+        "mutants",
+        max_examples=options.examples,
+        phases=phases,
+        database=None,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
     # -s: what a fork prints must not pass through a file that pytest holds
-    options = ["-q", "-s", "--tb=no", "--no-header", "--hypothesis-profile=mutants"]
+    words = ["-q", "-s", "--tb=no", "--no-header", "--hypothesis-profile=mutants"]
     # both are of the tools that are imported here; what linvae warns of is an error as ever
     for kind in ("pytest.PytestAssertRewriteWarning", "coverage.exceptions.CoverageWarning"):
-        options += ["-W", f"ignore::{kind}"]
-    options += [
+        words += ["-W", f"ignore::{kind}"]
+    words += [
         text for name in ("cacheprovider", "xdist", "randomly") for text in ("-p", f"no:{name}")
     ]
-    return int(pytest.main([*options, *tests], plugins=[plugin]))
+    return int(pytest.main([*words, *options.tests], plugins=[plugin]))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -442,6 +451,10 @@ def parser() -> argparse.ArgumentParser:
     parsed.add_argument("--limit", type=int, help="mutants at most, beginning with the first")
     parsed.add_argument("--seed", type=int, default=0, help="of their order")
     parsed.add_argument("--most", type=float, default=math.inf, help="CPU seconds of tests each")
+    parsed.add_argument("--examples", type=int, default=100, help="draws of each property test")
+    parsed.add_argument(
+        "--part", type=int, nargs=2, default=(1, 1), metavar=("I", "N"), help="the I-th of N parts"
+    )
     parsed.add_argument("--again", action="store_true", help="the survivors only")
     parsed.add_argument("--tests", nargs="+", default=[TESTS], help="files or folders of tests")
     parsed.add_argument("--watch", action="store_true", help=argparse.SUPPRESS)
@@ -453,14 +466,16 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
     if options.watch:
-        return pytest_with(Watch(options.out), options.tests)
+        return pytest_with(Watch(options.out), options)
     if options.again:
         (options.out / "seconds.json").unlink(missing_ok=True)  # tests may be new
     if not (options.out / "seconds.json").exists():  # in a process of its own: it fills caches
         arguments = ["--out", str(options.out), "--tests", *options.tests, "--watch"]
+        arguments += ["--examples", str(options.examples)]
         subprocess.run([sys.executable, "-m", "analysis.mutants", *arguments], check=True)
     files = [list(mutants_of(path)) for path in sorted(SOURCES.glob("*.py"))]
-    mutants = in_fair_order([file for file in files if file], options.seed)
+    part, parts = options.part
+    mutants = in_fair_order([file for file in files if file], options.seed)[part - 1 :: parts]
     print(f"{len(mutants)} mutants of {len(files)} files", flush=True)
     table = options.out / "mutants.csv"
     if options.again:
@@ -469,7 +484,7 @@ def main(argv: list[str] | None = None) -> int:
         mutants = [mutant for mutant in mutants if mutant.key in alive]
     done = {key_of(row) for row in rows_of(table)}
     run = Run(options.out, mutants[: options.limit], done, options.most)
-    code = pytest_with(run, options.tests)
+    code = pytest_with(run, options)
     print(summary(rows_of(table), len(mutants)))
     return code
 

@@ -66,6 +66,8 @@ class _Guarded(BokehTornado):
         own = all(origin.lower() in {f"http://{host}" for host in self.hosts} for origin in origins)
         if not (known and own and _is_of_this_site(request)):
             return self.get_handler_delegate(request, ErrorHandler, {"status_code": 403})
+        if "%00" in request.path:  # no name of a file: Tornado answers 500
+            return self.get_handler_delegate(request, ErrorHandler, {"status_code": 404})
         if request.path in OPENS and len(self.get_sessions("/")) >= MOST_PAGES:
             return self.get_handler_delegate(request, _Full)
         return super().find_handler(request, **kwargs)

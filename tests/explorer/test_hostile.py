@@ -141,12 +141,13 @@ def test_the_websocket_wants_the_token_of_a_page(token, served):
 PATHS = (
     *("/../../etc/passwd", "/static/../../../../../etc/passwd", "/static//etc/passwd"),
     *("/static/%2e%2e/%2e%2e/server.py", "/static/..%5c..%5cserver.py", "/static/js/..%00"),
+    "/static/a%00b",
 )
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_no_file_outside_the_scripts_is_served(served, path):
-    assert not get(served, "Host: OWN", path=path).startswith(b"HTTP/1.1 200")
+    assert get(served, "Host: OWN", path=path)[9:12] in (b"403", b"404")
 
 
 @pytest.mark.parametrize("verb", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"])

@@ -41,7 +41,7 @@ settings.load_profile("ci")
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # Not every Python has a build of torch; "make test-theory" tests what needs none.
 TORCH = find_spec("torch") is not None
-NEEDS_TORCH = r"^(import torch|import autograd_oracle|from linvae\.(metrics|models|train))"
+NEEDS_TORCH = r"^(import torch|import autograd_oracle|from linvae\.(metrics|models|testing|train))"
 collect_ignore = [
     str(file)
     for file in Path(__file__).parent.rglob("test_*.py")

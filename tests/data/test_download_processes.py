@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import os
 import signal
 import threading
 
@@ -83,7 +82,7 @@ def test_killed_in_the_transfer_the_other_process_finishes(sent, server, tmp_pat
     assert reached.wait(WAIT)
     second = started(server, tmp_path)
     assert not (tmp_path / "file.gz").exists()
-    os.kill(first.pid, signal.SIGKILL)
+    first.kill()
     assert (ended(first), ended(second)) == (-signal.SIGKILL, 0)
     go.set()
     assert (tmp_path / "file.gz").read_bytes() == GOOD
@@ -102,7 +101,7 @@ def test_killed_about_the_end_the_file_is_whole_or_not_there(seconds, server, tm
     process = started(server, tmp_path)
     assert sent.wait(WAIT)
     threading.Event().wait(seconds)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()  # it may have ended
     ended(process)
     path = tmp_path / "file.gz"
     assert not path.exists() or path.read_bytes() == GOOD

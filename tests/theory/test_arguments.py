@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import linvae.theory
-from linvae.theory.arguments import checked_numbers, checked_variances
+from linvae.theory.arguments import check_result, checked_numbers, checked_variances, in_doubles
 from linvae.theory.dynamics import mode_flow
 from linvae.theory.finite_training import escape_times, finite_training_threshold
 from linvae.theory.free_bits import free_bits_optimum
@@ -77,6 +77,32 @@ def test_variances_are_one_dimensional(value):
         ValueError, match=r"mode_variances has shape .* must be 1-D, \(modes,\), in f"
     ):
         checked_variances(value, "f")
+
+
+def test_only_arrays_that_do_not_fit_together_are_said_to():
+    @in_doubles
+    def added(x, y):
+        if len(x) > 2:
+            raise ValueError("x is too long")
+        return np.add(x, y)
+
+    with pytest.raises(ValueError, match=r"^x is too long$"):
+        added([1, 2, 3], [1])
+    with pytest.raises(ValueError, match=r"arrays given to added do not fit together: .*broadcast"):
+        added([1, 2], [1, 2, 3])
+    with pytest.raises(
+        ValueError, match="given to added are too large, too small or too far apart"
+    ):
+        added([1e308], [1e308])
+
+
+@pytest.mark.parametrize("shape", [float, lambda x: np.array([0.0, x])], ids=["number", "array"])
+def test_results_are_numbers_and_finite_but_where_infinity_means_something(shape):
+    check_result("it", shape(1.0))
+    check_result("it", shape(np.inf), infinite=True)
+    for value, infinite in ((np.nan, False), (np.nan, True), (np.inf, False)):
+        with pytest.raises(FloatingPointError, match="it would be"):
+            check_result("it", shape(value), infinite=infinite)
 
 
 DEFAULTS = {"decoder_variance": 1.0, "prior_variance": 1.0, "beta": 1.0}

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from linvae.theory.bennett_bound import _norms_bound, variance_proxy_bound
+from linvae.theory.bennett_bound import _chord_bounds, _norms_bound, variance_proxy_bound
 
 
 def _bound(x: np.ndarray) -> float:
@@ -22,6 +22,20 @@ def test_two_points_have_their_own_proxy(ones, n):
     assert _bound(np.r_[np.ones(ones), np.zeros(n - ones)][:, None]) == pytest.approx(
         proxy, rel=1e-8
     )
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_chords_are_bounded_on_their_own_interval(seed):
+    """Against 2 B(r)/r^2 on a fine grid, B piecewise linear and B/r rising."""
+    rng = np.random.default_rng(seed)
+    r = np.cumsum(rng.uniform(0.1, 1.0, 6))
+    B = r * np.cumsum(rng.exponential(size=6))
+    for found, low, high in zip(_chord_bounds(r, B), r[:-1], r[1:], strict=True):
+        at = np.linspace(low, high, 2001)
+        expected = np.max(2 * np.interp(at, r, B) / at**2)
+        # half a step of the grid from a summit: at most (step/r)^2 of it, r > 10 steps of 0.1
+        assert found == pytest.approx(expected, rel=1e-5)
+        assert found >= expected * (1 - 1e-12)
 
 
 ANGLES = 2 * np.pi * np.arange(3) / 3

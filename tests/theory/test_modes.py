@@ -108,3 +108,11 @@ def test_what_a_condition_explains_of_a_large_coordinate_is_no_mode_beside_a_sma
     assert moments.residual_covariance[0, 0] > 1e-7 * 1e-4
     found = mode_decomposition(CVAESpec(2), moments).variances
     assert found.tolist() == [pytest.approx(1e-4, rel=1e-9), 0.0]
+
+
+def test_what_the_past_says_of_a_large_coordinate_is_no_mode_beside_a_small_one():
+    """Its innovation is rounding, of the large one."""
+    x = np.random.default_rng(2).normal(size=(200, 3)) * [1e3, 1e-3, 1e3]
+    x[:, 2] = x[:, 0]
+    spec = ARVAESpec(1)
+    assert autoregression(spec, Moments.from_data(x))[1][2, 2] == 0

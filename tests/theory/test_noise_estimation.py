@@ -55,6 +55,15 @@ def test_visible_spikes_are_counted_and_removed(gamma):
         assert found.noise_variance == pytest.approx(0.5, rel=allowed)
 
 
+def test_threshold_beside_spikes_is_that_of_the_other_dimensions():
+    d, n = 60, 90
+    values = np.r_[500.0, 400.0, 300.0, np.ones(d - 3)]
+    found = estimate_noise(values, n, centered=False)
+    alone = estimate_noise(np.ones(d - 3), n, centered=False)
+    assert found.n_spikes == 3
+    assert found.threshold / found.noise_variance == pytest.approx(alone.threshold, rel=1e-12)
+
+
 def test_images_and_coloured_noise_are_refused():
     digits = Moments.from_data(load_digits().data)
     found = estimate_noise(digits)

@@ -230,6 +230,8 @@ REFUSED = {
     ),
     "word": (lambda: token_blocks(TOKENS, Y[:2], 1), "tokens holds word 2 but there are 2"),
     "length": (lambda: token_blocks(TOKENS, Y, 3), "length=3 must be from 1 to T - 1=2"),
+    "mask": (lambda: block_mask(0, 2, None), "length=0 must be an integer >= 1 in block_mask"),
+    "width": (lambda: block_mask(2, 0, None), "width=0 must be an integer >= 1 in block_mask"),
     "classes": (lambda: frequent_classes(TOKENS, 3, 3), "n_classes=3 must be from 2 to"),
     "order": (
         lambda: ngram_predictions(TOKENS, TOKENS, order=-1, classes=[0, 1, 2]),

@@ -233,6 +233,7 @@ def test_reasons_of_known_hierarchies():
     assert twins.critical_betas == pytest.approx([3.0, 3.0])
     blocked = level_order(HVAESpec((1, 1), encoder_variances=(None, 2.0)), PLAIN)
     assert [row["reason"] for row in blocked.to_rows()] == ["data", "never"]
+    assert [row["level"] for row in blocked.to_rows()] == [1, 2]
 
 
 REFUSED = {

@@ -72,3 +72,9 @@ def test_no_tilt_exceeds_the_bound_and_bennett_s_is_not_below_it(seed):
     largest, R2 = np.linalg.eigvalsh(x.T @ x / len(x))[-1], np.sum(x**2, axis=1).max()
     q = R2 / largest
     assert largest <= bound <= largest * (q - 1 / q) / (2 * math.log(q)) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1e3])
+def test_the_bound_has_the_unit_of_a_variance(unit):
+    x = np.random.default_rng(8).exponential(size=(60, 3)) ** 2
+    assert _bound(unit * x) == pytest.approx(unit**2 * _bound(x), rel=1e-9)

@@ -9,6 +9,8 @@ from scipy.stats import skew
 
 from linvae.theory.exponential_tilt import (
     TiltProblem,
+    _leading_components,
+    _value_at,
     held_out_threshold,
     maximise,
     tilted_weights,
@@ -100,3 +102,22 @@ def test_skewness_of_the_leading_component():
     found = TiltProblem.of(np.concatenate([-3 * y, y[::-1]], axis=1), "gaussian", 0.7).skewness
     scores = np.linalg.svd(np.concatenate([-3 * y, y[::-1]], axis=1) - [-3 * y.mean(), y.mean()])[0]
     assert found == pytest.approx(abs(skew(scores[:, 0])), rel=1e-9)
+
+
+def test_one_sample_has_no_components():
+    vectors, values = _leading_components(np.zeros((1, 3)))
+    assert (vectors.shape, values.shape) == ((3, 0), (0,))
+
+
+def test_value_along_a_coordinate_without_variance():
+    """No tilt moves a certain Bernoulli output; a Gaussian one pays for its length."""
+    y = np.random.default_rng(9).integers(0, 2, (50, 2)) * [1.0, 0.0]
+    assert _value_at(y, np.array([0.0, 2.0]), "bernoulli", 1.0) == (
+        0.0,
+        pytest.approx(np.nan, nan_ok=True),
+    )
+    both, alone = (_value_at(y, np.array([2.0, t]), "bernoulli", 1.0) for t in (3.0, 0.0))
+    assert both == alone
+    nearly = y + [[0.0, 1e-9]] * np.arange(50)[:, None]
+    found, limit = (_value_at(x, np.array([1.0, 1.0]), "gaussian", 1.0)[0] for x in (y, nearly))
+    assert found == pytest.approx(limit, rel=1e-6)

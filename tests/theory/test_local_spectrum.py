@@ -133,3 +133,12 @@ def test_one_cell_is_the_whole():
     found = local_residual_spectrum(y, x, n_cells=1)
     assert found.sizes.tolist() == [40]
     assert found.average == pytest.approx(found.in_sample[0], rel=1e-12)
+
+
+def test_share_above_a_variance_leaves_out_what_equals_it():
+    rng = np.random.default_rng(7)
+    y, x = rng.normal(size=(60, 2)), rng.normal(size=(60, 1))
+    found = local_residual_spectrum(y, x, n_cells=4)
+    least = int(np.argmin(found.held_out))
+    expected = 1 - found.sizes[least] / found.sizes.sum()
+    assert found.share_above(float(found.held_out[least])) == pytest.approx(expected)

@@ -315,3 +315,13 @@ def test_numbers_out_of_range_are_refused():
         reconstruction_optimum([1.0], loss, latent_dim=0, **NUMBERS)
     with pytest.raises(ValueError, match="decoder_variance=0 must be finite and > 0"):
         copying_critical_beta(1.0, 0.1, loss, decoder_variance=0, prior_variance=1.0)
+
+
+def test_active_units_are_counted_by_the_variance_of_the_whole_mean():
+    found = reconstruction_optimum(
+        [2.0, 1.0], LatentReconstruction(1.0),
+        latent_dim=2, beta=0.1, decoder_variance=0.3, prior_variance=1.0,
+    )  # fmt: skip
+    means = np.array([[0.006, 0.006], [0.006, 0.003], [1.0, 0.0]])
+    found = dataclasses.replace(found, mean_variances=means)
+    assert found.active_units(0.01) == 2

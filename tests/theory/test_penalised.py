@@ -225,10 +225,10 @@ def test_too_few_units_for_the_loss_are_refused_because_they_mix_modes():
     """One unit, two modes: no single mode is as good as a mixture, found by brute force."""
     moments = Moments.from_covariance(np.diag([1.0, 0.1]))
     spec = VAESpec(1, latent_reconstruction=3.0)
-    with pytest.raises(
-        ValueError, match="latent_dim=1 below the target's 2 dimensions: a unit then"
-    ):
-        solve(spec, moments)
+    words = "latent_dim=1 below the target's 2 dimensions: a unit then"
+    for weight in (3.0, 0.5):
+        with pytest.raises(ValueError, match=words):
+            solve(dataclasses.replace(spec, latent_reconstruction=weight), moments)
     found = oracles.brute_force(spec, moments)
     assert found.objective == pytest.approx(2.59598, abs=1e-5)
     mixed = reconstruction_optimum(

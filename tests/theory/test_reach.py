@@ -224,6 +224,9 @@ REFUSED = {
     "floats": (lambda: token_blocks(TOKENS * 1.0, Y, 1), "tokens has shape .* float64"),
     "short": (lambda: token_blocks(TOKENS[:, :1], Y, 1), r"tokens has shape .* \(n, T\), T >= 2"),
     "start": (lambda: token_blocks(TOKENS[:, 1:], Y, 1), "must start every row with START=0"),
+    "twice": (lambda: token_blocks([[0, 0, 1]], Y, 1), "START=0, nowhere else"),
+    "empty": (lambda: token_blocks([[0, -1, -1]], Y, 1), "and have a word after"),
+    "minus": (lambda: token_blocks([[0, 1, -2]], Y, 1), "must hold words >= 0 and -1 only after"),
     "gap": (
         lambda: token_blocks(np.array([[0, 2, -1, 2]]), Y, 1),
         "-1 only after the end of a row",

@@ -14,7 +14,7 @@ from scipy.linalg import eigh
 from linvae import CVAESpec, HVAESpec, Moments, VAESpec, solve
 from linvae.spec import ARVAESpec
 from linvae.theory.dynamics import escape_rates
-from linvae.theory.stability import critical_correlation, stability
+from linvae.theory.stability import _escape_rates, _inverse_root, critical_correlation, stability
 
 from .problems import draw, random_covariance
 from .strategies import replaced
@@ -565,3 +565,23 @@ def test_a_critical_correlation_of_nothing_is_refused(given, message):
     scalars = {"beta": 0.5, "decoder_variance": 1.0, "target_variance": 2.0}
     with pytest.raises(ValueError, match=message):
         critical_correlation(**scalars | given)
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_rates_of_blocks_that_share_no_multiple_of_one(number):
+    """-[[F, -C], [-C^T, W]] as it is written; all diagonal, F not f I."""
+    rng = np.random.default_rng(number)
+    F, C, W = (np.diag(rng.uniform(0.5, 2.0, 3)) for _ in range(3))
+    expected = -np.linalg.eigvalsh(np.block([[F, -C], [-C.T, W]]))
+    np.testing.assert_allclose(np.sort(_escape_rates(F, C, W)), np.sort(expected), rtol=1e-12)
+
+
+def test_root_of_a_pseudo_inverse_beside_small_directions():
+    """A direction is rounding by the largest, not by its neighbours."""
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    F = turn @ np.diag([1e-17, 1e-8, 1.0]) @ turn.T
+    H = _inverse_root(F)
+    kept = turn[:, 1:]
+    # eps of the largest beside 1e-8
+    np.testing.assert_allclose(kept.T @ H.T @ H @ kept, np.diag([1e8, 1.0]), rtol=1e-6, atol=1.0)
+    assert len(H) == 2

@@ -594,3 +594,11 @@ def test_held_out_value_is_that_of_the_binding_group(wide):
     found = universal_threshold(y[:, None], condition=labels)
     assert found.binding_group == wide
     assert found.held_out_critical_beta == pytest.approx(9, rel=0.2)
+
+
+def test_a_small_coordinate_is_not_the_rounding_of_a_large_one():
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(40, 1))
+    y = np.concatenate([1e13 * x, x + rng.exponential(size=(40, 1))], axis=1)
+    alone = universal_threshold(y[:, 1:], condition=x).critical_beta
+    assert universal_threshold(y, condition=x).critical_beta == pytest.approx(alone, rel=1e-9)

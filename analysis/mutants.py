@@ -12,7 +12,8 @@ functions and constants out; here they are collected once, each mutant is a fork
 of one function (or one constant) is replaced, and it meets only the tests that reach its line,
 those of its own file first. Mutants come in a random order in which every file has its share, so
 a run may be stopped at any time; called again it goes on. A folder belongs to one state of the
-sources. Survivors of the last run: mutants.md beside this file.
+sources. Survivors that stay, each with its reason: mutants_left.csv beside this file; a run ends
+with those that are not there. The last run in numbers: mutants.md.
 
 What tests compute while they are imported does not see the mutant, so a survivor is one only once
 its change was made by hand and the tests were run. Memory and time of each mutant are bounded.
@@ -53,6 +54,7 @@ from mutmut.mutation.pragma_handling import IgnoredCode
 
 SOURCES = Path("linvae/theory")
 TESTS = "tests/theory"
+LEFT = Path(__file__).with_name("mutants_left.csv")  # path, function, code, before, after, reason
 FIELDS = ("outcome", "path", "line", "column", "function", "before", "after", "test", "seconds")
 KILLED, SURVIVED, TIMED_OUT, UNREACHED = "killed", "survived", "timed out", "no test"
 OPPOSITE = {"max": "min", "maximum": "minimum", "argmax": "argmin", "sum": "mean", "ceil": "floor"}
@@ -409,6 +411,18 @@ def summary(rows: list[dict[str, str]], total: int) -> str:
     return "\n".join(lines)
 
 
+def unexplained(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Survivors that LEFT gives no reason for; what is left is known by the text of its line."""
+    left = {(r["path"], r["code"], r["before"], r["after"]) for r in rows_of(LEFT)}
+    alive = [row for row in rows if row["outcome"] in (SURVIVED, UNREACHED)]
+    return [r for r in alive if (r["path"], code_of(r), r["before"], r["after"]) not in left]
+
+
+def code_of(row: dict[str, str]) -> str:
+    """The line of the source where a mutant begins."""
+    return Path(row["path"]).read_text().splitlines()[int(row["line"]) - 1].strip()
+
+
 def rows_of(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
@@ -485,7 +499,10 @@ def main(argv: list[str] | None = None) -> int:
     done = {key_of(row) for row in rows_of(table)}
     run = Run(options.out, mutants[: options.limit], done, options.most)
     code = pytest_with(run, options)
-    print(summary(rows_of(table), len(mutants)))
+    rows = rows_of(table)
+    for row in unexplained(rows):
+        print(f"{row['path']}:{row['line']}: {row['before']!r} to {row['after']!r} survives")
+    print(summary(rows, len(mutants)))
     return code
 
 

@@ -134,6 +134,33 @@ def run(project: Path, *options: str) -> tuple[str, dict[tuple[str, ...], str]]:
     return done.stdout.splitlines()[-1], outcomes
 
 
+def test_survivors_with_a_reason_are_not_told_again(project, monkeypatch, tmp_path):
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(mutants, "LEFT", tmp_path / "left.csv")
+    alive = ("linvae/theory/area.py", "19", "7", "is_small", " < 0", " <= 0")
+    names = ("path", "line", "column", "function", "before", "after")
+    row = dict(zip(names, alive, strict=True)) | {"outcome": "survived"}
+    killed = row | {"outcome": "killed"}
+    assert mutants.unexplained([row, killed]) == [row]
+    text = (
+        "path,function,code,before,after,reason\nlinvae/theory/area.py,is_small,{}, < 0, <= 0,tie\n"
+    )
+    mutants.LEFT.write_text(text.format("if side < 0:"))
+    assert mutants.unexplained([row, killed]) == []
+    assert mutants.unexplained([row | {"line": "5"}]) == [row | {"line": "5"}]  # another line
+
+
+def test_the_list_of_what_is_left_is_of_these_sources():
+    """Else a reason stays behind where its line is gone."""
+    sources = {}
+    for row in mutants.rows_of(mutants.LEFT):
+        if row["path"] not in sources:
+            text = Path(row["path"]).read_text()
+            sources[row["path"]] = {line.strip() for line in text.splitlines()}
+        assert row["code"] in sources[row["path"]], row
+        assert row["reason"]
+
+
 def test_outcomes(project):
     """Each of the four; a second call has nothing left to do, `--again` takes what was alive."""
     said, outcomes = run(project)

@@ -192,18 +192,19 @@ def solve_penalised(spec: VAESpec, modes: Modes) -> ModeStates:
     theta2 = modes.variances[:k]
     if spec.encoder_variance is None:
         optimum = penalised_optimum(theta2, beta=spec.beta, **penalties)
+        gains, encoder, variance = optimum.decoder, optimum.encoder, optimum.encoder_variance
         idle, critical = np.full(len(has_unit), eta2), penalised_critical_beta(theta2, **penalties)
     else:
         fixed = np.broadcast_to(spec.encoder_variance, k)
         order = np.argsort(fixed, kind="stable")
         idle = np.append(fixed[order], np.full(len(has_unit) - k, eta2))
-        fixed = idle[: len(theta2)]
-        optimum = _at_fixed_variance(spec, theta2, fixed)
-        critical = local_critical_beta(theta2, encoder_variance=fixed, **penalties)
+        variance = idle[: len(theta2)]
+        gains, encoder = _at_fixed_variance(spec, theta2, variance)
+        critical = local_critical_beta(theta2, encoder_variance=variance, **penalties)
     used = slice(len(theta2))
     v, m, u, scale = idle.copy(), idle.copy(), np.zeros(len(has_unit)), np.zeros(len(has_unit))
-    v[used], u[used], scale[used] = optimum.encoder_variance, optimum.decoder, critical / spec.beta
-    m[used] = optimum.encoder**2 * theta2 + optimum.encoder_variance
+    v[used], u[used], scale[used] = variance, gains, critical / spec.beta
+    m[used] = encoder**2 * theta2 + variance
     return ModeStates(
         noise_fractions=(v / m)[None],
         second_moments=np.where(has_unit, m, np.nan)[None],
@@ -260,15 +261,15 @@ def _optimum_at(
     )
 
 
-def _at_fixed_variance(spec: VAESpec, theta2: Array, v: Array) -> PenalisedOptimum:
+def _at_fixed_variance(spec: VAESpec, theta2: Array, v: Array) -> tuple[Array, Array]:
+    """Decoder and encoder weight of every mode."""
     s, eta2, gamma, kappa = _numbers(**_penalties(spec))
     A, b = theta2 / s + gamma * eta2, spec.beta * theta2 / eta2 + kappa
     noise = v / s + kappa
     with np.errstate(divide="ignore", invalid="ignore"):
         p = np.where(A > 0, 1 - np.sqrt(noise * b) / A, 0.0)
     p = np.where(p > ROUNDING, p, 0.0)
-    u, w = _weights(p, b, noise)
-    return PenalisedOptimum(u, w, v, A * p**2 / 2)
+    return _weights(p, b, noise)
 
 
 def _weights(p: Array, b: Array, noise: Array) -> tuple[Array, Array]:

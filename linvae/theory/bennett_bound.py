@@ -34,7 +34,8 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import eigh
+
+from linvae.theory.eigenvalues import largest_eigenvalues
 
 __all__ = ["variance_proxy_bound"]
 
@@ -87,8 +88,7 @@ def _norms_bound(x: Array, norms: Array, r: float, alpha: float) -> float:
     f = _phi(r * (norms + alpha))
     weighted = x * np.sqrt(f / len(x))[:, None]
     side = weighted.T @ weighted if x.shape[1] <= len(x) else weighted @ weighted.T
-    last = len(side) - 1
-    top = float(eigh(side, eigvals_only=True, subset_by_index=[last, last])[0])
+    top = float(largest_eigenvalues(side, 1)[0][0])
     v = float(np.linalg.norm(f @ x)) / len(x)
     quadratic = top + 2 * alpha * v + alpha**2 * float(f.mean())
     return math.log1p(r * alpha + r**2 * quadratic) - r * alpha

@@ -40,9 +40,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import eigh
 from scipy.optimize import minimize
 
+from linvae.theory.eigenvalues import largest_eigenvalues
 from linvae.theory.log_partition import Family, Likelihood, conjugate_at, family_of
 
 __all__ = ["TiltMaximum", "TiltProblem", "held_out_threshold", "maximise", "tilted_weights"]
@@ -148,8 +148,7 @@ def _leading_components(x: Array) -> tuple[Array, Array]:
     if count < 1:
         return np.zeros((k, 0)), np.zeros(0)
     small = (x.T @ x if k <= n else x @ x.T) / n
-    size = len(small)
-    values, vectors = eigh(small, subset_by_index=[size - count, size - 1])
+    values, vectors = largest_eigenvalues(small, count)
     keep = values[::-1] > 1e-12 * values[-1]
     values, vectors = values[::-1][keep], vectors[:, ::-1][:, keep]
     if k > n:

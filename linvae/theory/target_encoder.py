@@ -42,13 +42,13 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import eigh
 from scipy.optimize import brentq, minimize_scalar
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from linvae.moments import Moments
 from linvae.spec import CVAESpec
 from linvae.theory.arguments import check_pair, in_doubles
+from linvae.theory.eigenvalues import largest_eigenvalues
 from linvae.theory.elbo import Chain, chain_terms
 from linvae.theory.modes import mode_decomposition, require_condition
 from linvae.theory.solution import ROUNDING, Solution, rounding_of
@@ -141,7 +141,7 @@ class _Unit:
             with suppress(ArpackNoConvergence):
                 value, vector = eigsh(operator, k=1, which="LA", v0=start, maxiter=RESTARTS)
                 return size * max(float(value[0]), 0.0), vector[:, 0]
-        value, vector = eigh((self.G * weights) @ self.G.T, subset_by_index=[d - 1, d - 1])
+        value, vector = largest_eigenvalues((self.G * weights) @ self.G.T, 1)
         return max(float(value[0]), 0.0), vector[:, 0]
 
     def gain(self, x: float, level: float) -> float:

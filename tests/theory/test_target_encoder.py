@@ -239,3 +239,16 @@ def test_refusals_name_the_way_out():
     learned = CVAESpec(1, decoder_variance="learned", encoder_sees="target")
     with pytest.raises(ValueError, match=r"'target' has no known global optimum with decoder_var"):
         solve(learned, moments)
+
+
+def test_target_without_a_preferred_direction():
+    """Four equal variances, turned: LAPACK has no largest eigenvalue for 1 in 17 of these."""
+    spec, rng = CVAESpec(1, encoder_sees="target"), np.random.default_rng(0)
+    plain = np.diag([1.0, 2.0, 2.0, 2.0, 2.0])
+    expected = solve(spec, Moments.from_covariance(plain, condition_dim=1)).objective
+    for _ in range(100):
+        turned = plain.copy()
+        Q = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+        turned[1:, 1:] = Q @ plain[1:, 1:] @ Q.T
+        found = solve(spec, Moments.from_covariance(turned, condition_dim=1))
+        assert found.objective == pytest.approx(expected, rel=1e-12)

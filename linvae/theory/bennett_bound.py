@@ -60,13 +60,13 @@ def variance_proxy_bound(x: Array, largest: float) -> float:
     p = 1 / (1 + q)  # the two-point law with variance lambda and largest value R
     B = np.logaddexp(np.log1p(-p) - r * largest / R, math.log(p) + r * R)
     fresh = np.ones(len(r), dtype=bool)
-    start = 2 * float(_phi(np.array(low * R))) * largest
+    start = 2 * float(_phi(np.array(low * R))) * largest  # phi >= 1/2: not below the largest
     while True:
         bounds = _chord_bounds(r, B)
         worst = int(bounds.argmax())
         ends = [k for k in (worst, worst + 1) if fresh[k]]
-        if not ends or bounds[worst] <= max(start, largest):
-            return min(closed, max(float(bounds[worst]), start, largest))
+        if not ends or bounds[worst] <= start:
+            return min(closed, max(float(bounds[worst]), start))
         for k in ends:
             B[k] = min(B[k], _norms_bound(x, norms, float(r[k]), largest / R))
             fresh[k] = False

@@ -110,7 +110,7 @@ def local_residual_spectrum(
         )
     rng = np.random.default_rng(seed)
     cells = [residual[rng.permutation(np.flatnonzero(names == c))] for c in range(len(sizes))]
-    halves = [np.array_split(r - r.mean(axis=0), 2) for r in cells]
+    halves = [np.array_split(r, 2) for r in cells]
     ways = [[_Way.of(a, b), _Way.of(b, a)] for a, b in halves]
     chosen = [max((way[i] for way in ways), key=lambda w: w.found) for i in (0, 1)]
     within = sum((len(r) - 1) * np.cov(r.T).reshape(y.shape[1], -1) for r in cells)

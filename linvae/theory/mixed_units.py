@@ -212,8 +212,7 @@ class _Price:
 
     def of_loss(self, units: _Units) -> Array:
         """G x^2."""
-        drawn = self.loss.source == "posterior"
-        return self.weight * units.lost**2 * (units.moments if drawn else 1.0)
+        return self.weight * units.lost**2 * units.moments  # 1 where the loss draws from the prior
 
     def cost(self, units: _Units) -> Array:
         """Of single units, over that of their modes unexplained."""

@@ -93,9 +93,9 @@ def rate_distortion_curve(
 def water_level(mode_variances: npt.ArrayLike, *, rate_nats: float) -> float:
     """The water level beta * s at which the optimal code spends `rate_nats` (exact).
 
-    With k modes above water, log w = (sum log theta_i^2 - 2 rate)/k for the one k that is
-    consistent. Raises ValueError for a negative rate and bad mode variances. Equality that a test
-    checks: the inverse of `rate_distortion_curve`.
+    With k modes above water, log w = (sum log theta_i^2 - 2 rate)/k for the first k whose level
+    covers all other modes. Raises ValueError for a negative rate and bad mode variances. Equality
+    that a test checks: the inverse of `rate_distortion_curve`.
     """
     theta2 = _checked(mode_variances, None)
     theta2 = theta2[theta2 > 0]
@@ -103,8 +103,7 @@ def water_level(mode_variances: npt.ArrayLike, *, rate_nats: float) -> float:
     k = np.arange(1, len(theta2) + 1)
     candidates = np.exp((np.cumsum(np.log(theta2)) - 2 * rate_nats) / k)
     below = np.append(theta2[1:], 0.0)
-    consistent = (candidates <= theta2 * (1 + 1e-12)) & (candidates >= below * (1 - 1e-12))
-    return float(candidates[np.argmax(consistent)])
+    return float(candidates[np.argmax(candidates >= below * (1 - 1e-12))])
 
 
 @in_doubles

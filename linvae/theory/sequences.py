@@ -434,7 +434,7 @@ def _checked_count(name: str, value: int, least: int) -> int:
 
 def _check_probabilities(p: Array) -> None:
     sums = p.sum(axis=1)
-    worst = int(np.abs(sums - 1).argmax()) if np.all(np.isfinite(sums)) else 0
+    worst = int(np.abs(sums - 1).argmax())  # NaN before all others
     if not (p.min() >= 0 and abs(float(sums[worst]) - 1) <= SUM_TOLERANCE):
         raise ValueError(
             f"predicted has a row {worst} that sums to {sums[worst]:.6g}, lowest entry "

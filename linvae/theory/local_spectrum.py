@@ -41,7 +41,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linvae.moments import Moments, doubles
+from linvae.moments import Moments, as_array, doubles
 
 __all__ = ["LocalSpectrum", "local_residual_spectrum"]
 
@@ -92,7 +92,7 @@ def local_residual_spectrum(
     `n_cells`: a power of two, for numbers; `seed` draws the halves. Raises ValueError for a
     condition of another shape or kind, cells of fewer than 8 samples, and as `Moments.from_data`.
     """
-    y, x = doubles("target", target), np.asarray(condition)
+    y, x = doubles("target", target), as_array("condition", condition)
     _check(y, x)
     numbers = x.astype(np.float64) if x.ndim == 2 else None
     moments = Moments.from_data(y, numbers)

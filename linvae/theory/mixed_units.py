@@ -61,7 +61,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linvae.spec import LatentReconstruction
-from linvae.theory.arguments import checked_numbers, checked_variances
+from linvae.theory.arguments import checked_numbers, checked_variances, in_doubles
 from linvae.theory.latent_reconstruction import reconstruction_rest
 
 __all__ = ["ReconstructionOptimum", "copying_critical_beta", "reconstruction_optimum"]
@@ -121,6 +121,7 @@ class ReconstructionOptimum:
         ]
 
 
+@in_doubles
 def reconstruction_optimum(
     mode_variances: npt.ArrayLike,
     loss: LatentReconstruction,
@@ -141,7 +142,12 @@ def reconstruction_optimum(
     theta2 = np.sort(checked_variances(mode_variances, WHERE))[::-1]
     if latent_dim < 1:
         raise ValueError(f"latent_dim={latent_dim} must be >= 1 in reconstruction_optimum")
-    price = _Price(loss, beta, decoder_variance, prior_variance)
+    named = (
+        ("beta", beta),
+        ("decoder_variance", decoder_variance),
+        ("prior_variance", prior_variance),
+    )
+    price = _Price(loss, *(float(checked_numbers(name, value, WHERE)) for name, value in named))
     signal, shift = np.arange(min(latent_dim, len(theta2))), max(len(theta2) - latent_dim, 0)
     idle, alone = _idle(price), _alone(theta2, price)
     pairs = _pairs(np.stack([signal, signal + shift], axis=1), theta2, price)
@@ -151,6 +157,7 @@ def reconstruction_optimum(
     return _optimum(theta2, units, price)
 
 
+@in_doubles
 def copying_critical_beta(
     signal_variance: npt.ArrayLike,
     copy_variance: npt.ArrayLike,

@@ -190,7 +190,7 @@ def sample_rates(
     require_one_level(spec, "sample_rates")
     chain = Chain.from_weights(spec, moments, weights)
     y = doubles("target", target)
-    v = y if condition is None else np.concatenate([np.asarray(condition), y], axis=1)
+    v = y if condition is None else np.concatenate([doubles("condition", condition), y], axis=1)
     if v.shape[1] != len(moments.mean):
         raise ValueError(
             f"target and condition have {v.shape[1]} columns but moments have {len(moments.mean)}"

@@ -64,7 +64,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from linvae.moments import doubles
+from linvae.moments import as_array, doubles
 from linvae.theory.arguments import in_doubles
 from linvae.theory.stability import generalised_eigenvalues
 
@@ -417,7 +417,7 @@ def _checked_array(name: str, value: npt.ArrayLike) -> Array:
 
 
 def _checked_integers(name: str, value: npt.ArrayLike) -> Indices:
-    array = np.asarray(value)
+    array = as_array(name, value)
     if array.ndim != 1 or array.dtype.kind not in "iu" or (array.size and array.min() < 0):
         raise ValueError(
             f"{name} has shape {array.shape} and dtype {array.dtype} but must be integers >= 0, "

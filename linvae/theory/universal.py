@@ -50,6 +50,7 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
+from linvae.moments import as_array
 from linvae.theory.bennett_bound import variance_proxy_bound
 from linvae.theory.exponential_tilt import (
     TiltProblem,
@@ -247,7 +248,7 @@ def _check_likelihood(likelihood: str) -> None:
 
 
 def _checked_target(target: npt.ArrayLike, likelihood: str) -> Array:
-    array = np.asarray(target)
+    array = as_array("target", target)
     if array.ndim != 2 or array.shape[1] == 0 or len(array) < 2:
         raise ValueError(
             f"target has shape {array.shape} but must be 2-D, (samples, dimensions), with at least "
@@ -292,7 +293,7 @@ def _conditioned(
     one_group = np.full(len(y), -1)
     if condition is None:
         return y, one_group
-    c = np.asarray(condition)
+    c = as_array("condition", condition)
     if len(c.shape) == 0 or len(c) != len(y):
         raise ValueError(
             f"condition has shape {c.shape} but target has {len(y)} samples: they must have the "

@@ -313,6 +313,11 @@ def test_numbers_out_of_range_are_refused():
     loss = LatentReconstruction(1)
     with pytest.raises(ValueError, match="latent_dim=0 must be >= 1 in reconstruction_optimum"):
         reconstruction_optimum([1.0], loss, latent_dim=0, **NUMBERS)
+    for name in ("beta", "decoder_variance", "prior_variance"):
+        with pytest.raises(ValueError, match=f"{name}=0.0 must be finite and > 0"):
+            reconstruction_optimum([1.0], loss, latent_dim=1, **NUMBERS | {name: 0.0})
+    with pytest.raises(ValueError, match="too far apart for double precision"):
+        copying_critical_beta(1e308, 1.0, loss, decoder_variance=1.0, prior_variance=1.0)
     with pytest.raises(ValueError, match="decoder_variance=0 must be finite and > 0"):
         copying_critical_beta(1.0, 0.1, loss, decoder_variance=0, prior_variance=1.0)
 

@@ -602,3 +602,12 @@ def test_a_small_coordinate_is_not_the_rounding_of_a_large_one():
     y = np.concatenate([1e13 * x, x + rng.exponential(size=(40, 1))], axis=1)
     alone = universal_threshold(y[:, 1:], condition=x).critical_beta
     assert universal_threshold(y, condition=x).critical_beta == pytest.approx(alone, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("target", "condition", "name"),
+    [(RAGGED, None, "target"), ([[1.0], [2.0]], RAGGED, "condition")],
+)
+def test_ragged_lists_are_refused_by_name(target, condition, name):
+    with pytest.raises(ValueError, match=f"^{name} must be an array of numbers"):
+        universal_threshold(target, condition=condition)

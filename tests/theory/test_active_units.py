@@ -66,6 +66,11 @@ def test_split_of_active_units(beta):
     np.testing.assert_allclose(split.debiased_critical_beta[:3], population[:3] / 0.5, rtol=0.25)
     np.testing.assert_allclose(split.debiased_critical_beta[3:], 1 / 0.5, rtol=0.05)
     assert np.all(split.debiased_critical_beta[:3] < split.critical_beta[:3])
+    # |q_i e_i|^2 of the spikes' own axes; it scatters by about sqrt((1 - a)/n), 4 % at most
+    seen = np.diag(descending(moments.covariance)[1][:3]) ** 2
+    np.testing.assert_allclose(split.overlaps[:3], seen, atol=0.12)
+    assert not np.any(split.overlaps[3:])
+    assert not np.any(split.held_out_gains[~(split.useful | split.spurious)])
 
 
 def test_costs_of_the_units_of_a_sample():

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.linalg import block_diag
 from scipy.optimize import brentq
 
 from linvae import ARVAESpec, CVAESpec, HVAESpec, Moments, VAESpec, solve
@@ -181,6 +182,16 @@ def test_direction_without_variance_has_no_correlation():
     }
 
 
+def test_direction_without_variance_but_for_rounding_has_no_correlation():
+    """Four turned coordinates of rank 2: the variance of the others is 1e-17, of either sign."""
+    for seed in range(10):
+        maps = np.random.default_rng(seed).normal(size=(4, 2))
+        c = block_diag([[1.0]], maps @ maps.T)
+        found = mode_correlations(CVAESpec(2), Moments.from_covariance(c, condition_dim=1))
+        assert np.isnan(found.target_variances).tolist() == [False, False, True, True]
+        np.testing.assert_allclose(found.correlations[:2], 0.0, atol=1e-6)  # sqrt of 1e-12
+
+
 def hierarchy(number: int) -> HVAESpec:
     """Two to four levels, fixed and learned variances, betas that do not fall upwards."""
     rng = np.random.default_rng(number)
@@ -348,12 +359,28 @@ def test_what_no_beta_has_is_refused():
         ValueError, match=r"units=1: no beta of VAESpec.* nearest; .* jumps over it"
     ):
         search_beta(spec, equal, units=1)
-    with pytest.raises(ValueError, match=r"squared_error=99\.0: no beta"):
-        search_beta(spec, PLAIN, squared_error=99.0)
+    for error in (99.0, 0.01):  # more than all variance, and less than that without a unit
+        with pytest.raises(ValueError, match=rf"squared_error={error}: no beta .* data; the opt"):
+            search_beta(spec, PLAIN, squared_error=error)
     with pytest.raises(ValueError, match="rate_nats=-1 must be a finite number > 0"):
         search_beta(spec, PLAIN, rate_nats=-1)
     with pytest.raises(ValueError, match="needs exactly one of units, rate_nats, squared_error"):
         search_beta(spec, PLAIN, units=1, rate_nats=1.0)
+
+
+def test_what_an_optimum_jumps_over_is_refused_with_the_nearest_beta():
+    """All modes with a unit and s learned: no optimum below beta = 1, all 4 units at it.
+
+    There s is the last mode's variance, 0.05, and five times that is left.
+    """
+    spec = VAESpec(5, beta=0.8, decoder_variance="learned")
+    rate = np.log(SPECTRUM / SPECTRUM[-1]).sum() / 2
+    for asked in ({"rate_nats": 1.5 * rate}, {"squared_error": 0.2}):
+        with pytest.raises(ValueError, match=r"no beta of .* on these data; beta = 1 is nearest;"):
+            search_beta(spec, PLAIN, **asked)
+    assert search_beta(spec, PLAIN, squared_error=0.2501).rates_nats == pytest.approx(
+        [rate], rel=1e-2
+    )
 
 
 def test_where_nothing_is_left_no_beta_is_better_than_another():

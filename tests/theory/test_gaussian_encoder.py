@@ -74,6 +74,13 @@ def test_gaussian_data_follow_the_rate_distortion_function():
     assert branch.end_beta == branch.betas[0]
 
 
+def test_weights_count_up_to_a_factor():
+    y, w = skewed(0, n=12, d=1), np.random.default_rng(0).uniform(0.5, 2.0, 12)
+    found, expected = (gaussian_encoder_threshold(y, weights=v) for v in (7 * w, w / w.sum()))
+    assert found.critical_beta == pytest.approx(expected.critical_beta, rel=1e-9)
+    assert found.linear_critical_beta == pytest.approx(np.cov(y.T, ddof=0, aweights=w), rel=1e-12)
+
+
 @pytest.mark.parametrize("unit", [1e-8, 1e8])
 def test_units_of_the_data_change_nothing(unit):
     """A jump of small size, as the tests of the shift have it."""
@@ -217,6 +224,7 @@ def test_no_gap_no_decoder():
         ([1.0], {}, "at least 2 samples"),
         ([1.0, np.nan], {}, "NaN or infinite"),
         ([2.0, 2.0], {}, "zero variance"),
+        (np.outer(np.ones(6), [0.1, 0.0]), {}, "zero variance"),  # but for rounding of the mean
         ([1.0, 2.0], {"weights": [1.0, 0.0]}, "weights=0.0 must be finite and > 0"),
         ([1.0, 2.0], {"weights": [1.0]}, r"shape \(1,\) but target has 2 samples"),
         ([1.0, 2.0], {"decoder_variance": 0.0}, "decoder_variance=0.0 must be finite and > 0"),

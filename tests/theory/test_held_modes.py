@@ -103,6 +103,15 @@ def test_modes_apart_are_not_turned():
     assert np.array_equal(turned_scores(e, code, np.ones((400, 1)), 3), e)
 
 
+def test_only_modes_within_one_factor_are_turned():
+    """Two next to each other and one far below: the third is no part of their run."""
+    e = scores_of([2.0, 1.9, 0.1])
+    code = (e[:, :1] + e[:, 1:2]) + 3 * e[:, 2:]
+    turned = turned_scores(e, code, np.ones((400, 1)), 3)
+    assert np.array_equal(turned[:, 2], e[:, 2])
+    assert not np.allclose(turned[:, :2], e[:, :2])
+
+
 def test_influence_is_the_standard_error():
     """Of 400 fresh sets of samples, the spread of held nats, known to 4 %: three times that."""
     rng, held, said = np.random.default_rng(0), [], []
@@ -119,6 +128,17 @@ def test_permuted_units_get_their_modes_and_idle_ones_the_rest():
     shares = np.array([[0.0, 0.9, 0.0, 0.0], [0.01, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.7]])
     modes = assign_units(shares, np.array([0.2, 1.0, 0.1, 0.8]))
     assert modes.tolist() == [1, 0, 3, 2]  # the fourth mode has no variance, three are in the data
+
+
+def test_idle_units_take_modes_by_their_rates():
+    modes = assign_units(np.zeros((2, 3)), np.array([0.1, 0.5, 1.0]))
+    assert modes.tolist() == [2, 1, 0]
+
+
+def test_a_mode_known_for_certain_is_held_to_rounding():
+    e = scores_of([2.0, 1.0])
+    found = held_modes(e, e[:, :1], np.zeros((400, 1)))
+    np.testing.assert_allclose(found.held_nats, [math.log(1e12) / 2, 0], atol=1e-12)
 
 
 def test_a_mode_without_variance_is_held_by_nobody():

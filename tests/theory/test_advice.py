@@ -245,6 +245,7 @@ def test_reasons_of_known_hierarchies():
     blocked = level_order(HVAESpec((1, 1), encoder_variances=(None, 2.0)), PLAIN)
     assert [row["reason"] for row in blocked.to_rows()] == ["data", "never"]
     assert [row["level"] for row in blocked.to_rows()] == [1, 2]
+    assert [row["dies"] for row in blocked.to_rows()] == [2, 1]
 
 
 REFUSED = {
@@ -314,6 +315,9 @@ def test_searched_betas_have_what_was_asked(spec, moments):
         assert found.beta == pytest.approx(0.8 * spec.betas[0], rel=1e-5)
         seen = solve(spec.scale_betas(found.beta / spec.betas[0]), moments)
         assert found.rates_nats == pytest.approx(seen.rates.tolist(), rel=1e-9)
+        (row,) = found.to_rows()
+        assert row["rate_nats"] == pytest.approx(seen.rates.sum(), rel=1e-9)
+        assert (row["beta_low"], row["beta_high"]) == (found.beta, found.beta)
     for units in range(min(2, now.active_units[0]) + 1):
         found = search_beta(spec, moments, units=units)
         for edge, kept in ((found.low * 1.001, True), (found.high * 0.999, True),
@@ -362,8 +366,10 @@ def test_what_no_beta_has_is_refused():
     for error in (99.0, 0.01):  # more than all variance, and less than that without a unit
         with pytest.raises(ValueError, match=rf"squared_error={error}: no beta .* data; the opt"):
             search_beta(spec, PLAIN, squared_error=error)
-    with pytest.raises(ValueError, match="rate_nats=-1 must be a finite number > 0"):
-        search_beta(spec, PLAIN, rate_nats=-1)
+    for asked in ({"rate_nats": -1}, {"rate_nats": 0}, {"units": -1}, {"units": np.inf}):
+        ((name, value),) = asked.items()
+        with pytest.raises(ValueError, match=f"{name}={value} must be a finite number > 0"):
+            search_beta(spec, PLAIN, **asked)
     with pytest.raises(ValueError, match="needs exactly one of units, rate_nats, squared_error"):
         search_beta(spec, PLAIN, units=1, rate_nats=1.0)
 
@@ -378,6 +384,7 @@ def test_what_an_optimum_jumps_over_is_refused_with_the_nearest_beta():
     for asked in ({"rate_nats": 1.5 * rate}, {"squared_error": 0.2}):
         with pytest.raises(ValueError, match=r"no beta of .* on these data; beta = 1 is nearest;"):
             search_beta(spec, PLAIN, **asked)
+    assert search_beta(spec, PLAIN, units=4).low == pytest.approx(1.0, rel=1e-9)
     assert search_beta(spec, PLAIN, squared_error=0.2501).rates_nats == pytest.approx(
         [rate], rel=1e-2
     )

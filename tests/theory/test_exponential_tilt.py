@@ -132,7 +132,7 @@ def test_skewness_of_the_leading_component():
     assert found == pytest.approx(abs(skew(scores[:, 0])), rel=1e-9)
 
 
-@pytest.mark.parametrize("n", [3, 60], ids=["few", "many"])
+@pytest.mark.parametrize("n", [3, 4, 60], ids=["few", "square", "many"])
 def test_components_of_dependent_coordinates_are_those_that_vary(n):
     """Rank 2 of 4, by singular values: descending, without the eigenvalues of rounding."""
     rng = np.random.default_rng(6)
@@ -152,6 +152,13 @@ def test_no_variance_has_no_held_out_value():
 def test_one_sample_has_no_components():
     vectors, values = _leading_components(np.zeros((1, 3)))
     assert (vectors.shape, values.shape) == ((3, 0), (0,))
+
+
+def test_value_of_a_tilt_whose_weights_overflow():
+    """K = 3000 (1 - mean) + log(1/4): exp(3000) is not a double."""
+    y = np.array([0.0, 0.0, 0.0, 1.0])[:, None]
+    found, _ = _value_at(y, np.array([3000.0]), "gaussian", 0.5)
+    assert found == pytest.approx(2 * (2250 - np.log(4)) / (0.5 * 3000**2), rel=1e-12)
 
 
 def test_value_along_a_coordinate_without_variance():

@@ -137,6 +137,17 @@ def test_first_passage_where_the_rate_overshoots(s):
     assert time == pytest.approx(flow.time[np.argmax(above)], abs=3 * time / 4000)  # the spacing
 
 
+@pytest.mark.parametrize("start", [1e-3, 0.5])
+@pytest.mark.parametrize("epsilon", [0.6, 0.882, 0.89])
+def test_first_passage_of_the_aggressive_rate_from_any_start(epsilon, start):
+    """Before, on and beyond the crest of the same mode."""
+    how = {"update": "aggressive", "start_weights": start}
+    time = escape_times(6.0, epsilon_nats=epsilon, **how)[0]
+    flow = mode_flow(6.0, times=np.linspace(0, 1, 2001) * time, **how)
+    assert flow.rate_nats[-1, 0] == pytest.approx(epsilon, rel=1e-6)
+    assert np.all(flow.rate_nats[:-1, 0] < epsilon)
+
+
 @every_update
 @pytest.mark.parametrize("eta2", [1.0, 0.3])
 def test_critical_slowing_down(update, eta2):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from linvae.theory.gaussian_encoder import (
+    _held_out,
     alive_branch,
     gaussian_encoder_threshold,
     held_out_shift,
@@ -199,6 +200,15 @@ def test_the_standard_error_is_the_scatter():
     draws = [(rng.random(200) < 0.25) + 0.1 * rng.normal(size=200) for rng in rngs]
     shifts, errors = np.array([held_out_shift(y) for y in draws]).T
     assert np.mean(errors) == pytest.approx(float(np.std(shifts)), rel=0.6)
+
+
+def test_each_half_is_seen_by_the_decoder_of_the_other_alone():
+    y = skewed(1, n=40, d=1)
+    order = np.random.default_rng(3).permutation(40)
+    one, other = y[order[::2]], y[order[1::2]]
+    (a, a_error), (b, b_error) = _held_out(one, other), _held_out(other, one)
+    expected = (a + b) / 2 - 1, math.hypot(a_error, b_error) / 2
+    assert held_out_shift(y, seed=3) == pytest.approx(expected, rel=1e-12)
 
 
 def test_memorised_samples_do_not_pass():

@@ -51,6 +51,17 @@ def test_rotations_change_nothing_and_the_sum_rule_holds(seed):
     assert 0 < found.held_nats.sum() < information
 
 
+def test_where_a_code_is_centred_changes_nothing():
+    e = scores_of([2.0, 1.9, 0.5])
+    code, noise = e @ np.array([[1.0, 0.2], [-0.7, 0.1], [0.3, 1.0]]), np.full((400, 2), 0.3)
+    moved = code + np.array([5.0, -3.0])
+    turned = turned_scores(e, code, noise, 3)
+    np.testing.assert_allclose(turned_scores(e, moved, noise, 3), turned, atol=1e-9)
+    found, expected = (held_modes(turned, mean, noise) for mean in (moved, code))
+    np.testing.assert_allclose(found.held_nats, expected.held_nats, rtol=1e-9)
+    np.testing.assert_allclose(found.influence, expected.influence, atol=1e-9)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_no_code_holds_more_than_its_rate(seed):
     """Curved means, variances that differ by sample, skewed data; the rate by the KL of Gaussians.
@@ -104,11 +115,11 @@ def test_modes_apart_are_not_turned():
 
 
 def test_only_modes_within_one_factor_are_turned():
-    """Two next to each other and one far below: the third is no part of their run."""
-    e = scores_of([2.0, 1.9, 0.1])
-    code = (e[:, :1] + e[:, 1:2]) + 3 * e[:, 2:]
-    turned = turned_scores(e, code, np.ones((400, 1)), 3)
-    assert np.array_equal(turned[:, 2], e[:, 2])
+    """Two next to each other and two far below and apart, no part of their run."""
+    e = scores_of([2.0, 1.9, 0.1, 0.02])
+    code = (e[:, :1] + e[:, 1:2]) + 3 * e[:, 2:3]
+    turned = turned_scores(e, code, np.ones((400, 1)), 4)
+    assert np.array_equal(turned[:, 2:], e[:, 2:])
     assert not np.allclose(turned[:, :2], e[:, :2])
 
 

@@ -164,7 +164,7 @@ ERRORS = [
     ),
     (
         lambda: held_out_gains([1.0], [1.0], beta=0.0, decoder_variance=1.0),
-        "beta=0.0 must be finite and > 0",
+        "beta=0.0 must be finite and > 0 in linvae.theory.held_out",
     ),
 ]
 

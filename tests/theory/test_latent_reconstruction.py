@@ -124,6 +124,7 @@ def test_without_data_the_loss_alone_moves_the_unit():
         assert reconstruction_critical_beta(0.0, loss, **NUMBERS) == expected
         rate = reconstruction_growth_rates(0.0, loss, beta=2.0, **NUMBERS)
         assert (rate > 0) == (expected > 0)
+    assert reconstruction_critical_beta(1e-310, LatentReconstruction(0.5), **NUMBERS) == math.inf
     rest = reconstruction_rest(0.0, LatentReconstruction(0.5), beta=2.0, **NUMBERS)
     assert (rest.lost, rest.decoder, rest.encoder) == (0, 0, math.inf)
     assert (rest.noise_fractions, rest.rates_nats, rest.squared_errors) == (1, 0, 0)

@@ -186,6 +186,8 @@ def test_copies_of_a_sample_are_left_out_with_it():
     np.testing.assert_allclose(own, 0, atol=1e-15)
     np.testing.assert_allclose(other, 9.0)
     assert np.all(np.isnan(best_decoder_errors(y, *code, np.zeros(4, int))[1]))
+    own, other = best_decoder_errors(y[:1], *(part[:1] for part in code), np.zeros(1, int))
+    assert own == 0 and np.isnan(other)  # one sample is all there is
 
 
 def test_best_decoder_weighs_densities():

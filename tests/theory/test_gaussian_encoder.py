@@ -202,6 +202,15 @@ def test_the_standard_error_is_the_scatter():
     assert np.mean(errors) == pytest.approx(float(np.std(shifts)), rel=0.6)
 
 
+def test_the_standard_error_is_that_of_leaving_samples_out():
+    """The jackknife of 40 samples under one decoder, encoder found anew; terms of order 1/n."""
+    rng = np.random.default_rng(2)
+    y, rest = (((rng.random(n) < 0.25) + 0.1 * rng.normal(size=n))[:, None] for n in (120, 40))
+    error = _held_out(y, rest)[1]
+    without = [_held_out(y, np.delete(rest, i, axis=0))[0] for i in range(40)]
+    assert error == pytest.approx(math.sqrt(39) * np.std(without), rel=0.1)
+
+
 def test_each_half_is_seen_by_the_decoder_of_the_other_alone():
     y = skewed(1, n=40, d=1)
     order = np.random.default_rng(3).permutation(40)

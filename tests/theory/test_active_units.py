@@ -10,6 +10,7 @@ from linvae.spec import VAESpec
 from linvae.theory import solve
 from linvae.theory.active_units import active_unit_split, expected_active_units
 from linvae.theory.held_out import held_out_gains
+from linvae.theory.noise_estimation import estimate_noise
 from linvae.theory.spiked_covariance import bulk_edges, sample_eigenvalue
 
 from .samples import along, descending, spiked_sample
@@ -20,6 +21,8 @@ def test_spikes_beyond_the_rank_are_not_negative_noise():
     spikes = [100.0, 90.0, 80.0]
     assert expected_active_units(spikes, 1.0, dim=3, n_samples=1, **numbers) == (1.0, 0.0)
     assert expected_active_units([*spikes, 70.0], 1.0, dim=3, n_samples=50, **numbers) == (3.0, 0.0)
+    numbers["latent_dim"] = 2
+    assert expected_active_units(spikes, 1.0, dim=3, n_samples=50, **numbers) == (2.0, 0.0)
 
 
 @pytest.mark.parametrize("gamma", [0.2, 0.5, 2.0])
@@ -66,6 +69,11 @@ def test_split_of_active_units(beta):
     np.testing.assert_allclose(split.debiased_critical_beta[:3], population[:3] / 0.5, rtol=0.25)
     np.testing.assert_allclose(split.debiased_critical_beta[3:], 1 / 0.5, rtol=0.05)
     assert np.all(split.debiased_critical_beta[:3] < split.critical_beta[:3])
+    # |q_i e_i|^2 of the spikes' own axes; it scatters by about sqrt((1 - a)/n), 4 % at most
+    seen = np.diag(descending(moments.covariance)[1][:3]) ** 2
+    np.testing.assert_allclose(split.overlaps[:3], seen, atol=0.12)
+    assert not np.any(split.overlaps[3:])
+    assert not np.any(split.held_out_gains[~(split.useful | split.spurious)])
 
 
 def test_costs_of_the_units_of_a_sample():
@@ -102,3 +110,13 @@ def test_whether_the_mean_was_taken_off_is_passed_on():
     assert kept.noise.aspect_ratio == 42 / 300
     np.testing.assert_allclose(kept.mode_variances, values, rtol=1e-12)
     np.testing.assert_allclose(taken.mode_variances, values, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("share", "spikes"), [(1e-6, 0), (0.5, 1)])
+def test_the_false_alarms_allowed_are_passed_on(share, spikes):
+    """An eigenvalue at the edge of the bulk: a spike only to who allows one alarm in two."""
+    values = np.append(2.0, np.linspace(1.5, 0.5, 40))
+    numbers = {"beta": 1.0, "decoder_variance": 1.0, "latent_dim": 5}
+    split = active_unit_split(values, 300, false_alarm=share, **numbers)
+    assert split.useful_units == spikes
+    assert split.noise.n_spikes == estimate_noise(values, 300, false_alarm=share).n_spikes

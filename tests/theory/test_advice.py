@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.linalg import block_diag
 from scipy.optimize import brentq
 
 from linvae import ARVAESpec, CVAESpec, HVAESpec, Moments, VAESpec, solve
@@ -181,6 +182,16 @@ def test_direction_without_variance_has_no_correlation():
     }
 
 
+def test_direction_without_variance_but_for_rounding_has_no_correlation():
+    """Four turned coordinates of rank 2: the variance of the others is 1e-17, of either sign."""
+    for seed in range(10):
+        maps = np.random.default_rng(seed).normal(size=(4, 2))
+        c = block_diag([[1.0]], maps @ maps.T)
+        found = mode_correlations(CVAESpec(2), Moments.from_covariance(c, condition_dim=1))
+        assert np.isnan(found.target_variances).tolist() == [False, False, True, True]
+        np.testing.assert_allclose(found.correlations[:2], 0.0, atol=1e-6)  # sqrt of 1e-12
+
+
 def hierarchy(number: int) -> HVAESpec:
     """Two to four levels, fixed and learned variances, betas that do not fall upwards."""
     rng = np.random.default_rng(number)
@@ -234,6 +245,7 @@ def test_reasons_of_known_hierarchies():
     blocked = level_order(HVAESpec((1, 1), encoder_variances=(None, 2.0)), PLAIN)
     assert [row["reason"] for row in blocked.to_rows()] == ["data", "never"]
     assert [row["level"] for row in blocked.to_rows()] == [1, 2]
+    assert [row["dies"] for row in blocked.to_rows()] == [2, 1]
 
 
 REFUSED = {
@@ -303,6 +315,9 @@ def test_searched_betas_have_what_was_asked(spec, moments):
         assert found.beta == pytest.approx(0.8 * spec.betas[0], rel=1e-5)
         seen = solve(spec.scale_betas(found.beta / spec.betas[0]), moments)
         assert found.rates_nats == pytest.approx(seen.rates.tolist(), rel=1e-9)
+        (row,) = found.to_rows()
+        assert row["rate_nats"] == pytest.approx(seen.rates.sum(), rel=1e-9)
+        assert (row["beta_low"], row["beta_high"]) == (found.beta, found.beta)
     for units in range(min(2, now.active_units[0]) + 1):
         found = search_beta(spec, moments, units=units)
         for edge, kept in ((found.low * 1.001, True), (found.high * 0.999, True),
@@ -348,12 +363,31 @@ def test_what_no_beta_has_is_refused():
         ValueError, match=r"units=1: no beta of VAESpec.* nearest; .* jumps over it"
     ):
         search_beta(spec, equal, units=1)
-    with pytest.raises(ValueError, match=r"squared_error=99\.0: no beta"):
-        search_beta(spec, PLAIN, squared_error=99.0)
-    with pytest.raises(ValueError, match="rate_nats=-1 must be a finite number > 0"):
-        search_beta(spec, PLAIN, rate_nats=-1)
+    for error in (99.0, 0.01):  # more than all variance, and less than that without a unit
+        with pytest.raises(ValueError, match=rf"squared_error={error}: no beta .* data; the opt"):
+            search_beta(spec, PLAIN, squared_error=error)
+    for asked in ({"rate_nats": -1}, {"rate_nats": 0}, {"units": -1}, {"units": np.inf}):
+        ((name, value),) = asked.items()
+        with pytest.raises(ValueError, match=f"{name}={value} must be a finite number > 0"):
+            search_beta(spec, PLAIN, **asked)
     with pytest.raises(ValueError, match="needs exactly one of units, rate_nats, squared_error"):
         search_beta(spec, PLAIN, units=1, rate_nats=1.0)
+
+
+def test_what_an_optimum_jumps_over_is_refused_with_the_nearest_beta():
+    """All modes with a unit and s learned: no optimum below beta = 1, all 4 units at it.
+
+    There s is the last mode's variance, 0.05, and five times that is left.
+    """
+    spec = VAESpec(5, beta=0.8, decoder_variance="learned")
+    rate = np.log(SPECTRUM / SPECTRUM[-1]).sum() / 2
+    for asked in ({"rate_nats": 1.5 * rate}, {"squared_error": 0.2}):
+        with pytest.raises(ValueError, match=r"no beta of .* on these data; beta = 1 is nearest;"):
+            search_beta(spec, PLAIN, **asked)
+    assert search_beta(spec, PLAIN, units=4).low == pytest.approx(1.0, rel=1e-9)
+    assert search_beta(spec, PLAIN, squared_error=0.2501).rates_nats == pytest.approx(
+        [rate], rel=1e-2
+    )
 
 
 def test_where_nothing_is_left_no_beta_is_better_than_another():

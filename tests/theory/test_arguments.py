@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 import linvae.theory
-from linvae.theory.arguments import check_result, checked_numbers, checked_variances, in_doubles
+from linvae.theory.arguments import (
+    check_result,
+    check_wholes,
+    checked_numbers,
+    checked_variances,
+    in_doubles,
+)
 from linvae.theory.dynamics import mode_flow
 from linvae.theory.finite_training import escape_times, finite_training_threshold
 from linvae.theory.free_bits import free_bits_optimum
@@ -96,10 +102,29 @@ def test_only_arrays_that_do_not_fit_together_are_said_to():
         added([1e308], [1e308])
 
 
+@pytest.mark.parametrize(
+    ("function", "x", "y"),
+    [(np.multiply, 1e300, 1e300), (np.divide, 1.0, 0.0), (np.subtract, np.inf, np.inf)],
+    ids=["overflow", "division", "invalid"],
+)
+def test_what_doubles_cannot_hold_is_an_error_not_a_warning(function, x, y):
+    with pytest.raises(ValueError, match=f"given to {function.__name__} are too large, too small"):
+        in_doubles(function)(np.array([x]), np.array([y]))
+
+
+def test_counts_are_whole_numbers_from_one_on():
+    check_wholes("f", n=1, k=np.int64(3))
+    for bad in (0, -2, 2.0, 1.5, "3"):
+        with pytest.raises(ValueError, match=f"^n={bad!r} must be an integer >= 1 in f$"):
+            check_wholes("f", k=1, n=bad)
+
+
 @pytest.mark.parametrize("shape", [float, lambda x: np.array([0.0, x])], ids=["number", "array"])
 def test_results_are_numbers_and_finite_but_where_infinity_means_something(shape):
     check_result("it", shape(1.0))
     check_result("it", shape(np.inf), infinite=True)
+    with pytest.raises(FloatingPointError, match="it would be"):
+        check_result("it", shape(np.inf))
     for value, infinite in ((np.nan, False), (np.nan, True), (np.inf, False)):
         with pytest.raises(FloatingPointError, match="it would be"):
             check_result("it", shape(value), infinite=infinite)

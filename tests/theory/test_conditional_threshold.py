@@ -103,6 +103,7 @@ def test_a_turning_direction_by_hand(turns):
         np.testing.assert_allclose(found.rates(beta), alive.sum(axis=0), atol=1e-12)
         assert found.share_collapsed(beta) == pytest.approx(np.mean(top <= level))
     assert found.rate(found.critical_beta) == 0
+    assert found.share_collapsed(found.critical_beta) == pytest.approx(1.0)
 
 
 def test_rate_at_the_end_of_a_line_of_conditions_is_a_power_three_halves():

@@ -63,6 +63,15 @@ def test_a_line_misses_where_the_law_bends(variance, ratio):
     assert line / solve(spec, PLAIN).critical_beta[0] == pytest.approx(ratio, abs=5e-4)
 
 
+def test_as_much_as_the_deepest_beta_holds():
+    """One unit of slope -2: 20 nats at exp(-40) of the threshold, where the search ends."""
+    spec = VAESpec(1, decoder_variance=40.0)
+    found = factor_at_information(spec, PLAIN, 1, 19.9)
+    assert found == pytest.approx(solve(spec, PLAIN).critical_beta[0] * math.exp(-39.8), rel=1e-9)
+    with pytest.raises(ValueError, match=r"nats=20.1 is more than level 1 holds at any beta"):
+        factor_at_information(spec, PLAIN, 1, 20.1)
+
+
 def test_no_threshold_no_factor():
     always = HVAESpec((1, 1), encoder_variances=(2.0, None))  # on encoder noise alone
     assert solve(always, PLAIN).level_critical_betas[1, 0] == math.inf

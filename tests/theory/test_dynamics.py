@@ -285,6 +285,15 @@ def test_straight_lines_are_clipped_to_the_run(knots):
     np.testing.assert_allclose(found.rate_nats, expected.rate_nats, rtol=1e-4)
 
 
+@pytest.mark.parametrize("beta", [0.7, [(0.0, 0.7), (3.0, 2.0)]], ids=["number", "line"])
+def test_at_time_zero_there_is_the_start(beta):
+    flow = mode_flow([1.5, 0.6], times=[0.0, 0.0], beta=beta, start_weights=(0.3, 0.2))
+    assert flow.beta.tolist() == [0.7, 0.7]
+    assert flow.decoder_weights.tolist() == 2 * [[0.3, 0.3]]
+    np.testing.assert_allclose(flow.encoder_weights, 0.2, rtol=1e-15)
+    assert flow.encoder_variances.tolist() == 2 * [[1.0, 1.0]]
+
+
 def test_without_a_price_all_modes_are_learned():
     """beta = 0: nothing holds the rate, and the output tends to the data."""
     flow = mode_flow([1.5, 0.6], times=[60.0], beta=0.0, start_weights=0.1)
@@ -365,7 +374,10 @@ MESSAGES = [
     (lambda: mode_flow(1.0, times=[1.0], beta=[(1, 2), (0, 1)]), r"must be a number, a function"),
     (lambda: mode_flow(1.0, times=[1.0], beta=[(0, 1, 2)]), r"must be a number, a function"),
     (lambda: mode_flow(1.0, times=[1.0], beta=[1.0, 2.0]), r"must be a number, a function"),
-    (lambda: mode_flow(1.0, times=[1.0], beta=-1.0), r"beta=-1.0 at time 0.0 must be finite and"),
+    (
+        lambda: mode_flow(1.0, times=[1.0], beta=-1.0),
+        r"beta=-1.0 at time 0.0 must be finite and >= 0 in mode_flow",
+    ),
     (
         lambda: mode_flow(1.0, times=[1.0], beta=lambda t: 0.0, update="aggressive"),
         r"the encoder has no best response",

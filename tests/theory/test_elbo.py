@@ -184,6 +184,16 @@ def test_good_weights_pass_the_same_readers():
     assert np.isfinite(objective(HVAESpec([2]), JOINT, CHVAE_WEIGHTS).objective)
 
 
+def test_a_covariance_may_be_symmetric_to_rounding():
+    """What products of matrices leave of a 0: 1e-16 of the largest entry, not of itself."""
+    rounded = {**VAE_WEIGHTS, "Sigma": [[1.0, 1e-16], [0.0, 1.0]]}
+    found = objective(VAESpec(2), PLAIN, rounded).objective
+    expected = objective(VAESpec(2), PLAIN, VAE_WEIGHTS).objective
+    assert found == pytest.approx(expected, rel=1e-14)
+    fixed = VAESpec(2, encoder_variance=1.0)
+    assert objective(fixed, PLAIN, rounded).objective == pytest.approx(expected, rel=1e-14)
+
+
 @pytest.mark.parametrize("problem", ONE_OF_EACH, ids=lambda q: q.id)
 def test_chain_gives_back_the_weights_that_it_read(problem):
     named = solve(problem.spec, problem.moments).weights

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 from scipy.special import softmax
 from scipy.stats import skew
 
@@ -54,6 +55,30 @@ def test_mean_shift_never_lowers_the_threshold_of_a_tilt(likelihood):
 
 
 @every_likelihood
+def test_what_a_mean_is_worth_is_the_conjugate(likelihood):
+    """sup over t of t.(m - mean) - D(t), by another optimiser."""
+    problem = _problem(likelihood)
+    tilted = 0.3 * problem.x[:4].T
+
+    def cost(t: np.ndarray, shift: np.ndarray) -> float:
+        return float(problem.family.divergence(t[:, None])[0] - t @ shift)
+
+    for found, shift in zip(problem.conjugate(tilted), tilted.T * problem.scale, strict=True):
+        best = minimize(cost, np.zeros(3), args=(shift,))  # BFGS by finite differences
+        assert found == pytest.approx(-best.fun, rel=1e-6)
+
+
+def test_the_limit_is_probed_next_to_zero():
+    """Two points alike have no gap; 1e-4 standard deviations stand for t -> 0."""
+    for unit in (0.01, 100.0):
+        y = unit * np.array([-1.0, 1.0] * 4)[:, None]
+        found = maximise(TiltProblem.of(y, "gaussian", 0.7), np.random.default_rng(0))
+        assert found.beta == pytest.approx(unit**2 / 0.7, rel=1e-12)
+        assert not np.any(found.tilt)
+        assert np.std(y @ found.probe) == pytest.approx(1e-4, rel=1e-12)
+
+
+@every_likelihood
 def test_no_tilt_of_a_grid_beats_the_maximum_and_its_output_is_the_tilted_mean(likelihood):
     problem = _problem(likelihood)
     found = maximise(problem, np.random.default_rng(0))
@@ -88,13 +113,16 @@ def test_held_out_value_is_that_of_the_other_half(rare):
     value, error = held_out_threshold(y, [np.arange(40)], "gaussian", 0.5, np.random.default_rng(0))
     halves = np.array_split(np.random.default_rng(0).permutation(40), 2)
     rng = np.random.default_rng(1)
-    expected = []
+    expected, errors = [], []
     for one, other in (halves, halves[::-1]):
         t = maximise(TiltProblem.of(y[one], "gaussian", 0.5), rng).probe
         z = (y[other] - y[other].mean(axis=0)) @ t
         expected.append(2 * np.log(np.mean(np.exp(z))) / (0.5 * t @ t))
+        spread = np.std(np.exp(z) / np.mean(np.exp(z)) - z) / np.sqrt(len(z))  # of K
+        errors.append(2 * spread / (0.5 * t @ t))
     assert value == pytest.approx(np.mean(expected), rel=1e-6)
-    assert 0 < error < value
+    # the two starts of the search differ: tilts to 1e-6, where there is no gap to 1e-4 rounding
+    assert error == pytest.approx(np.hypot(*errors) / 2, rel=1e-4)
 
 
 def test_skewness_of_the_leading_component():
@@ -104,9 +132,33 @@ def test_skewness_of_the_leading_component():
     assert found == pytest.approx(abs(skew(scores[:, 0])), rel=1e-9)
 
 
+@pytest.mark.parametrize("n", [3, 4, 60], ids=["few", "square", "many"])
+def test_components_of_dependent_coordinates_are_those_that_vary(n):
+    """Rank 2 of 4, by singular values: descending, without the eigenvalues of rounding."""
+    rng = np.random.default_rng(6)
+    x = rng.normal(size=(n, 2)) @ rng.normal(size=(2, 4))
+    vectors, values = _leading_components(x)
+    np.testing.assert_allclose(values, np.linalg.svd(x)[1][:2] ** 2 / n, rtol=1e-12)
+    np.testing.assert_allclose(x.T @ x / n, vectors * values @ vectors.T, atol=1e-12)
+
+
+def test_no_variance_has_no_held_out_value():
+    y, groups = np.full((8, 2), 0.25), [np.arange(8)]
+    for likelihood in ("gaussian", "bernoulli"):
+        found = held_out_threshold(y, groups, likelihood, 1.0, np.random.default_rng(0))
+        assert np.isnan(found).all()
+
+
 def test_one_sample_has_no_components():
     vectors, values = _leading_components(np.zeros((1, 3)))
     assert (vectors.shape, values.shape) == ((3, 0), (0,))
+
+
+def test_value_of_a_tilt_whose_weights_overflow():
+    """K = 3000 (1 - mean) + log(1/4): exp(3000) is not a double."""
+    y = np.array([0.0, 0.0, 0.0, 1.0])[:, None]
+    found, _ = _value_at(y, np.array([3000.0]), "gaussian", 0.5)
+    assert found == pytest.approx(2 * (2250 - np.log(4)) / (0.5 * 3000**2), rel=1e-12)
 
 
 def test_value_along_a_coordinate_without_variance():

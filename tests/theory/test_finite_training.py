@@ -86,6 +86,20 @@ def test_threshold_tends_to_the_bias_of_the_criterion(update):
         np.testing.assert_allclose(linear[2], seen[2], rtol=0.01)  # saturation is slight here
 
 
+@pytest.mark.parametrize(
+    ("update", "share"),
+    [("joint", 1e-5), ("joint", 1e-3), ("joint", 0.6), ("aggressive", 0.1), ("aggressive", 0.6)],
+)
+def test_threshold_is_the_beta_whose_escape_takes_the_run(update, share):
+    """The inverse of `escape_times`, for the flow and for its linearisation."""
+    theta2, s, eps = 0.8, 0.3, 0.02
+    beta, how = share * theta2 / s, {"decoder_variance": s, "epsilon_nats": eps, "update": update}
+    for linearised, field in ((False, "observed_beta"), (True, "linearised_beta")):
+        time = float(escape_times(theta2, beta=beta, linearised=linearised, **how)[0])
+        found = finite_training_threshold(theta2, n_steps=5000, learning_rate=time / 5000, **how)
+        assert getattr(found, field)[0] == pytest.approx(beta, rel=1e-3)
+
+
 @every_update
 @pytest.mark.parametrize("seed", range(4))
 def test_escape_time_is_the_first_passage_of_the_flow(seed, update):
@@ -121,6 +135,17 @@ def test_first_passage_where_the_rate_overshoots(s):
     above = flow.rate_nats[:, 0] >= 0.882
     assert np.count_nonzero(np.diff(above.astype(int))) == 3
     assert time == pytest.approx(flow.time[np.argmax(above)], abs=3 * time / 4000)  # the spacing
+
+
+@pytest.mark.parametrize("start", [1e-3, 0.5])
+@pytest.mark.parametrize("epsilon", [0.6, 0.882, 0.89])
+def test_first_passage_of_the_aggressive_rate_from_any_start(epsilon, start):
+    """Before, on and beyond the crest of the same mode."""
+    how = {"update": "aggressive", "start_weights": start}
+    time = escape_times(6.0, epsilon_nats=epsilon, **how)[0]
+    flow = mode_flow(6.0, times=np.linspace(0, 1, 2001) * time, **how)
+    assert flow.rate_nats[-1, 0] == pytest.approx(epsilon, rel=1e-6)
+    assert np.all(flow.rate_nats[:-1, 0] < epsilon)
 
 
 @every_update
@@ -161,6 +186,13 @@ def test_the_fastest_mode_limits_the_learning_rate():
             finite_training_threshold(theta2, **run)
         said.append(str(error.value))
     assert said[0] == said[1] != said[2]
+
+
+@every_update
+def test_a_mode_without_variance_changes_no_other(update):
+    run = {"n_steps": 500, "learning_rate": 0.01, "update": update}
+    both, alone = (finite_training_threshold(v, **run) for v in ([1.0, 0.0], [1.0]))
+    assert both.observed_beta.tolist() == [*alone.observed_beta, 0.0]
 
 
 def test_rows():

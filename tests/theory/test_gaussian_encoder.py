@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from linvae.theory.gaussian_encoder import (
+    _held_out,
     alive_branch,
     gaussian_encoder_threshold,
     held_out_shift,
@@ -72,6 +73,13 @@ def test_gaussian_data_follow_the_rate_distortion_function():
     assert branch.betas == pytest.approx(2 * np.exp(-2 * R), rel=1e-5)
     assert branch.exchange_ratios == pytest.approx(-np.expm1(-2 * R) / R, rel=1e-6)
     assert branch.end_beta == branch.betas[0]
+
+
+def test_weights_count_up_to_a_factor():
+    y, w = skewed(0, n=12, d=1), np.random.default_rng(0).uniform(0.5, 2.0, 12)
+    found, expected = (gaussian_encoder_threshold(y, weights=v) for v in (7 * w, w / w.sum()))
+    assert found.critical_beta == pytest.approx(expected.critical_beta, rel=1e-9)
+    assert found.linear_critical_beta == pytest.approx(np.cov(y.T, ddof=0, aweights=w), rel=1e-12)
 
 
 @pytest.mark.parametrize("unit", [1e-8, 1e8])
@@ -194,6 +202,24 @@ def test_the_standard_error_is_the_scatter():
     assert np.mean(errors) == pytest.approx(float(np.std(shifts)), rel=0.6)
 
 
+def test_the_standard_error_is_that_of_leaving_samples_out():
+    """The jackknife of 40 samples under one decoder, encoder found anew; terms of order 1/n."""
+    rng = np.random.default_rng(2)
+    y, rest = (((rng.random(n) < 0.25) + 0.1 * rng.normal(size=n))[:, None] for n in (120, 40))
+    error = _held_out(y, rest)[1]
+    without = [_held_out(y, np.delete(rest, i, axis=0))[0] for i in range(40)]
+    assert error == pytest.approx(math.sqrt(39) * np.std(without), rel=0.1)
+
+
+def test_each_half_is_seen_by_the_decoder_of_the_other_alone():
+    y = skewed(1, n=40, d=1)
+    order = np.random.default_rng(3).permutation(40)
+    one, other = y[order[::2]], y[order[1::2]]
+    (a, a_error), (b, b_error) = _held_out(one, other), _held_out(other, one)
+    expected = (a + b) / 2 - 1, math.hypot(a_error, b_error) / 2
+    assert held_out_shift(y, seed=3) == pytest.approx(expected, rel=1e-12)
+
+
 def test_memorised_samples_do_not_pass():
     """One outlier is worth a code of its own, in one half alone."""
     y = np.random.default_rng(0).normal(size=(100, 20))
@@ -217,6 +243,7 @@ def test_no_gap_no_decoder():
         ([1.0], {}, "at least 2 samples"),
         ([1.0, np.nan], {}, "NaN or infinite"),
         ([2.0, 2.0], {}, "zero variance"),
+        (np.outer(np.ones(6), [0.1, 0.0]), {}, "zero variance"),  # but for rounding of the mean
         ([1.0, 2.0], {"weights": [1.0, 0.0]}, "weights=0.0 must be finite and > 0"),
         ([1.0, 2.0], {"weights": [1.0]}, r"shape \(1,\) but target has 2 samples"),
         ([1.0, 2.0], {"decoder_variance": 0.0}, "decoder_variance=0.0 must be finite and > 0"),

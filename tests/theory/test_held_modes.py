@@ -51,6 +51,17 @@ def test_rotations_change_nothing_and_the_sum_rule_holds(seed):
     assert 0 < found.held_nats.sum() < information
 
 
+def test_where_a_code_is_centred_changes_nothing():
+    e = scores_of([2.0, 1.9, 0.5])
+    code, noise = e @ np.array([[1.0, 0.2], [-0.7, 0.1], [0.3, 1.0]]), np.full((400, 2), 0.3)
+    moved = code + np.array([5.0, -3.0])
+    turned = turned_scores(e, code, noise, 3)
+    np.testing.assert_allclose(turned_scores(e, moved, noise, 3), turned, atol=1e-9)
+    found, expected = (held_modes(turned, mean, noise) for mean in (moved, code))
+    np.testing.assert_allclose(found.held_nats, expected.held_nats, rtol=1e-9)
+    np.testing.assert_allclose(found.influence, expected.influence, atol=1e-9)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_no_code_holds_more_than_its_rate(seed):
     """Curved means, variances that differ by sample, skewed data; the rate by the KL of Gaussians.
@@ -103,6 +114,15 @@ def test_modes_apart_are_not_turned():
     assert np.array_equal(turned_scores(e, code, np.ones((400, 1)), 3), e)
 
 
+def test_only_modes_within_one_factor_are_turned():
+    """Two next to each other and two far below and apart, no part of their run."""
+    e = scores_of([2.0, 1.9, 0.1, 0.02])
+    code = (e[:, :1] + e[:, 1:2]) + 3 * e[:, 2:3]
+    turned = turned_scores(e, code, np.ones((400, 1)), 4)
+    assert np.array_equal(turned[:, 2:], e[:, 2:])
+    assert not np.allclose(turned[:, :2], e[:, :2])
+
+
 def test_influence_is_the_standard_error():
     """Of 400 fresh sets of samples, the spread of held nats, known to 4 %: three times that."""
     rng, held, said = np.random.default_rng(0), [], []
@@ -119,6 +139,17 @@ def test_permuted_units_get_their_modes_and_idle_ones_the_rest():
     shares = np.array([[0.0, 0.9, 0.0, 0.0], [0.01, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.7]])
     modes = assign_units(shares, np.array([0.2, 1.0, 0.1, 0.8]))
     assert modes.tolist() == [1, 0, 3, 2]  # the fourth mode has no variance, three are in the data
+
+
+def test_idle_units_take_modes_by_their_rates():
+    modes = assign_units(np.zeros((2, 3)), np.array([0.1, 0.5, 1.0]))
+    assert modes.tolist() == [2, 1, 0]
+
+
+def test_a_mode_known_for_certain_is_held_to_rounding():
+    e = scores_of([2.0, 1.0])
+    found = held_modes(e, e[:, :1], np.zeros((400, 1)))
+    np.testing.assert_allclose(found.held_nats, [math.log(1e12) / 2, 0], atol=1e-12)
 
 
 def test_a_mode_without_variance_is_held_by_nobody():
@@ -155,6 +186,8 @@ def test_copies_of_a_sample_are_left_out_with_it():
     np.testing.assert_allclose(own, 0, atol=1e-15)
     np.testing.assert_allclose(other, 9.0)
     assert np.all(np.isnan(best_decoder_errors(y, *code, np.zeros(4, int))[1]))
+    own, other = best_decoder_errors(y[:1], *(part[:1] for part in code), np.zeros(1, int))
+    assert own == 0 and np.isnan(other)  # one sample is all there is
 
 
 def test_best_decoder_weighs_densities():

@@ -10,6 +10,7 @@ from linvae.moments import Moments
 from linvae.spec import VAESpec
 from linvae.theory import objective, solve
 from linvae.theory.held_out import (
+    _log_noise,
     held_out_critical_beta,
     held_out_gains,
     held_out_terms,
@@ -100,6 +101,16 @@ def test_held_out_threshold_however_near_its_ends(exponent, factor):
             assert found[0] == pytest.approx(float(mpmath.exp(exact)), rel=5e-13, abs=1e-307)
 
 
+@pytest.mark.parametrize("log_noise", [1e-4, 1e-3, 1.9e-3])
+def test_noise_next_to_the_sample_s_own_variance(log_noise):
+    """gap = 1 - L/(e^L - 1) = L/2 - L^2/12 + L^4/720 - ..., with Bernoulli's numbers."""
+    L = mpmath.mpf(log_noise)
+    gap = float(L / 2 - L**2 / 12 + L**4 / 720)  # the next term is L^6/30240
+    # 1 - x keeps eps of 1, at least 1e-12 of the gap; the series misses gap^4/10
+    found = float(_log_noise(np.array([1 - gap]))[0])
+    assert found == pytest.approx(log_noise, abs=5e-16)
+
+
 def test_held_out_threshold_at_its_limits():
     found = held_out_critical_beta([2.0, 2.0, 2.0, 0.0], [0.0, 2.0, 3.0, 1.0], decoder_variance=0.5)
     np.testing.assert_array_equal(found, [0.0, 4.0, 4.0, 0.0])
@@ -153,7 +164,7 @@ ERRORS = [
     ),
     (
         lambda: held_out_gains([1.0], [1.0], beta=0.0, decoder_variance=1.0),
-        "beta=0.0 must be finite and > 0",
+        "beta=0.0 must be finite and > 0 in linvae.theory.held_out",
     ),
 ]
 

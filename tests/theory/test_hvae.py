@@ -14,6 +14,7 @@ from linvae.moments import Moments
 from linvae.spec import CVAESpec, HVAESpec, VAESpec
 from linvae.theory import UnboundedObjectiveError, objective, solve
 from linvae.theory.hvae import isotonic_regression
+from linvae.theory.stability import stability
 
 from . import acceptance
 from .problems import Problem, draw, problems, random_covariance
@@ -246,6 +247,8 @@ def test_decreasing_learned_betas_are_refused_by_name(case):
     message = rf"no minimum: betas\[{lower - 1}\]=.* > betas\[{upper - 1}\]=.*level {lower} grows"
     with pytest.raises(UnboundedObjectiveError, match=message):
         solve(spec, DIMENSION_TWO)
+    with pytest.raises(UnboundedObjectiveError, match=message):
+        stability(spec, DIMENSION_TWO)
     solution = solve(spec, DIMENSION_TWO, allow_unbounded=True)
     assert solution.status == "unbounded"
     assert solution.objective == -np.inf
@@ -253,6 +256,15 @@ def test_decreasing_learned_betas_are_refused_by_name(case):
     assert solution.noise_fractions.shape == (len(spec.latent_dims), max(2, *spec.latent_dims))
     assert np.isnan(solution.noise_fractions).all()
     assert np.isnan(solution.rates).all()
+
+
+def test_without_a_minimum_one_mode_has_no_numbers_either():
+    spec, one = HVAESpec([1, 1], betas=[2.0, 1.0]), Moments.from_covariance([[1.0]])
+    solution = solve(spec, one, allow_unbounded=True)
+    assert solution.rates.shape == (2,)
+    assert solution.level_critical_betas.shape == solution.mode_rates.shape == (2, 1)
+    for field in ("rates", "mode_rates", "critical_beta", "encoder_variances", "distortion"):
+        assert np.isnan(getattr(solution, field)).all()
 
 
 def _ray(spec: HVAESpec, lower: int, upper: int, rho: float) -> dict[str, np.ndarray]:

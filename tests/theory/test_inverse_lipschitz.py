@@ -195,9 +195,11 @@ def test_units_count_as_idle_from_idle_beta(seed):
 def test_rows():
     found = inverse_lipschitz_optimum([1.0, 2.0], latent_dim=1, inverse_lipschitz=3.0)
     (row,) = found.to_rows()
-    assert row["mode_variance"] == 2.0
+    assert (row["unit"], row["mode_variance"]) == (1, 2.0)
     assert row["bound"] is True
     assert row["rates_nats"] == found.rates_nats[0]
+    both = inverse_lipschitz_optimum([1.0, 2.0], latent_dim=2, inverse_lipschitz=0.1).to_rows()
+    assert [(row["unit"], row["mode_variance"]) for row in both] == [(1, 2.0), (2, 1.0)]
 
 
 REFUSED = {

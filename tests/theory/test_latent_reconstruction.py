@@ -115,6 +115,7 @@ def test_without_data_the_loss_alone_moves_the_unit():
         ("prior", "none", 1.0, math.inf),
         ("posterior", "none", 1e-4, math.inf),
         ("posterior", "both", 0.0, 0.0),
+        ("posterior", "none", 0.0, 0.0),
         ("prior", "none", 0.0, 0.0),
         ("mean", "none", 1.0, 0.0),
         ("posterior-to-mean", "both", 1.0, 0.0),
@@ -123,9 +124,14 @@ def test_without_data_the_loss_alone_moves_the_unit():
         assert reconstruction_critical_beta(0.0, loss, **NUMBERS) == expected
         rate = reconstruction_growth_rates(0.0, loss, beta=2.0, **NUMBERS)
         assert (rate > 0) == (expected > 0)
+    assert reconstruction_critical_beta(1e-310, LatentReconstruction(0.5), **NUMBERS) == math.inf
     rest = reconstruction_rest(0.0, LatentReconstruction(0.5), beta=2.0, **NUMBERS)
     assert (rest.lost, rest.decoder, rest.encoder) == (0, 0, math.inf)
     assert (rest.noise_fractions, rest.rates_nats, rest.squared_errors) == (1, 0, 0)
+    for loss in (LatentReconstruction(0.5, encoder_share=0.0), LatentReconstruction(0.0)):
+        rest = reconstruction_rest([0.0, 9.0], loss, beta=2.0, **NUMBERS)
+        assert (rest.lost[0], rest.decoder[0], rest.encoder[0]) == (1, 0, 0)
+        assert rest.lost[1] < 1
 
 
 RESTS = [
@@ -164,6 +170,20 @@ def test_the_flow_stays_at_the_rest_and_returns_to_it(routing):
         assert np.abs(flow).max() < 1e-12 * np.abs(J).max()
         assert np.linalg.eigvals(J).real.max() < 0
     assert 0 < alive < 8
+
+
+@pytest.mark.parametrize("routing", RESTS)
+def test_a_unit_rests_away_from_collapse_exactly_below_its_threshold(routing):
+    """Numbers up to e^12 apart, by the closed form of the threshold; not within 1e-6 of it."""
+    rng = np.random.default_rng(0)
+    for _ in range(15):
+        weight, beta, s, eta2 = np.exp(rng.uniform(-3, 3, size=4))
+        loss, theta2 = LatentReconstruction(weight, *routing), np.exp(rng.uniform(-6, 6, size=20))
+        given = {"decoder_variance": s, "prior_variance": eta2}
+        rest = reconstruction_rest(theta2, loss, beta=beta, **given)
+        critical = reconstruction_critical_beta(theta2, loss, **given)
+        clear = np.abs(critical / beta - 1) > 1e-6
+        assert np.array_equal((rest.lost < 1)[clear], (beta < critical)[clear])
 
 
 def test_rates_and_errors_of_the_rest_are_those_of_its_weights():

@@ -142,3 +142,17 @@ def test_share_above_a_variance_leaves_out_what_equals_it():
     least = int(np.argmin(found.held_out))
     expected = 1 - found.sizes[least] / found.sizes.sum()
     assert found.share_above(float(found.held_out[least])) == pytest.approx(expected)
+
+
+def test_sixteen_samples_are_halved_and_no_fewer():
+    rng = np.random.default_rng(8)
+    y, x = rng.normal(size=(16, 2)), rng.normal(size=(16, 1))
+    assert local_residual_spectrum(y, x, n_cells=2).sizes.tolist() == [8, 8]
+    with pytest.raises(ValueError, match="condition has 15 samples, too few for cells of 8"):
+        local_residual_spectrum(y[:15], x[:15], n_cells=2)
+
+
+def test_cells_are_counted_in_powers_of_two_by_default_too():
+    rng = np.random.default_rng(9)
+    found = local_residual_spectrum(rng.normal(size=(320, 1)), rng.normal(size=(320, 1)))
+    assert found.sizes.tolist() == [20] * 16

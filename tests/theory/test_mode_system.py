@@ -66,3 +66,10 @@ def test_integration_of_a_linear_system():
     found = integrate(lambda y, t: rates * y, np.ones((2, 1)), 0.0, times, np.full((2, 1), 1e-14))
     expected = np.exp(rates.T * times[:, None])
     np.testing.assert_allclose(found[:, :, 0], expected, rtol=1e-8)  # 1e-10 per step
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.7])
+def test_without_data_an_answering_encoder_leaves_the_decoder_its_own_decay(beta):
+    """-eta^2/s: the encoder answers nothing, at no beta."""
+    system = mode_system(np.zeros(1), S, ETA2, "aggressive", "raw")
+    assert system.growth(np.array([beta])) == pytest.approx([-ETA2 / S], rel=1e-12)

@@ -121,3 +121,20 @@ def test_units_of_the_spectrum_change_nothing(unit):
     values = np.append([3.0, 2.0, 1.0], np.full(7, 1e-17))
     found, _ = unbiased_spectrum(unit * values, 50, False)
     np.testing.assert_allclose(found, unit * np.append([3.0, 2.0, 1.0], np.zeros(7)), rtol=1e-15)
+
+
+@pytest.mark.parametrize("d", [22, 31, 90])
+def test_no_more_than_a_quarter_are_spikes_and_then_it_does_not_apply(d):
+    """Half of all would be, geometrically far from the bulk and from each other."""
+    values = np.r_[np.geomspace(1e6, 1e3, d // 2), np.linspace(1.3, 0.7, d - d // 2)]
+    found = estimate_noise(values, 10 * d, centered=False)
+    assert found.n_spikes == d // 4
+    assert not found.applies
+
+
+def test_it_does_not_apply_to_few_eigenvalues_however_flat():
+    """The distance allowed, six steps, is then no test of the shape."""
+    found = estimate_noise(np.linspace(1.2, 0.8, 12), 400, centered=False)
+    assert found.n_spikes == 0
+    assert found.bulk_distance <= found.allowed_distance
+    assert not found.applies

@@ -492,6 +492,11 @@ REFUSED = {
         Moments.from_covariance(np.eye(2), mean=[0.5, 1.5]),
         "holds 1.5 but likelihood='bernoulli'",
     ),
+    "mean-zero": (
+        VAESpec(1, likelihood="poisson"),
+        Moments.from_covariance(np.eye(2), mean=[0.0, 0.0]),
+        "holds 0 but likelihood='poisson'",
+    ),
     "mask-size": (ARVAESpec(1, order=[[0, 0, 0], [1, 0, 0], [1, 1, 0]]), PLAIN, "mask of 3 rows"),
     "not-a-spec": ("vae", PLAIN, "must be a VAESpec"),
 }
@@ -585,3 +590,18 @@ def test_root_of_a_pseudo_inverse_beside_small_directions():
     # eps of the largest beside 1e-8
     np.testing.assert_allclose(kept.T @ H.T @ H @ kept, np.diag([1e8, 1.0]), rtol=1e-6, atol=1.0)
     assert len(H) == 2
+
+
+@pytest.mark.parametrize("mean", [-1e-10, 1 + 1e-10])
+def test_means_outside_by_rounding_are_constant_coordinates(mean):
+    spec, C = VAESpec(1, likelihood="bernoulli"), np.diag([0.2, 1e-11, 0.15])
+    found = stability(spec, Moments.from_covariance(C, mean=[0.3, mean, 0.8]))
+    expected = stability(spec, Moments.from_covariance(C, mean=[0.3, float(mean > 0.5), 0.8]))
+    np.testing.assert_array_equal(found.critical_beta, expected.critical_beta)
+    np.testing.assert_array_equal(found.escape_rates, expected.escape_rates)
+
+
+def test_root_of_a_diagonal_keeps_entries_of_any_size():
+    """Rounding of a largest is none of coordinates that do not mix."""
+    H = _inverse_root(np.diag([1.0, 1e-20, 0.0]))
+    np.testing.assert_allclose(H.T @ H, np.diag([1.0, 1e20, 0.0]), rtol=1e-12)

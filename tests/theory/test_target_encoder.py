@@ -239,3 +239,52 @@ def test_refusals_name_the_way_out():
     learned = CVAESpec(1, decoder_variance="learned", encoder_sees="target")
     with pytest.raises(ValueError, match=r"'target' has no known global optimum with decoder_var"):
         solve(learned, moments)
+
+
+@pytest.mark.parametrize("unit", [1e-4, 1e4])
+def test_units_of_a_transition_of_first_order_change_nothing(unit):
+    expected = solve(spec_of(s=1.5), scalar(0.9, 1.5)).critical_beta[0]
+    found = solve(spec_of(s=1.5 * unit), scalar(0.9, 1.5 * unit)).critical_beta[0]
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert expected > 1.001 * (1 - 0.9) ** 2
+
+
+def test_target_that_holds_the_condition_is_an_encoder_that_sees_both():
+    C = random_covariance(np.random.default_rng(12), 3)
+    T = np.array([[1.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])  # x, and (x, y)
+    plain = Moments.from_covariance(C, condition_dim=1)
+    both = Moments.from_covariance(T @ C @ T.T, condition_dim=1)
+    expected = solve(CVAESpec(1, decoder_variance=0.2), plain).critical_beta[0]
+    assert target_encoder_critical_beta(spec_of(), both) == pytest.approx(expected, rel=1e-9)
+
+
+def test_iteration_gives_the_same_bits_at_every_call(monkeypatch):
+    monkeypatch.setattr("linvae.theory.target_encoder.DENSE", 10)
+    moments = Moments.from_covariance(
+        random_covariance(np.random.default_rng(8), 45), condition_dim=5
+    )
+    first, second = (solve(spec_of(0.5), moments) for _ in range(2))
+    for name, value in first.weights.items():
+        np.testing.assert_array_equal(value, second.weights[name])
+
+
+@pytest.mark.parametrize("noise", [0.05, 20.0])
+def test_the_better_of_two_summits_with_a_fixed_variance(noise):
+    """Two coordinates that do not talk, the condition tells of the wide one: one of them is served.
+
+    Which one changes with beta, and both ways are met.
+    """
+    joint = np.array([[1.0, 0.0, 95**0.5], [0.0, 1.0, 0.0], [95**0.5, 0.0, 100.0]])
+    each = [Moments.from_covariance(joint[np.ix_([0, i], [0, i])], condition_dim=1) for i in (1, 2)]
+    met = set()
+    for beta in np.geomspace(0.01, 0.9, 15) / noise:
+        spec = replace(spec_of(beta, s=1.0), encoder_variance=noise)
+        found = solve(spec, Moments.from_covariance(joint, condition_dim=1))
+        idle = beta * (noise - 1 - np.log(noise)) / 2
+        alive = np.array([solve(spec, moments).objective for moments in each])
+        dead = np.array([collapsed_objective(moments, 1.0) + idle for moments in each])
+        # the idle value is paid once
+        values = alive + dead[::-1] - idle
+        assert found.objective == pytest.approx(values.min(), rel=1e-12)
+        met.add(int(values.argmin()))
+    assert met == {0, 1}

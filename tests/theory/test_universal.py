@@ -602,3 +602,12 @@ def test_a_small_coordinate_is_not_the_rounding_of_a_large_one():
     y = np.concatenate([1e13 * x, x + rng.exponential(size=(40, 1))], axis=1)
     alone = universal_threshold(y[:, 1:], condition=x).critical_beta
     assert universal_threshold(y, condition=x).critical_beta == pytest.approx(alone, rel=1e-9)
+
+
+def test_the_mean_of_a_target_does_not_hide_what_a_condition_leaves():
+    """Residuals below 1 beside a mean of 3e12, whose rounding is 5e-4."""
+    rng = np.random.default_rng(6)
+    x, y = rng.normal(size=(40, 1)), rng.uniform(-1, 1, size=(40, 1))
+    expected = universal_threshold(y, condition=x).critical_beta
+    found = universal_threshold(y + 3e12, condition=x).critical_beta
+    assert found == pytest.approx(expected, rel=0.01)

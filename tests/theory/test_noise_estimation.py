@@ -138,3 +138,13 @@ def test_it_does_not_apply_to_few_eigenvalues_however_flat():
     assert found.n_spikes == 0
     assert found.bulk_distance <= found.allowed_distance
     assert not found.applies
+
+
+def test_a_search_that_ends_at_a_quarter_has_not_found_all():
+    """Even where what is left looks like noise: there might be more."""
+    d, n = 88, 880
+    noise = descending(spiked_sample(np.random.default_rng(5), n, np.ones(66)))[0]
+    found = estimate_noise(np.r_[np.geomspace(1e6, 1e3, 22), noise], n, centered=False)
+    assert found.n_spikes == d // 4
+    assert found.bulk_distance <= found.allowed_distance
+    assert not found.applies

@@ -184,6 +184,17 @@ def test_real_sentences_leave_less_to_a_latent_the_further_the_decoder_sees():
     assert 1.1 < held_out[2] < held_out[1] + found[1].held_out_standard_error
 
 
+def test_newton_is_held_where_its_steps_would_leave_for_good():
+    """Separable pixels and next to no prior: undamped, these weights run away."""
+    rng = np.random.default_rng(1634)
+    y = (rng.random((40, 7)) < 0.9).astype(float)
+    y = np.column_stack([y, y @ rng.normal(size=7) > 0])
+    p = logistic_predictions(y, y, [[]] * 7 + [range(7)], ridge=1e-6)[:, 7]
+    X = np.column_stack([np.ones(40), y[:, :7]])
+    # X'(y - p) = ridge w at the optimum, of weights below 100
+    assert np.abs(X.T @ (y[:, 7] - p)).max() < 1e-4
+
+
 # --- Gaussian representation ------------------------------------------------------------------
 
 

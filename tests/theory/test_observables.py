@@ -144,11 +144,12 @@ def test_collapsed_model_has_no_rate_anywhere():
     assert law.mean_nats == 0.0
 
 
+@pytest.mark.parametrize("centered", [False, True])
 @pytest.mark.parametrize("conditional", [False, True])
-def test_sample_rates_average_to_the_rate(conditional):
+def test_sample_rates_average_to_the_rate(conditional, centered):
     rng = np.random.default_rng(1)
     y, x = rng.normal(size=(50, 3)) + 2, rng.normal(size=(50, 2)) - 1
-    moments = Moments.from_data(y, x if conditional else None)
+    moments = Moments.from_data(y, x if conditional else None, centered=centered)
     spec = CVAESpec(2, decoder_variance=0.3) if conditional else VAESpec(2, decoder_variance=0.3)
     weights = solve(spec, moments).weights
     rates = sample_rates(spec, moments, weights, y, x if conditional else None)
@@ -231,3 +232,11 @@ def test_share_below_with_one_large_and_many_small_units_by_an_integral(nats):
     exact = sum(quad(below, a, b, epsabs=1e-13)[0] for a, b in itertools.pairwise(cuts))
     found = RateDistribution(0.0, np.array([5.0] + [0.01] * 700)).share_below(nats)
     assert found == pytest.approx(exact, abs=1e-9)
+
+
+def test_no_sample_has_less_than_no_rate():
+    """epsilon = 0: KL < 0 never, nor of a unit that is collapsed."""
+    spec = VAESpec(2, beta=3.0)
+    solution = solve(spec, Moments.from_covariance(np.eye(2)))
+    assert collapsed_unit_counts(spec, solution, 0.0, 0.5).tolist() == [0]
+    assert collapsed_unit_counts(spec, solution, 1e-9, 0.5).tolist() == [2]

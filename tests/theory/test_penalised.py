@@ -269,10 +269,15 @@ def test_threshold_of_modes_that_jump_with_both_penalties(eta2, s):
     jumps = is_first_order(theta2, **penalties)
     assert np.sum(jumps & (theta2 > 0)) > 30
     assert np.sum(jumps & (theta2 == 0)) > 10
-    beta = np.where(jumps, penalised_critical_beta(theta2, **penalties), 1.0)
+    critical = penalised_critical_beta(theta2, **penalties)
+    local = local_critical_beta(theta2, **penalties)
+    assert np.array_equal(critical > local, jumps)
+    wakes = (critical > 0) & np.isfinite(critical)
+    beta = np.where(wakes, critical, 1.0)
     below = penalised_optimum(theta2, beta=0.999 * beta, **penalties)
-    assert not below.collapsed[jumps].any()
-    assert penalised_optimum(theta2, beta=1.001 * beta, **penalties).collapsed[jumps].all()
+    above = penalised_optimum(theta2, beta=1.001 * beta, **penalties)
+    assert not below.collapsed[wakes].any()
+    assert above.collapsed[wakes].all()
 
 
 def test_numbers_out_of_range_are_refused_by_name():

@@ -438,8 +438,9 @@ REFUSED = {
     "low row": (lambda: TokenPredictions([0, 1], [0, 1], [[0.5, 0.5], [0.2, 0.1]]), "row 1 .* 0.3"),
     "undefined": (lambda: TokenPredictions([0], [0], [[np.nan, 1.0]]), "row 0 that sums to nan"),
     "logits": (lambda: TokenPredictions([0], [0], [[2.0, -1.0]]), "lowest entry -1"),
+    "negative": (lambda: TokenPredictions([-1, 0], [0, 1], P[:2]), "sequence .* integers >= 0"),
     "class": (
-        lambda: TokenPredictions([0], [2], P[:1]),
+        lambda: TokenPredictions([0, 0], [0, 2], P[:2]),
         "observed has class 2 but predicted has 2",
     ),
     "impossible": (
@@ -454,6 +455,8 @@ REFUSED = {
         lambda: burst_threshold(length=0, concentration=1, reach=0),
         "length=0 must be an integer >= 1 in burst_threshold",
     ),
+    "half": (lambda: burst_threshold(length=2.5, concentration=1, reach=0), "length=2.5 must be"),
+    "true": (lambda: burst_threshold(length=True, concentration=1, reach=0), "length=True must be"),
     "reach": (lambda: burst_threshold(length=1, concentration=1, reach=-1), "reach=-1 must be"),
     "A": (lambda: burst_threshold(length=1, concentration=0, reach=1), "concentration=0 must be"),
 }
@@ -498,9 +501,20 @@ def test_directions_have_unit_length():
     np.testing.assert_allclose(np.linalg.norm(found.directions, axis=1), 1, rtol=1e-12)
 
 
-def test_four_samples_are_the_fewest_to_hold_two_out():
+@pytest.mark.parametrize("centered", [True, False])
+def test_four_samples_are_the_fewest_to_hold_two_out(centered):
     S = np.random.default_rng(14).normal(size=(4, 1))
-    found = residual_threshold(S, [[1.0]])
+    found = residual_threshold(S, [[1.0]], centered=centered)
     one, other = np.array_split(np.random.default_rng(0).permutation(4), 2)
-    expected = np.mean([np.var(S[one]), np.var(S[other])])
-    assert found.held_out_critical_beta == pytest.approx(expected, rel=1e-12)
+    expected = [np.var(S[half]) if centered else np.mean(S[half] ** 2) for half in (one, other)]
+    assert found.held_out_critical_beta == pytest.approx(np.mean(expected), rel=1e-12)
+
+
+def test_predictions_in_single_precision_are_worked_on_in_double():
+    rng = np.random.default_rng(15)
+    p, observed = rng.dirichlet(np.ones(4), size=30).astype(np.float32), rng.integers(4, size=30)
+    found, expected = (
+        token_threshold(TokenPredictions(np.arange(30) // 3, observed, given)).critical_beta
+        for given in (p, p.astype(np.float64))
+    )
+    np.testing.assert_array_equal(found, expected)

@@ -138,6 +138,7 @@ def test_samples_give_their_moments():
         ((0.0, -0.2), "not the excess"),
         ((0.0, 3.0, [0.5], [0.1, 0.2]), r"shape \(1,\) but couplings \(2,\)"),
         ((0.0, 3.0, [1.0], [0.1]), "two equal leading eigenvalues"),
+        ((0.0, 3.0, [0.0], [0.1]), "must be above 0 and below 1"),
     ],
 )
 def test_impossible_moments(arguments, words):

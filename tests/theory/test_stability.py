@@ -581,20 +581,23 @@ def test_rates_of_blocks_that_share_no_multiple_of_one(number):
     np.testing.assert_allclose(np.sort(_escape_rates(F, C, W)), np.sort(expected), rtol=1e-12)
 
 
-def test_root_of_a_pseudo_inverse_beside_small_directions():
-    """A direction is rounding by the largest, not by its neighbours."""
+@pytest.mark.parametrize("unit", [1e-12, 1.0, 1e12])
+def test_root_of_a_pseudo_inverse_beside_small_directions(unit):
+    """A direction is rounding by the largest, not by its neighbours, in any unit."""
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
     F = turn @ np.diag([1e-17, 1e-8, 1.0]) @ turn.T
-    H = _inverse_root(F)
+    H = _inverse_root(unit * F) * np.sqrt(unit)
     kept = turn[:, 1:]
     # eps of the largest beside 1e-8
     np.testing.assert_allclose(kept.T @ H.T @ H @ kept, np.diag([1e8, 1.0]), rtol=1e-6, atol=1.0)
     assert len(H) == 2
 
 
-@pytest.mark.parametrize("mean", [-1e-10, 1 + 1e-10])
-def test_means_outside_by_rounding_are_constant_coordinates(mean):
-    spec, C = VAESpec(1, likelihood="bernoulli"), np.diag([0.2, 1e-11, 0.15])
+@pytest.mark.parametrize(
+    ("likelihood", "mean"), [("bernoulli", -1e-10), ("bernoulli", 1 + 1e-10), ("poisson", -1e-10)]
+)
+def test_means_outside_by_rounding_are_constant_coordinates(likelihood, mean):
+    spec, C = VAESpec(1, likelihood=likelihood), np.diag([0.2, 1e-11, 0.15])
     found = stability(spec, Moments.from_covariance(C, mean=[0.3, mean, 0.8]))
     expected = stability(spec, Moments.from_covariance(C, mean=[0.3, float(mean > 0.5), 0.8]))
     np.testing.assert_array_equal(found.critical_beta, expected.critical_beta)
@@ -605,3 +608,16 @@ def test_root_of_a_diagonal_keeps_entries_of_any_size():
     """Rounding of a largest is none of coordinates that do not mix."""
     H = _inverse_root(np.diag([1.0, 1e-20, 0.0]))
     np.testing.assert_allclose(H.T @ H, np.diag([1.0, 1e20, 0.0]), rtol=1e-12)
+
+
+def test_every_direction_without_data_is_unstable_at_every_beta():
+    spec = VAESpec(1, latent_reconstruction=0.1)
+    found = stability(spec, Moments.from_covariance(np.diag([1.0, 0.0, 0.0])))
+    assert found.critical_beta[:2].tolist() == [np.inf, np.inf]
+    assert np.isfinite(found.critical_beta[2:]).all()
+
+
+def test_a_direction_at_its_threshold_is_not_unstable():
+    found = stability(VAESpec(1), Moments.from_covariance(np.eye(2)))
+    assert found.critical_beta.tolist() == [1.0, 1.0]
+    assert found.unstable_directions == 0

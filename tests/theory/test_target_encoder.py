@@ -288,3 +288,16 @@ def test_the_better_of_two_summits_with_a_fixed_variance(noise):
         assert found.objective == pytest.approx(values.min(), rel=1e-12)
         met.add(int(values.argmin()))
     assert met == {0, 1}
+
+
+def test_threshold_of_coordinates_that_do_not_talk_is_the_largest_of_theirs():
+    """The condition tells almost all of the wide one, whose best T is large; nothing of the other.
+
+    Where the other ends decides nothing about where the first is looked for.
+    """
+    tells = np.sqrt(100 * (1 - 1e-3))
+    joint = np.array([[1.0, 0.0, tells], [0.0, 1e-4, 0.0], [tells, 0.0, 100.0]])
+    each = [Moments.from_covariance(joint[np.ix_([0, i], [0, i])], condition_dim=1) for i in (1, 2)]
+    expected = [target_encoder_critical_beta(spec_of(), moments) for moments in each]
+    found = target_encoder_critical_beta(spec_of(), Moments.from_covariance(joint, condition_dim=1))
+    assert found == pytest.approx(max(expected), rel=1e-9)

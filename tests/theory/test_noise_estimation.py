@@ -146,7 +146,7 @@ def test_it_does_not_apply_to_few_eigenvalues_however_flat():
 @pytest.mark.parametrize("spikes", [21, 22])
 def test_a_search_that_ends_at_a_quarter_has_not_found_all(spikes):
     """Even where what is left looks like noise: there might be more."""
-    d, n = 88, 880
+    d, n = 90, 900
     noise = descending(spiked_sample(np.random.default_rng(5), n, np.ones(d - spikes)))[0]
     found = estimate_noise(np.r_[np.geomspace(1e6, 1e3, spikes), noise], n, centered=False)
     assert found.n_spikes == spikes

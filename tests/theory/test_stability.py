@@ -14,7 +14,13 @@ from scipy.linalg import eigh
 from linvae import CVAESpec, HVAESpec, Moments, VAESpec, solve
 from linvae.spec import ARVAESpec
 from linvae.theory.dynamics import escape_rates
-from linvae.theory.stability import _escape_rates, _inverse_root, critical_correlation, stability
+from linvae.theory.stability import (
+    _escape_rates,
+    _inverse_root,
+    critical_correlation,
+    generalised_eigenvalues,
+    stability,
+)
 
 from .problems import draw, random_covariance
 from .strategies import replaced
@@ -236,6 +242,22 @@ def test_exponential_family_by_quadrature(likelihood, number):
     critical = stability(spec, moments).critical_beta[0]
     assert _curvature(likelihood, y, weight, 0.98 * critical, eta2) < 0
     assert _curvature(likelihood, y, weight, 1.02 * critical, eta2) > -1e-10  # rounding
+
+
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("likelihood", ["bernoulli", "poisson", "multinomial"])
+def test_escape_rate_of_an_exponential_family_by_quadrature(likelihood, number):
+    """Lowest curvature of the exact objective of discrete data, at half the threshold."""
+    rng = np.random.default_rng(number)
+    y, weight = _states(likelihood, rng)
+    mean = weight @ y
+    C = (y - mean).T @ (weight[:, None] * (y - mean))
+    moments, eta2 = Moments.from_covariance(C, mean=mean), float(rng.uniform(0.5, 2))
+    spec = VAESpec(1, likelihood=likelihood, prior_variance=eta2)
+    at = dataclasses.replace(spec, beta=0.5 * stability(spec, moments).critical_beta[0])
+    found = stability(at, moments).escape_rates[0]
+    # rounding of second derivatives by autograd
+    assert found == pytest.approx(-_curvature(likelihood, y, weight, at.beta, eta2), rel=1e-9)
 
 
 def test_binary_data_have_the_spectrum_of_their_correlations():
@@ -621,3 +643,21 @@ def test_a_direction_at_its_threshold_is_not_unstable():
     found = stability(VAESpec(1), Moments.from_covariance(np.eye(2)))
     assert found.critical_beta.tolist() == [1.0, 1.0]
     assert found.unstable_directions == 0
+
+
+@pytest.mark.parametrize("order", [None, 1])
+def test_copies_of_an_autoregressive_decoder_pass_through_its_own_map(order):
+    """Latent reconstruction beside a decoder that sees the past: Hessian of the exact objective."""
+    for number in range(4):
+        _, moments = _draw("full", number)
+        spec = ARVAESpec(1, order=order, decoder_variance=0.5, latent_reconstruction=0.6)
+        at = dataclasses.replace(spec, beta=0.5 * stability(spec, moments).critical_beta[0])
+        curvature = autograd_oracle.collapsed_curvature(autograd_oracle.model_of(at, moments))
+        assert stability(at, moments).escape_rates[0] == pytest.approx(-curvature, rel=1e-9)
+
+
+def test_growth_without_a_price_is_endless_only_beyond_the_rounding_of_its_size():
+    for size, endless in ((1e12, 0), (1.0, 1)):
+        A, B = np.diag([size, 1e-6]), np.diag([1.0, 0.0])
+        found, _ = generalised_eigenvalues(A, B, A)
+        assert found.tolist() == [np.inf] * endless + [size]

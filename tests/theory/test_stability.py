@@ -661,3 +661,10 @@ def test_growth_without_a_price_is_endless_only_beyond_the_rounding_of_its_size(
         A, B = np.diag([size, 1e-6]), np.diag([1.0, 0.0])
         found, _ = generalised_eigenvalues(A, B, A)
         assert found.tolist() == [np.inf] * endless + [size]
+
+
+@pytest.mark.parametrize("size", [1e-12, 1.0, 1e12])
+def test_directions_have_unit_length_in_any_unit(size):
+    C = size * random_covariance(np.random.default_rng(15), 4)
+    found = stability(VAESpec(1, decoder_variance=size), Moments.from_covariance(C)).directions
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-12)

@@ -205,19 +205,20 @@ def test_condition_that_determines_the_target_leaves_nothing():
     assert found.critical_beta[0] == 0
 
 
-def test_singular_target_is_the_target_without_its_empty_directions():
-    rng = np.random.default_rng(5)
-    C = random_covariance(rng, 3)
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e9])
+def test_singular_target_is_the_target_without_its_empty_directions(unit):
+    rng, s = np.random.default_rng(5), 0.2 * unit
+    C = unit * random_covariance(rng, 3)
     T = np.zeros((4, 3))
     T[0, 0] = 1
     T[1:, 1:] = rng.normal(size=(3, 2))
-    found = solve(spec_of(), Moments.from_covariance(T @ C @ T.T, condition_dim=1))
+    found = solve(spec_of(s=s), Moments.from_covariance(T @ C @ T.T, condition_dim=1))
     basis = np.linalg.qr(T[1:, 1:])[0]
     reduced = T.T[:, 1:] @ basis
     P = np.eye(3)
     P[1:, 1:] = reduced[1:]
-    same = solve(spec_of(), Moments.from_covariance(P.T @ C @ P, condition_dim=1))
-    constant = np.log(2 * np.pi * 0.2) / 2
+    same = solve(spec_of(s=s), Moments.from_covariance(P.T @ C @ P, condition_dim=1))
+    constant = np.log(2 * np.pi * s) / 2
     assert found.objective == pytest.approx(same.objective + constant, rel=1e-9)
     assert found.critical_beta[0] == pytest.approx(same.critical_beta[0], rel=1e-9)
 

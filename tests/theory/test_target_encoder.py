@@ -164,7 +164,7 @@ def test_the_better_of_two_summits(beta, chosen):
 
 
 @pytest.mark.parametrize("encoder_variance", [None, 0.4], ids=str)
-@pytest.mark.parametrize("unit", [1e-4, 1e4])
+@pytest.mark.parametrize("unit", [1e-9, 1e-4, 1e4])
 def test_units_of_the_data_change_nothing(unit, encoder_variance):
     C = random_covariance(np.random.default_rng(11), 5)
     spec = replace(spec_of(beta=0.3), encoder_variance=encoder_variance)

@@ -222,3 +222,26 @@ def test_critical_betas_of_modes_without_variance_are_zero(unit):
     spec = VAESpec(3, decoder_variance="learned")
     modes = mode_decomposition(spec, Moments.from_covariance(np.diag([2.0 * unit, 0.0, 0.0])))
     assert learned_critical_betas(spec, modes).tolist() == [3.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("rank", "way_out"), [(1, "use a fixed"), (2, "use latent_dim < 2 or a fixed")]
+)
+def test_fewer_units_are_a_way_out_where_one_is_left(rank, way_out):
+    moments = _diagonal(*[2.0, 1.0][:rank], 0.0, 0.0)
+    with pytest.raises(UnboundedObjectiveError, match=f"runs to 0; {way_out} decoder_variance"):
+        solve(_learned(2), moments)
+
+
+def test_what_a_condition_leaves_unexplained_lowers_every_threshold():
+    """Two coordinates of four are told by x: i - 1 units a thousandth above, i below."""
+    C = np.eye(6) * [1.0, 1.0, 3.0, 2.0, 0.7, 0.4]
+    C[0, 2] = C[2, 0] = 1.6
+    C[1, 3] = C[3, 1] = 1.1
+    moments = Moments.from_covariance(C, condition_dim=2)
+    found = learned_critical_betas(_learned(2), mode_decomposition(_learned(2), moments))
+    for i, beta in enumerate(found):
+        counts = [
+            int(solve(_learned(2, beta * f), moments).active_units[0]) for f in (0.999, 1.001)
+        ]
+        assert counts == [i + 1, i]

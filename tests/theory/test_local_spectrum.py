@@ -142,3 +142,33 @@ def test_share_above_a_variance_leaves_out_what_equals_it():
     least = int(np.argmin(found.held_out))
     expected = 1 - found.sizes[least] / found.sizes.sum()
     assert found.share_above(float(found.held_out[least])) == pytest.approx(expected)
+
+
+def test_sixteen_samples_are_halved_and_no_fewer():
+    rng = np.random.default_rng(8)
+    y, x = rng.normal(size=(16, 2)), rng.normal(size=(16, 1))
+    assert local_residual_spectrum(y, x, n_cells=2).sizes.tolist() == [8, 8]
+    with pytest.raises(ValueError, match="condition has 15 samples, too few for cells of 8"):
+        local_residual_spectrum(y[:15], x[:15], n_cells=2)
+
+
+def test_cells_are_counted_in_powers_of_two_by_default_too():
+    rng = np.random.default_rng(9)
+    found = local_residual_spectrum(rng.normal(size=(320, 1)), rng.normal(size=(320, 1)))
+    assert found.sizes.tolist() == [20] * 16
+
+
+def test_held_out_value_and_error_by_hand():
+    """One cell: two halves, each about its own mean, 1/(n - 1), standard error of its squares."""
+    y = np.random.default_rng(10).normal(size=(21, 3)) * [2.0, 1.0, 0.5]
+    found = local_residual_spectrum(y, np.zeros(21, int), seed=4)
+    halves = np.array_split(y[np.random.default_rng(4).permutation(21)], 2)
+    values, variances = [], []
+    for a, b in (halves, halves[::-1]):
+        direction = np.linalg.eigh(np.cov(a.T))[1][:, -1]
+        n, along = len(b), (b - b.mean(axis=0)) @ direction
+        values.append(np.var(along, ddof=1))
+        variances.append(np.var(along**2 * n / (n - 1), ddof=1) / n)
+    assert found.held_out == pytest.approx([np.mean(values)], rel=1e-12)
+    assert found.errors == pytest.approx([np.sqrt(sum(variances)) / 2], rel=1e-12)
+    assert (found.first, found.first_error) == (found.held_out[0], found.errors[0])

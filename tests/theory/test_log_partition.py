@@ -68,3 +68,12 @@ def test_conjugate_is_below_its_bound(likelihood):
     assert np.all(conjugate <= family.conjugate_bound * square / 2 * (1 + 1e-12))
     if likelihood == "gaussian":
         np.testing.assert_allclose(conjugate, square / 2, rtol=1e-12)
+
+
+@pytest.mark.parametrize("mean", [1e-17, 1e-30])
+def test_a_coin_that_hardly_ever_falls_so_stays_finite(mean):
+    """1 - mean is 1 in doubles: the logarithm of what is left is held at that of 1e-16."""
+    found = family_of("bernoulli", np.array([mean]), S).divergence(np.array([[45.0, 60.0]]))
+    exact = np.logaddexp(np.log(mean) + np.array([45.0, 60.0]), 0)
+    assert np.all(np.isfinite(found))
+    assert np.all(found >= exact)

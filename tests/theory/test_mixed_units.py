@@ -305,7 +305,10 @@ def test_rows_name_the_modes():
     ],
 )
 def test_losses_that_nothing_minimises_are_refused(loss, shown):
-    with pytest.raises(ValueError, match=rf"{shown}.* no known optimum .* use source 'prior', or"):
+    with pytest.raises(
+        ValueError,
+        match=rf"{shown}.* no known optimum in linvae.theory.mixed_units: use source 'prior', or",
+    ):
         reconstruction_optimum([1.0, 0.5], loss, latent_dim=1, **NUMBERS)
 
 
@@ -330,3 +333,29 @@ def test_active_units_are_counted_by_the_variance_of_the_whole_mean():
     means = np.array([[0.006, 0.006], [0.006, 0.003], [1.0, 0.0]])
     found = dataclasses.replace(found, mean_variances=means)
     assert found.active_units(0.01) == 2
+
+
+@KINDS
+@pytest.mark.parametrize("units", [1, 2])
+def test_weights_on_a_mode_without_data(units, source):
+    """Copied for nothing: the encoder's weight has no bound, the decoder's is nothing."""
+    found = reconstruction_optimum(
+        [2.0, 0.0], LatentReconstruction(3.0, source),
+        latent_dim=units, beta=0.3, decoder_variance=0.7, prior_variance=1.3,
+    )  # fmt: skip
+    empty = found.modes == 1
+    assert empty.sum() == 1
+    assert np.all(found.encoder[empty] == np.inf)
+    assert np.all(found.decoder[empty] == 0)
+    assert np.all(found.mean_variances[empty] <= found.mean_variances.sum())
+    assert np.all(np.isfinite(found.encoder[found.modes == 0]))
+
+
+@KINDS
+def test_collapsed_units_explain_nothing_at_all(source):
+    """Not even the rounding of a variance over s, times s."""
+    for number in range(50):
+        theta2, loss, numbers = _draw(number)
+        loss = dataclasses.replace(loss, source=source, weight=1e-3)
+        found = reconstruction_optimum(theta2, loss, **numbers | {"beta": 1e4})
+        assert found.squared_error == theta2.sum()

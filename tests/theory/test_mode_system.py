@@ -66,3 +66,30 @@ def test_integration_of_a_linear_system():
     found = integrate(lambda y, t: rates * y, np.ones((2, 1)), 0.0, times, np.full((2, 1), 1e-14))
     expected = np.exp(rates.T * times[:, None])
     np.testing.assert_allclose(found[:, :, 0], expected, rtol=1e-8)  # 1e-10 per step
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.7, 20.0])
+def test_without_data_an_answering_encoder_leaves_the_decoder_its_own_decay(beta):
+    """-eta^2/s: the encoder answers nothing, at no beta."""
+    system = mode_system(np.zeros(1), S, ETA2, "aggressive", "whitened")
+    assert system.growth(np.array([beta])) == pytest.approx([-ETA2 / S], rel=1e-12)
+    assert system.fastest_decay(np.array([beta])) == pytest.approx([ETA2 / S], rel=1e-12)
+
+
+def test_all_of_a_small_start_grows_where_the_encoder_answers():
+    system = mode_system(THETA2, S, ETA2, "aggressive", "raw")
+    start = np.array([[1e-4, 0.0, 0.0], [3e-4, 0.0, 0.0]])
+    found = system.growing_rate(start, BETA)
+    # the rate's next order is u^2 eta^2/s = 1e-6 of it
+    np.testing.assert_allclose(found, system.rate(start, BETA), rtol=1e-5)
+
+
+def test_at_the_start_the_path_is_the_start():
+    state = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    found = integrate(lambda y, t: y, state, 2.0, np.array([2.0, 2.0]), np.full((2, 3), 1e-14))
+    np.testing.assert_array_equal(found, [state, state])
+
+
+def test_an_unknown_update_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"'joint' or 'aggressive' in linvae\.theory\.mode_system"):
+        mode_system(THETA2, S, ETA2, "slow", "raw")

@@ -116,3 +116,22 @@ def test_what_the_past_says_of_a_large_coordinate_is_no_mode_beside_a_small_one(
     x[:, 2] = x[:, 0]
     spec = ARVAESpec(1)
     assert autoregression(spec, Moments.from_data(x))[1][2, 2] == 0
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_a_sum_of_what_is_seen_is_foretold_exactly(size):
+    """The ridge of a singular covariance, 1e-12 of its largest variance, is not seen."""
+    T = np.vstack([np.eye(3), [1.0, -2.0, 0.5]]) * size
+    C = T @ random_covariance(np.random.default_rng(3), 3) @ T.T
+    A, errors = autoregression(ARVAESpec(1), Moments.from_covariance(C))
+    np.testing.assert_allclose(A[3, :3], [1.0, -2.0, 0.5], atol=1e-9)
+    np.testing.assert_allclose((np.eye(4) - A) @ C @ (np.eye(4) - A).T, errors, atol=1e-9 * size**2)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_sum_of_large_coordinates_has_no_innovation_beside_a_small_one(seed):
+    """Its rounding, 1e-16 of the large ones, may be a thousandth of the small one."""
+    x = np.random.default_rng(seed).normal(size=(200, 4)) * [1e3, 1e-3, 1e3, 1.0]
+    x[:, 3] = x[:, 0] - 0.3 * x[:, 2]
+    innovations = np.diag(autoregression(ARVAESpec(1), Moments.from_data(x))[1])
+    assert np.flatnonzero(innovations).tolist() == [0, 1, 2]

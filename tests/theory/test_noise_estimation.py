@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import kstest
 from sklearn.datasets import load_digits
 
 from linvae.moments import Moments
 from linvae.theory.noise_estimation import estimate_noise, training_scale, unbiased_spectrum
+from linvae.theory.spiked_covariance import bulk_cdf
 
 from .samples import ASPECTS, STANDARD_ERRORS, descending, spiked_sample
 
@@ -62,6 +64,7 @@ def test_threshold_beside_spikes_is_that_of_the_other_dimensions():
     alone = estimate_noise(np.ones(d - 3), n, centered=False)
     assert found.n_spikes == 3
     assert found.threshold / found.noise_variance == pytest.approx(alone.threshold, rel=1e-12)
+    assert found.allowed_distance == pytest.approx(6 / (d - 3), rel=1e-12)
 
 
 def test_images_and_coloured_noise_are_refused():
@@ -121,3 +124,42 @@ def test_units_of_the_spectrum_change_nothing(unit):
     values = np.append([3.0, 2.0, 1.0], np.full(7, 1e-17))
     found, _ = unbiased_spectrum(unit * values, 50, False)
     np.testing.assert_allclose(found, unit * np.append([3.0, 2.0, 1.0], np.zeros(7)), rtol=1e-15)
+
+
+@pytest.mark.parametrize("d", [22, 31, 90])
+def test_no_more_than_a_quarter_are_spikes_and_then_it_does_not_apply(d):
+    """Half of all would be, geometrically far from the bulk and from each other."""
+    values = np.r_[np.geomspace(1e6, 1e3, d // 2), np.linspace(1.3, 0.7, d - d // 2)]
+    found = estimate_noise(values, 10 * d, centered=False)
+    assert found.n_spikes == d // 4
+    assert not found.applies
+
+
+def test_it_does_not_apply_to_few_eigenvalues_however_flat():
+    """The distance allowed, six steps, is then no test of the shape."""
+    found = estimate_noise(np.linspace(1.2, 0.8, 12), 400, centered=False)
+    assert found.n_spikes == 0
+    assert found.bulk_distance <= found.allowed_distance
+    assert not found.applies
+
+
+@pytest.mark.parametrize("spikes", [21, 22])
+def test_a_search_that_ends_at_a_quarter_has_not_found_all(spikes):
+    """Even where what is left looks like noise: there might be more."""
+    d, n = 90, 900
+    noise = descending(spiked_sample(np.random.default_rng(5), n, np.ones(d - spikes)))[0]
+    found = estimate_noise(np.r_[np.geomspace(1e6, 1e3, spikes), noise], n, centered=False)
+    assert found.n_spikes == spikes
+    assert found.bulk_distance <= found.allowed_distance
+    assert found.applies == (spikes < d // 4)
+
+
+@pytest.mark.parametrize("power", [0.7, 1.0, 1.4])
+def test_distance_of_the_bulk_is_that_of_kolmogorov_and_smirnov(power):
+    """Too narrow, as noise, and too wide: the largest difference is on either side."""
+    d, n = 50, 200
+    values = descending(spiked_sample(np.random.default_rng(6), n, np.ones(d)))[0] ** power
+    found = estimate_noise(values, n, centered=False)
+    bulk, gamma = values[found.n_spikes :], (d - found.n_spikes) / n
+    expected = kstest(bulk, lambda x: bulk_cdf(x, found.noise_variance, gamma)).statistic
+    assert found.bulk_distance == pytest.approx(expected, rel=1e-9)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import oracles
 import pytest
+from scipy.integrate import quad
 from scipy.special import chdtr
 from scipy.stats import norm
 
@@ -141,11 +144,12 @@ def test_collapsed_model_has_no_rate_anywhere():
     assert law.mean_nats == 0.0
 
 
+@pytest.mark.parametrize("centered", [False, True])
 @pytest.mark.parametrize("conditional", [False, True])
-def test_sample_rates_average_to_the_rate(conditional):
+def test_sample_rates_average_to_the_rate(conditional, centered):
     rng = np.random.default_rng(1)
     y, x = rng.normal(size=(50, 3)) + 2, rng.normal(size=(50, 2)) - 1
-    moments = Moments.from_data(y, x if conditional else None)
+    moments = Moments.from_data(y, x if conditional else None, centered=centered)
     spec = CVAESpec(2, decoder_variance=0.3) if conditional else VAESpec(2, decoder_variance=0.3)
     weights = solve(spec, moments).weights
     rates = sample_rates(spec, moments, weights, y, x if conditional else None)
@@ -187,3 +191,52 @@ def test_the_usual_threshold_of_active_units_is_the_default():
     edge = np.array([1 / 0.98, 1 / 0.995])  # theta^2 over beta s
     solution = solve(VAESpec(2), Moments.from_covariance(np.diag(edge)))
     assert active_unit_counts(solution).tolist() == [1]
+
+
+def test_units_above_no_variance_are_those_alive():
+    """A collapsed unit's mean varies by 0, not by more."""
+    spec = VAESpec(4, beta=1.5, decoder_variance=0.4)
+    solution = solve(spec, Moments.from_covariance(np.diag([3.0, 1.0, 0.5, 0.1])))
+    assert active_unit_counts(solution, 0.0).tolist() == solution.active_units.tolist() == [2]
+
+
+@pytest.mark.parametrize("off", [-1e-6, 1e-6])
+def test_share_of_collapsed_samples_with_a_fixed_variance(off):
+    """KL to N(0, m), m the variance of all codes; KL < epsilon is |y| < limit."""
+    spec = VAESpec(1, beta=0.5, decoder_variance=0.25, encoder_variance=0.6, prior_variance=1.5)
+    solution = solve(spec, Moments.from_covariance([[1.3]]))
+    W = solution.weights["W"][0, 0]
+    m = 0.6 + 1.3 * W**2
+    limit = np.sqrt((2 * 0.6 + 1 + np.log(0.6 / m) - 0.6 / m) * m) / W
+    delta = 1 - (2 * norm.cdf(limit / np.sqrt(1.3)) - 1) + off
+    assert collapsed_unit_counts(spec, solution, 0.6, delta).tolist() == [int(off > 0)]
+
+
+def test_no_share_of_collapsed_samples_is_asked_of_every_unit():
+    """delta = 1: also of one whose codes are so narrow that no sample is below epsilon."""
+    spec = VAESpec(2, decoder_variance=1e-3)
+    solution = solve(spec, Moments.from_covariance(np.diag([2.0, 1.0])))
+    assert collapsed_unit_counts(spec, solution, 0.01, 1.0).tolist() == [2]
+    assert collapsed_unit_counts(spec, solution, 0.01, 0.999).tolist() == [0]
+
+
+@pytest.mark.parametrize("nats", [4.0, 8.0, 40.0])
+def test_share_below_with_one_large_and_many_small_units_by_an_integral(nats):
+    """Over the normal variable of the large one; the sum of terms has two thousand here."""
+
+    def below(t: float) -> float:
+        return 2 * norm.pdf(t) * chdtr(700, (nats - 5 * t**2) / 0.01)
+
+    edge = np.sqrt((nats - 7) / 5) if nats > 7 else 0.0
+    cuts = sorted({0.0, max(0.0, edge - 0.3), edge, np.sqrt(nats / 5)})
+    exact = sum(quad(below, a, b, epsabs=1e-13)[0] for a, b in itertools.pairwise(cuts))
+    found = RateDistribution(0.0, np.array([5.0] + [0.01] * 700)).share_below(nats)
+    assert found == pytest.approx(exact, abs=1e-9)
+
+
+def test_no_sample_has_less_than_no_rate():
+    """epsilon = 0: KL < 0 never, nor of a unit that is collapsed."""
+    spec = VAESpec(2, beta=3.0)
+    solution = solve(spec, Moments.from_covariance(np.eye(2)))
+    assert collapsed_unit_counts(spec, solution, 0.0, 0.5).tolist() == [0]
+    assert collapsed_unit_counts(spec, solution, 1e-9, 0.5).tolist() == [2]

@@ -250,3 +250,36 @@ def test_fixed_variance_and_a_mode_without_data():
 def test_decoder_variance_has_no_scaling_law_with_penalties():
     spec = VAESpec(1, weight_decay=0.1)
     assert np.isnan(solve(spec, Moments.from_covariance([[1.0]])).critical_decoder_variance).all()
+
+
+@pytest.mark.parametrize("eta2", [0.01, 1.0, 30.0])
+@pytest.mark.parametrize("s", [1e-3, 1.0, 1e2])
+def test_threshold_of_modes_that_jump_with_both_penalties(eta2, s):
+    """Alive just below, collapsed just above, in any units; also without data."""
+    rng = np.random.default_rng(0)
+    kappa = rng.uniform(0.05, 2.0, size=400) * eta2 / s
+    gamma = rng.uniform(0.0, 1.5, size=400) * kappa / eta2
+    theta2 = rng.choice([0.0, 0.3, 1.0, 3.0], size=400) * kappa * s
+    penalties = {
+        "decoder_variance": s,
+        "prior_variance": eta2,
+        "latent_reconstruction": gamma,
+        "weight_decay": kappa,
+    }
+    jumps = is_first_order(theta2, **penalties)
+    assert np.sum(jumps & (theta2 > 0)) > 30
+    assert np.sum(jumps & (theta2 == 0)) > 10
+    critical = penalised_critical_beta(theta2, **penalties)
+    local = local_critical_beta(theta2, **penalties)
+    assert np.array_equal(critical > local, jumps)
+    wakes = (critical > 0) & np.isfinite(critical)
+    beta = np.where(wakes, critical, 1.0)
+    below = penalised_optimum(theta2, beta=0.999 * beta, **penalties)
+    above = penalised_optimum(theta2, beta=1.001 * beta, **penalties)
+    assert not below.collapsed[wakes].any()
+    assert above.collapsed[wakes].all()
+
+
+def test_numbers_out_of_range_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"weight_decay=-1.* in linvae\.theory\.penalised"):
+        local_critical_beta([1.0], weight_decay=-1)

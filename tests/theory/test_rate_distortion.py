@@ -86,6 +86,8 @@ def test_water_level_inverts_the_error(w, latent_dim):
     )
     # the error is about 6: its rounding, 1e-15, is shared by at least one mode above water
     assert found == pytest.approx(w, rel=1e-12, abs=5e-15)
+    all_told = water_level_of_error(SPECTRUM, squared_error=error, latent_dim=latent_dim)
+    assert all_told == pytest.approx(w, rel=1e-12, abs=5e-15)
 
 
 def test_rows():

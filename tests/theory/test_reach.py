@@ -184,6 +184,17 @@ def test_real_sentences_leave_less_to_a_latent_the_further_the_decoder_sees():
     assert 1.1 < held_out[2] < held_out[1] + found[1].held_out_standard_error
 
 
+def test_newton_is_held_where_its_steps_would_leave_for_good():
+    """Separable pixels and next to no prior: undamped, these weights run away."""
+    rng = np.random.default_rng(1634)
+    y = (rng.random((40, 7)) < 0.9).astype(float)
+    y = np.column_stack([y, y @ rng.normal(size=7) > 0])
+    p = logistic_predictions(y, y, [[]] * 7 + [range(7)], ridge=1e-6)[:, 7]
+    X = np.column_stack([np.ones(40), y[:, :7]])
+    # X'(y - p) = ridge w at the optimum, of weights below 100
+    assert np.abs(X.T @ (y[:, 7] - p)).max() < 1e-4
+
+
 # --- Gaussian representation ------------------------------------------------------------------
 
 
@@ -235,6 +246,8 @@ REFUSED = {
     "length": (lambda: token_blocks(TOKENS, Y, 3), "length=3 must be from 1 to T - 1=2"),
     "mask": (lambda: block_mask(0, 2, None), "length=0 must be an integer >= 1 in block_mask"),
     "width": (lambda: block_mask(2, 0, None), "width=0 must be an integer >= 1 in block_mask"),
+    "height": (lambda: causal_neighbours(0, 2, 1), "height=0 must be an integer >= 1 in causal_"),
+    "columns": (lambda: causal_neighbours(2, 0, 1), "width=0 must be an integer >= 1 in causal_"),
     "classes": (lambda: frequent_classes(TOKENS, 3, 3), "n_classes=3 must be from 2 to"),
     "order": (
         lambda: ngram_predictions(TOKENS, TOKENS, order=-1, classes=[0, 1, 2]),
@@ -259,3 +272,17 @@ def test_refusals_name_the_reason(case):
     call, message = case
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_words_that_are_never_met_come_last_in_their_order():
+    tokens = np.array([[0, 5, 5, 3, 5, 1], [0, 3, 4, 1, -1, -1]])
+    assert frequent_classes(tokens, 9, 7).tolist() == [6, 0, 4, 2, 3, 1, 5, 6, 6]
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_contexts_after_the_last_of_training(order):
+    """Words that are new, and larger than all."""
+    training, new = random_tokens(0, vocabulary=5), random_tokens(1, vocabulary=8)
+    found = ngram_predictions(training, new, order=order, classes=np.arange(8))
+    expected = by_dictionary(training, new, order, np.arange(8), smoothed=True)
+    np.testing.assert_allclose(found.predicted, expected, rtol=1e-12)

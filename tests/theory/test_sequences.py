@@ -422,6 +422,7 @@ GOOD = TokenPredictions(np.array([0, 0, 1]), np.array([0, 1, 1]), P)
 REFUSED = {
     "scores": (lambda: residual_threshold([1.0, 2.0], ONES), r"scores has shape \(2,\)"),
     "fisher": (lambda: residual_threshold(ONES, np.ones((3, 3))), r"fisher has shape \(3, 3\)"),
+    "rows": (lambda: residual_threshold(ONES, ONES[:2]), r"fisher has shape \(2, 2\) but scores"),
     "nan": (lambda: residual_threshold(ONES * np.nan, ONES), "scores contains NaN"),
     "certain": (lambda: residual_threshold(ONES, 0 * ONES), "nothing is left to explain"),
     "empty": (lambda: residual_threshold(np.ones((5, 0)), np.ones((1, 0))), r"scores .* q >= 1"),
@@ -434,9 +435,12 @@ REFUSED = {
     "integers": (lambda: TokenPredictions([0.0], [0], P[:1]), "sequence has shape .* float64"),
     "sums": (lambda: TokenPredictions([0], [0], [[0.5, 0.6]]), "sums to 1.1, lowest entry 0.5"),
     "one row": (lambda: TokenPredictions([0, 1], [0, 1], [[0.5, 0.5], [0.6, 0.6]]), "row 1 .* 1.2"),
+    "low row": (lambda: TokenPredictions([0, 1], [0, 1], [[0.5, 0.5], [0.2, 0.1]]), "row 1 .* 0.3"),
+    "undefined": (lambda: TokenPredictions([0], [0], [[np.nan, 1.0]]), "row 0 that sums to nan"),
     "logits": (lambda: TokenPredictions([0], [0], [[2.0, -1.0]]), "lowest entry -1"),
+    "negative": (lambda: TokenPredictions([-1, 0], [0, 1], P[:2]), "sequence .* integers >= 0"),
     "class": (
-        lambda: TokenPredictions([0], [2], P[:1]),
+        lambda: TokenPredictions([0, 0], [0, 2], P[:2]),
         "observed has class 2 but predicted has 2",
     ),
     "impossible": (
@@ -444,12 +448,15 @@ REFUSED = {
         "probability 0 to 1 observed tokens, the first number 1",
     ),
     "embedding": (lambda: token_threshold(GOOD, embedding=np.ones((3, 2))), r"must be \(V, e\)"),
+    "no embedding": (lambda: token_threshold(GOOD, embedding=np.ones((2, 0))), r"must be \(V, e\)"),
     "context": (lambda: token_threshold(GOOD, context=np.ones((2, 1))), r"must be \(N, j\), N=3"),
     "one": (lambda: token_threshold(TokenPredictions([0], [0], P[:1])), "needs at least 2"),
     "length": (
         lambda: burst_threshold(length=0, concentration=1, reach=0),
         "length=0 must be an integer >= 1 in burst_threshold",
     ),
+    "half": (lambda: burst_threshold(length=2.5, concentration=1, reach=0), "length=2.5 must be"),
+    "true": (lambda: burst_threshold(length=True, concentration=1, reach=0), "length=True must be"),
     "reach": (lambda: burst_threshold(length=1, concentration=1, reach=-1), "reach=-1 must be"),
     "A": (lambda: burst_threshold(length=1, concentration=0, reach=1), "concentration=0 must be"),
 }
@@ -460,3 +467,54 @@ def test_refusals_name_the_reason(case):
     call, message = case
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_class_that_never_occurs_may_have_any_number():
+    """Two sequences, three classes, one of them unseen: in the first place or in the last."""
+    p = np.random.default_rng(11).dirichlet(np.ones(3), size=6)
+    sequence, observed = np.repeat([0, 1], 3), np.array([0, 1, 1, 0, 0, 1])
+    last = token_threshold(TokenPredictions(sequence, observed, p))
+    first = token_threshold(TokenPredictions(sequence, observed + 1, np.roll(p, 1, axis=1)))
+    assert last.critical_beta == pytest.approx(first.critical_beta, rel=1e-10, abs=1e-12)
+    S = np.array([np.sum(np.eye(3)[o] - q, axis=0) for o, q in zip(
+        observed.reshape(2, 3), p.reshape(2, 3, 3), strict=True)])  # fmt: skip
+    F = (np.diag(p.sum(axis=0)) - p.T @ p) / 2
+    assert last.critical_beta[0] == pytest.approx(
+        np.linalg.eigvals(np.linalg.pinv(F) @ np.cov(S.T, bias=True)).real.max(), rel=1e-9
+    )
+
+
+def test_one_embedded_number_is_one_direction():
+    """A column e: the ratio of scores and information along it."""
+    rng = np.random.default_rng(12)
+    p, e = rng.dirichlet(np.ones(3), size=40), np.array([[1.0], [0.0], [-2.0]])
+    sequence, observed = np.repeat(np.arange(20), 2), rng.integers(3, size=40)
+    found = token_threshold(TokenPredictions(sequence, observed, p), embedding=e)
+    scores = (e[observed] - p @ e).reshape(20, 2).sum(axis=1)
+    information = (p @ e**2 - (p @ e) ** 2).sum() / 20
+    assert found.critical_beta == pytest.approx([scores.var() / information], rel=1e-10)
+
+
+def test_directions_have_unit_length():
+    rng = np.random.default_rng(13)
+    found = residual_threshold(rng.normal(size=(30, 4)), rng.uniform(0.5, 2.0, size=(30, 4)))
+    np.testing.assert_allclose(np.linalg.norm(found.directions, axis=1), 1, rtol=1e-12)
+
+
+@pytest.mark.parametrize("centered", [True, False])
+def test_four_samples_are_the_fewest_to_hold_two_out(centered):
+    S = np.random.default_rng(14).normal(size=(4, 1))
+    found = residual_threshold(S, [[1.0]], centered=centered)
+    one, other = np.array_split(np.random.default_rng(0).permutation(4), 2)
+    expected = [np.var(S[half]) if centered else np.mean(S[half] ** 2) for half in (one, other)]
+    assert found.held_out_critical_beta == pytest.approx(np.mean(expected), rel=1e-12)
+
+
+def test_predictions_in_single_precision_are_worked_on_in_double():
+    rng = np.random.default_rng(15)
+    p, observed = rng.dirichlet(np.ones(4), size=30).astype(np.float32), rng.integers(4, size=30)
+    found, expected = (
+        token_threshold(TokenPredictions(np.arange(30) // 3, observed, given)).critical_beta
+        for given in (p, p.astype(np.float64))
+    )
+    np.testing.assert_array_equal(found, expected)

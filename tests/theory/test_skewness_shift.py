@@ -138,6 +138,7 @@ def test_samples_give_their_moments():
         ((0.0, -0.2), "not the excess"),
         ((0.0, 3.0, [0.5], [0.1, 0.2]), r"shape \(1,\) but couplings \(2,\)"),
         ((0.0, 3.0, [1.0], [0.1]), "two equal leading eigenvalues"),
+        ((0.0, 3.0, [0.0], [0.1]), "must be above 0 and below 1"),
     ],
 )
 def test_impossible_moments(arguments, words):
@@ -152,3 +153,27 @@ def test_impossible_moments(arguments, words):
 def test_impossible_samples(target, words):
     with pytest.raises(ValueError, match=words):
         skewness_shift_of(target)
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+def test_units_of_the_samples_change_nothing(unit):
+    y = np.random.default_rng(1).gamma(5.0, size=(200, 2)) * [2.0, 1.0]
+    law, same = skewness_shift_of(y), skewness_shift_of(unit * y)
+    assert same.shift == pytest.approx(law.shift, rel=1e-9)
+    assert same.variance_ratios == pytest.approx(law.variance_ratios, rel=1e-9)
+
+
+def test_one_coordinate_may_come_as_numbers():
+    y = np.random.default_rng(2).gamma(20.0, size=300)
+    t = (y - y.mean()) / y.std()
+    expected = skewness_shift(float(np.mean(t**3)), float(np.mean(t**4)))
+    found = skewness_shift_of(y)
+    assert found.shift == pytest.approx(expected.shift, rel=1e-9)
+    assert len(found.variance_ratios) == 0
+
+
+def test_at_kurtosis_five_there_is_no_law():
+    """Q is 0 at u = 1."""
+    law = skewness_shift(0.3, 5.0)
+    assert math.isnan(law.shift)
+    assert math.isnan(law.information)

@@ -108,6 +108,7 @@ ERRORS = [
     (lambda: sample_eigenvalue(0.5, 1.0, 0.5), "population_eigenvalue=0.5 must be at least"),
     (lambda: sample_eigenvalue(2.0, 0.0, 0.5), "noise_variance=0.0 must be finite and > 0"),
     (lambda: overlap(2.0, 1.0, -1.0), "aspect_ratio=-1.0 must be finite and >= 0"),
+    (lambda: debiased_eigenvalue(2.0, 0.0, 0.5), "noise_variance=0.0 must be finite and > 0"),
     (lambda: bulk_cdf(1.0, 0.0, 0.5), "noise_variance=0.0 must be finite and > 0"),
     (lambda: bulk_edges(0.0, 0.5), "noise_variance=0.0 must be finite and > 0"),
     (lambda: bulk_cdf(1.0, 1.0, 0.0), "aspect_ratio=0.0 must be finite and > 0"),

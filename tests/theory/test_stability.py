@@ -14,7 +14,13 @@ from scipy.linalg import eigh
 from linvae import CVAESpec, HVAESpec, Moments, VAESpec, solve
 from linvae.spec import ARVAESpec
 from linvae.theory.dynamics import escape_rates
-from linvae.theory.stability import _escape_rates, _inverse_root, critical_correlation, stability
+from linvae.theory.stability import (
+    _escape_rates,
+    _inverse_root,
+    critical_correlation,
+    generalised_eigenvalues,
+    stability,
+)
 
 from .problems import draw, random_covariance
 from .strategies import replaced
@@ -236,6 +242,22 @@ def test_exponential_family_by_quadrature(likelihood, number):
     critical = stability(spec, moments).critical_beta[0]
     assert _curvature(likelihood, y, weight, 0.98 * critical, eta2) < 0
     assert _curvature(likelihood, y, weight, 1.02 * critical, eta2) > -1e-10  # rounding
+
+
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("likelihood", ["bernoulli", "poisson", "multinomial"])
+def test_escape_rate_of_an_exponential_family_by_quadrature(likelihood, number):
+    """Lowest curvature of the exact objective of discrete data, at half the threshold."""
+    rng = np.random.default_rng(number)
+    y, weight = _states(likelihood, rng)
+    mean = weight @ y
+    C = (y - mean).T @ (weight[:, None] * (y - mean))
+    moments, eta2 = Moments.from_covariance(C, mean=mean), float(rng.uniform(0.5, 2))
+    spec = VAESpec(1, likelihood=likelihood, prior_variance=eta2)
+    at = dataclasses.replace(spec, beta=0.5 * stability(spec, moments).critical_beta[0])
+    found = stability(at, moments).escape_rates[0]
+    # rounding of second derivatives by autograd
+    assert found == pytest.approx(-_curvature(likelihood, y, weight, at.beta, eta2), rel=1e-9)
 
 
 def test_binary_data_have_the_spectrum_of_their_correlations():
@@ -492,6 +514,11 @@ REFUSED = {
         Moments.from_covariance(np.eye(2), mean=[0.5, 1.5]),
         "holds 1.5 but likelihood='bernoulli'",
     ),
+    "mean-zero": (
+        VAESpec(1, likelihood="poisson"),
+        Moments.from_covariance(np.eye(2), mean=[0.0, 0.0]),
+        "holds 0 but likelihood='poisson'",
+    ),
     "mask-size": (ARVAESpec(1, order=[[0, 0, 0], [1, 0, 0], [1, 1, 0]]), PLAIN, "mask of 3 rows"),
     "not-a-spec": ("vae", PLAIN, "must be a VAESpec"),
 }
@@ -576,12 +603,68 @@ def test_rates_of_blocks_that_share_no_multiple_of_one(number):
     np.testing.assert_allclose(np.sort(_escape_rates(F, C, W)), np.sort(expected), rtol=1e-12)
 
 
-def test_root_of_a_pseudo_inverse_beside_small_directions():
-    """A direction is rounding by the largest, not by its neighbours."""
+@pytest.mark.parametrize("unit", [1e-12, 1.0, 1e12])
+def test_root_of_a_pseudo_inverse_beside_small_directions(unit):
+    """A direction is rounding by the largest, not by its neighbours, in any unit."""
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
     F = turn @ np.diag([1e-17, 1e-8, 1.0]) @ turn.T
-    H = _inverse_root(F)
+    H = _inverse_root(unit * F) * np.sqrt(unit)
     kept = turn[:, 1:]
     # eps of the largest beside 1e-8
     np.testing.assert_allclose(kept.T @ H.T @ H @ kept, np.diag([1e8, 1.0]), rtol=1e-6, atol=1.0)
     assert len(H) == 2
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "mean"), [("bernoulli", -1e-10), ("bernoulli", 1 + 1e-10), ("poisson", -1e-10)]
+)
+def test_means_outside_by_rounding_are_constant_coordinates(likelihood, mean):
+    spec, C = VAESpec(1, likelihood=likelihood), np.diag([0.2, 1e-11, 0.15])
+    found = stability(spec, Moments.from_covariance(C, mean=[0.3, mean, 0.8]))
+    expected = stability(spec, Moments.from_covariance(C, mean=[0.3, float(mean > 0.5), 0.8]))
+    np.testing.assert_array_equal(found.critical_beta, expected.critical_beta)
+    np.testing.assert_array_equal(found.escape_rates, expected.escape_rates)
+
+
+def test_root_of_a_diagonal_keeps_entries_of_any_size():
+    """Rounding of a largest is none of coordinates that do not mix."""
+    H = _inverse_root(np.diag([1.0, 1e-20, 0.0]))
+    np.testing.assert_allclose(H.T @ H, np.diag([1.0, 1e20, 0.0]), rtol=1e-12)
+
+
+def test_every_direction_without_data_is_unstable_at_every_beta():
+    spec = VAESpec(1, latent_reconstruction=0.1)
+    found = stability(spec, Moments.from_covariance(np.diag([1.0, 0.0, 0.0])))
+    assert found.critical_beta[:2].tolist() == [np.inf, np.inf]
+    assert np.isfinite(found.critical_beta[2:]).all()
+
+
+def test_a_direction_at_its_threshold_is_not_unstable():
+    found = stability(VAESpec(1), Moments.from_covariance(np.eye(2)))
+    assert found.critical_beta.tolist() == [1.0, 1.0]
+    assert found.unstable_directions == 0
+
+
+@pytest.mark.parametrize("order", [None, 1])
+def test_copies_of_an_autoregressive_decoder_pass_through_its_own_map(order):
+    """Latent reconstruction beside a decoder that sees the past: Hessian of the exact objective."""
+    for number in range(4):
+        _, moments = _draw("full", number)
+        spec = ARVAESpec(1, order=order, decoder_variance=0.5, latent_reconstruction=0.6)
+        at = dataclasses.replace(spec, beta=0.5 * stability(spec, moments).critical_beta[0])
+        curvature = autograd_oracle.collapsed_curvature(autograd_oracle.model_of(at, moments))
+        assert stability(at, moments).escape_rates[0] == pytest.approx(-curvature, rel=1e-9)
+
+
+def test_growth_without_a_price_is_endless_only_beyond_the_rounding_of_its_size():
+    for size, endless in ((1e12, 0), (1.0, 1)):
+        A, B = np.diag([size, 1e-6]), np.diag([1.0, 0.0])
+        found, _ = generalised_eigenvalues(A, B, A)
+        assert found.tolist() == [np.inf] * endless + [size]
+
+
+@pytest.mark.parametrize("size", [1e-12, 1.0, 1e12])
+def test_directions_have_unit_length_in_any_unit(size):
+    C = size * random_covariance(np.random.default_rng(15), 4)
+    found = stability(VAESpec(1, decoder_variance=size), Moments.from_covariance(C)).directions
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-12)

@@ -164,7 +164,7 @@ def test_the_better_of_two_summits(beta, chosen):
 
 
 @pytest.mark.parametrize("encoder_variance", [None, 0.4], ids=str)
-@pytest.mark.parametrize("unit", [1e-4, 1e4])
+@pytest.mark.parametrize("unit", [1e-9, 1e-4, 1e4])
 def test_units_of_the_data_change_nothing(unit, encoder_variance):
     C = random_covariance(np.random.default_rng(11), 5)
     spec = replace(spec_of(beta=0.3), encoder_variance=encoder_variance)
@@ -205,19 +205,20 @@ def test_condition_that_determines_the_target_leaves_nothing():
     assert found.critical_beta[0] == 0
 
 
-def test_singular_target_is_the_target_without_its_empty_directions():
-    rng = np.random.default_rng(5)
-    C = random_covariance(rng, 3)
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e9])
+def test_singular_target_is_the_target_without_its_empty_directions(unit):
+    rng, s = np.random.default_rng(5), 0.2 * unit
+    C = unit * random_covariance(rng, 3)
     T = np.zeros((4, 3))
     T[0, 0] = 1
     T[1:, 1:] = rng.normal(size=(3, 2))
-    found = solve(spec_of(), Moments.from_covariance(T @ C @ T.T, condition_dim=1))
+    found = solve(spec_of(s=s), Moments.from_covariance(T @ C @ T.T, condition_dim=1))
     basis = np.linalg.qr(T[1:, 1:])[0]
     reduced = T.T[:, 1:] @ basis
     P = np.eye(3)
     P[1:, 1:] = reduced[1:]
-    same = solve(spec_of(), Moments.from_covariance(P.T @ C @ P, condition_dim=1))
-    constant = np.log(2 * np.pi * 0.2) / 2
+    same = solve(spec_of(s=s), Moments.from_covariance(P.T @ C @ P, condition_dim=1))
+    constant = np.log(2 * np.pi * s) / 2
     assert found.objective == pytest.approx(same.objective + constant, rel=1e-9)
     assert found.critical_beta[0] == pytest.approx(same.critical_beta[0], rel=1e-9)
 
@@ -241,6 +242,7 @@ def test_refusals_name_the_way_out():
         solve(learned, moments)
 
 
+<<<<<<< HEAD
 def test_target_without_a_preferred_direction():
     """Four equal variances, turned: LAPACK has no largest eigenvalue for 1 in 17 of these."""
     spec, rng = CVAESpec(1, encoder_sees="target"), np.random.default_rng(0)
@@ -252,3 +254,65 @@ def test_target_without_a_preferred_direction():
         turned[1:, 1:] = Q @ plain[1:, 1:] @ Q.T
         found = solve(spec, Moments.from_covariance(turned, condition_dim=1))
         assert found.objective == pytest.approx(expected, rel=1e-12)
+=======
+@pytest.mark.parametrize("unit", [1e-4, 1e4])
+def test_units_of_a_transition_of_first_order_change_nothing(unit):
+    expected = solve(spec_of(s=1.5), scalar(0.9, 1.5)).critical_beta[0]
+    found = solve(spec_of(s=1.5 * unit), scalar(0.9, 1.5 * unit)).critical_beta[0]
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert expected > 1.001 * (1 - 0.9) ** 2
+
+
+def test_target_that_holds_the_condition_is_an_encoder_that_sees_both():
+    C = random_covariance(np.random.default_rng(12), 3)
+    T = np.array([[1.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])  # x, and (x, y)
+    plain = Moments.from_covariance(C, condition_dim=1)
+    both = Moments.from_covariance(T @ C @ T.T, condition_dim=1)
+    expected = solve(CVAESpec(1, decoder_variance=0.2), plain).critical_beta[0]
+    assert target_encoder_critical_beta(spec_of(), both) == pytest.approx(expected, rel=1e-9)
+
+
+def test_iteration_gives_the_same_bits_at_every_call(monkeypatch):
+    monkeypatch.setattr("linvae.theory.target_encoder.DENSE", 10)
+    moments = Moments.from_covariance(
+        random_covariance(np.random.default_rng(8), 45), condition_dim=5
+    )
+    first, second = (solve(spec_of(0.5), moments) for _ in range(2))
+    for name, value in first.weights.items():
+        np.testing.assert_array_equal(value, second.weights[name])
+
+
+@pytest.mark.parametrize("noise", [0.05, 20.0])
+def test_the_better_of_two_summits_with_a_fixed_variance(noise):
+    """Two coordinates that do not talk, the condition tells of the wide one: one of them is served.
+
+    Which one changes with beta, and both ways are met.
+    """
+    joint = np.array([[1.0, 0.0, 95**0.5], [0.0, 1.0, 0.0], [95**0.5, 0.0, 100.0]])
+    each = [Moments.from_covariance(joint[np.ix_([0, i], [0, i])], condition_dim=1) for i in (1, 2)]
+    met = set()
+    for beta in np.geomspace(0.01, 0.9, 15) / noise:
+        spec = replace(spec_of(beta, s=1.0), encoder_variance=noise)
+        found = solve(spec, Moments.from_covariance(joint, condition_dim=1))
+        idle = beta * (noise - 1 - np.log(noise)) / 2
+        alive = np.array([solve(spec, moments).objective for moments in each])
+        dead = np.array([collapsed_objective(moments, 1.0) + idle for moments in each])
+        # the idle value is paid once
+        values = alive + dead[::-1] - idle
+        assert found.objective == pytest.approx(values.min(), rel=1e-12)
+        met.add(int(values.argmin()))
+    assert met == {0, 1}
+
+
+def test_threshold_of_coordinates_that_do_not_talk_is_the_largest_of_theirs():
+    """The condition tells almost all of the wide one, whose best T is large; nothing of the other.
+
+    Where the other ends decides nothing about where the first is looked for.
+    """
+    tells = np.sqrt(100 * (1 - 1e-3))
+    joint = np.array([[1.0, 0.0, tells], [0.0, 1e-4, 0.0], [tells, 0.0, 100.0]])
+    each = [Moments.from_covariance(joint[np.ix_([0, i], [0, i])], condition_dim=1) for i in (1, 2)]
+    expected = [target_encoder_critical_beta(spec_of(), moments) for moments in each]
+    found = target_encoder_critical_beta(spec_of(), Moments.from_covariance(joint, condition_dim=1))
+    assert found == pytest.approx(max(expected), rel=1e-9)
+>>>>>>> mut-b

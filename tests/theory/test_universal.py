@@ -481,6 +481,7 @@ def test_groups_of_one_sample_are_collapsed_and_small_groups_not_held_out():
     y = np.array([[0.0], [1.0], [5.0], [9.0]])
     found = universal_threshold(y, condition=[0, 0, 1, 2])
     np.testing.assert_allclose(found.group_critical_betas, [0.25, 0, 0], rtol=1e-12)
+    assert found.critical_beta_upper_bound == pytest.approx(0.25, rel=EXACT)
     assert math.isnan(found.held_out_critical_beta)
     assert [row["binding"] for row in found.to_rows()] == [True, False, False]
 
@@ -531,6 +532,7 @@ REFUSED = {
     "vector": ({"target": Y[:, 0]}, r"shape \(3,\) but must be 2-D"),
     "text": ({"target": [["a"], ["b"]]}, "dtype <U1 but must be numeric"),
     "nan": ({"target": [[0.0], [np.nan]]}, "target contains NaN or infinite"),
+    "inf": ({"target": [[0.0], [np.inf]]}, "target contains NaN or infinite"),
     "constant": ({"target": [[3.1], [3.1]]}, "zero variance everywhere: there is nothing"),
     "no-spread": ({"condition": [0, 1, 1]}, "zero variance everywhere given the condition"),
     "exact": ({"condition": 3.7 * Y}, "zero variance everywhere given the condition"),
@@ -573,7 +575,7 @@ def test_the_upper_bound_is_that_of_all_groups():
     assert found.critical_beta_upper_bound == pytest.approx(max(bounds), rel=1e-9)
 
 
-@pytest.mark.parametrize("unit", [1e-7, 1e7])
+@pytest.mark.parametrize("unit", [1e-14, 1e-7, 1e7])
 def test_units_of_a_target_with_a_continuous_condition(unit):
     """A coordinate that the condition determines leaves rounding, which is no variance."""
     rng = np.random.default_rng(4)
@@ -609,3 +611,21 @@ def test_ragged_lists_are_refused_by_name(name):
     given = {"target": [[1.0], [2.0]], "condition": [0, 0]} | {name: [[1.0], [1.0, 2.0]]}
     with pytest.raises(ValueError, match=f"^{name} must be an array of numbers"):
         universal_threshold(**given)
+
+
+def test_the_mean_of_a_target_does_not_hide_what_a_condition_leaves():
+    """Residuals below 1 beside a mean of 3e12, whose rounding is 5e-4."""
+    rng = np.random.default_rng(6)
+    x, y = rng.normal(size=(40, 1)), rng.uniform(-1, 1, size=(40, 1))
+    expected = universal_threshold(y, condition=x).critical_beta
+    found = universal_threshold(y + 3e12, condition=x).critical_beta
+    assert found == pytest.approx(expected, rel=0.01)
+
+
+def test_a_sample_that_its_condition_names_leaves_the_others():
+    """An indicator: the residual of one sample is 0, those of the others are about their mean."""
+    y = np.random.default_rng(7).exponential(size=(30, 1))
+    found = universal_threshold(y, condition=np.eye(30)[:, :1])
+    rest = y - y[1:].mean()
+    rest[0] = 0.0
+    assert found.critical_beta == pytest.approx(universal_threshold(rest).critical_beta, rel=EXACT)

@@ -133,8 +133,10 @@ def mode_flow(
     where = "mode_flow"
     system = mode_system(mode_variances, decoder_variance, prior_variance, update, encoder_weights)
     t = checked_numbers("times", times, where, zero=True)
-    if t.ndim != 1 or np.any(np.diff(t) < 0):
-        raise ValueError(f"times has shape {t.shape} but must be 1-D and ascending in {where}")
+    if t.ndim != 1 or t.size == 0 or np.any(np.diff(t) < 0):
+        raise ValueError(
+            f"times has shape {t.shape} but must be 1-D, not empty and ascending in {where}"
+        )
     start = start_state(system, start_weights, encoder_weights)
     if start_variance is not None:
         start[:, 2] = np.log(checked_numbers("start_variance", start_variance, where) / system.eta2)
@@ -184,12 +186,13 @@ def _pieces(beta: Schedule, end: float, joint: bool) -> list[Piece]:
     for at, value in knots:
         _checked_beta(value, at, joint)
     first, last = knots[0], knots[-1]
-    knots = np.array([(min(0.0, first[0]), first[1]), *knots, (max(end, last[0]), last[1])])
+    knots = np.array([(min(0.0, first[0]), first[1]), *knots, (max(end, last[0]) + 1, last[1])])
+    now = int(np.flatnonzero(knots[:, 0] <= 0)[-1])
     return [
         (max(left[0], 0.0), min(right[0], end), _line(left, right))
         for left, right in itertools.pairwise(knots)
         if right[0] > left[0] and right[0] > 0 and left[0] < end
-    ] or [(0.0, end, _line(knots[0], knots[0]))]
+    ] or [(0.0, end, _line(*knots[now : now + 2]))]  # all is over at time 0
 
 
 def _line(left: Array, right: Array) -> Callable[[float], float]:

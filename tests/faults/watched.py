@@ -123,6 +123,8 @@ def started(arguments: Sequence[str], folder: Path) -> Command:
             stdout=subprocess.DEVNULL,
             stderr=stream,
             start_new_session=True,
+            # a shell's background job would ignore Ctrl-C
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     process.returncode = 0  # waited for in Command
     return Command(process.pid, log, errors)

@@ -294,6 +294,17 @@ def test_at_time_zero_there_is_the_start(beta):
     assert flow.encoder_variances.tolist() == 2 * [[1.0, 1.0]]
 
 
+@pytest.mark.parametrize(
+    "beta",
+    [[(-1.0, 1.0), (0.0, 3.0)], [(-2.0, 1.0), (-1.0, 5.0)], [(0.0, 1.0), (0.0, 3.0)],
+     [(0.0, 2.0), (5.0, 3.0)], [(-1.0, 1.0), (1.0, 5.0)], [(1.0, 4.0)]],
+)  # fmt: skip
+def test_at_time_0_a_run_of_no_length_has_the_beta_of_a_longer_one(beta):
+    alone, longer = (mode_flow([1.0], times=times, beta=beta) for times in ([0.0], [0.0, 1.0]))
+    assert alone.beta[0] == longer.beta[0]
+    assert alone.objective[0] == longer.objective[0]
+
+
 def test_without_a_price_all_modes_are_learned():
     """beta = 0: nothing holds the rate, and the output tends to the data."""
     flow = mode_flow([1.5, 0.6], times=[60.0], beta=0.0, start_weights=0.1)
@@ -370,7 +381,11 @@ MESSAGES = [
         lambda: escape_rates(1.0, encoder_weights="white"),
         r"encoder_weights='white' must be 'raw' or 'whitened'",
     ),
-    (lambda: mode_flow(1.0, times=[2.0, 1.0]), r"times has shape \(2,\) but must be 1-D and asc"),
+    (
+        lambda: mode_flow(1.0, times=[2.0, 1.0]),
+        r"times has shape \(2,\) but must be 1-D, not empty and asc",
+    ),
+    (lambda: mode_flow(1.0, times=[]), r"times has shape \(0,\) but must be 1-D, not empty"),
     (lambda: mode_flow(1.0, times=[1.0], beta=[(1, 2), (0, 1)]), r"must be a number, a function"),
     (lambda: mode_flow(1.0, times=[1.0], beta=[(0, 1, 2)]), r"must be a number, a function"),
     (lambda: mode_flow(1.0, times=[1.0], beta=[1.0, 2.0]), r"must be a number, a function"),

@@ -359,3 +359,15 @@ def test_collapsed_units_explain_nothing_at_all(source):
         loss = dataclasses.replace(loss, source=source, weight=1e-3)
         found = reconstruction_optimum(theta2, loss, **numbers | {"beta": 1e4})
         assert found.squared_error == theta2.sum()
+
+
+@pytest.mark.parametrize("number", range(40))
+def test_a_unit_without_a_gain_has_no_mode(number):
+    """Above all thresholds a mode that is not used costs what none does, but for rounding."""
+    rng = np.random.default_rng(number)
+    found = reconstruction_optimum(
+        [2.0, 1.0], LatentReconstruction(rng.uniform(0.1, 0.5), "posterior"), latent_dim=1,
+        beta=rng.uniform(8, 12), decoder_variance=1.0, prior_variance=rng.uniform(0.5, 2.0),
+    )  # fmt: skip
+    assert not found.decoder.any()
+    assert (found.modes == -1).all()

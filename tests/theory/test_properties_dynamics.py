@@ -316,9 +316,10 @@ def test_escape_takes_longer_from_less_to_more_and_at_a_larger_beta(flow, start,
         assert ascends([now, times(epsilon=0.01 * factor, **how)], slack)
         assert ascends([now, times(b=flow.beta * factor, **how)], slack)
         final = np.log(flow.theta2 / (flow.beta * factor * flow.s)) / 2
-        assert np.array_equal(np.isfinite(times(b=flow.beta * factor, **how)), final > 0.01)
+        later = times(b=flow.beta * factor, **how)
+        assert np.array_equal(np.isfinite(later), (final > 0.01) | (later == 0))  # or began there
         barely = flow.theta2 / flow.s * math.exp(-2 * 0.0099)  # an optimum of 0.0099 nats
-        assert np.all(np.isinf(times(b=barely, **how)))
+        assert np.all(np.isin(times(b=barely, **how), [0, np.inf]))
 
 
 @given(flow=alive(), start=st.tuples(weight, weight), epsilon=st.floats(0.002, 0.04))

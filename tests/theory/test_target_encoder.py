@@ -242,7 +242,6 @@ def test_refusals_name_the_way_out():
         solve(learned, moments)
 
 
-<<<<<<< HEAD
 def test_target_without_a_preferred_direction():
     """Four equal variances, turned: LAPACK has no largest eigenvalue for 1 in 17 of these."""
     spec, rng = CVAESpec(1, encoder_sees="target"), np.random.default_rng(0)
@@ -254,7 +253,8 @@ def test_target_without_a_preferred_direction():
         turned[1:, 1:] = Q @ plain[1:, 1:] @ Q.T
         found = solve(spec, Moments.from_covariance(turned, condition_dim=1))
         assert found.objective == pytest.approx(expected, rel=1e-12)
-=======
+
+
 @pytest.mark.parametrize("unit", [1e-4, 1e4])
 def test_units_of_a_transition_of_first_order_change_nothing(unit):
     expected = solve(spec_of(s=1.5), scalar(0.9, 1.5)).critical_beta[0]
@@ -315,4 +315,3 @@ def test_threshold_of_coordinates_that_do_not_talk_is_the_largest_of_theirs():
     expected = [target_encoder_critical_beta(spec_of(), moments) for moments in each]
     found = target_encoder_critical_beta(spec_of(), Moments.from_covariance(joint, condition_dim=1))
     assert found == pytest.approx(max(expected), rel=1e-9)
->>>>>>> mut-b

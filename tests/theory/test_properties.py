@@ -554,8 +554,8 @@ def test_alive_below_every_threshold_and_collapsed_above(case):
 def test_collapse_is_continuous_with_a_jump_of_the_slope(case):
     """The information of the mode falls to 0 linearly in beta, and stays there.
 
-    1e-4 and 2e-4 below the threshold the ratio is 2, to the relative distance times a curvature
-    of order 1 or, next to a first-order transition, 100. Modes inside `is_first_order` jump.
+    1e-6 and 2e-6 below the threshold the ratio is 2, to the relative distance times a curvature
+    of order 1 or, next to a first-order transition, 1000. Modes inside `is_first_order` jump.
     """
     decay = getattr(case.spec, "weight_decay", 0.0)
     jumps = np.zeros(20, dtype=bool)
@@ -569,8 +569,8 @@ def test_collapse_is_continuous_with_a_jump_of_the_slope(case):
             weight_decay=decay,
         )
     for level, mode, critical in positive_thresholds(case):
-        near, far = (at_level_1_beta(case, critical * (1 - e)) for e in (1e-4, 2e-4))
-        above = at_level_1_beta(case, critical * (1 + 1e-4))
+        near, far = (at_level_1_beta(case, critical * (1 - e)) for e in (1e-6, 2e-6))
+        above = at_level_1_beta(case, critical * (1 + 1e-6))
         assert above.information[level, mode] == 0
         assert near.objective == pytest.approx(above.objective, rel=1e-2, abs=1e-2)
         if jumps[mode]:

@@ -79,3 +79,11 @@ def test_no_tilt_exceeds_the_bound_and_bennett_s_is_not_below_it(seed):
 def test_the_bound_has_the_unit_of_a_variance(unit):
     x = np.random.default_rng(8).exponential(size=(60, 3)) ** 2
     assert _bound(unit * x) == pytest.approx(unit**2 * _bound(x), rel=1e-9)
+
+
+@pytest.mark.parametrize("n", [50, 500])
+def test_the_bound_of_a_uniform_law_is_near_its_proxy(n):
+    """The proxy is the variance; by the largest norm alone the bound is 1.2 times that."""
+    x = np.linspace(-1, 1, n)[:, None]
+    variance = float(np.mean(x**2))
+    assert variance <= _bound(x) < 1.05 * variance

@@ -413,9 +413,14 @@ def summary(rows: list[dict[str, str]], total: int) -> str:
 
 def unexplained(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     """Survivors that LEFT gives no reason for; what is left is known by the text of its line."""
-    left = {(r["path"], r["code"], r["before"], r["after"]) for r in rows_of(LEFT)}
+    left = {(*key_in_text(r), r["code"]) for r in rows_of(LEFT)}
     alive = [row for row in rows if row["outcome"] in (SURVIVED, UNREACHED)]
-    return [r for r in alive if (r["path"], code_of(r), r["before"], r["after"]) not in left]
+    return [r for r in alive if (*key_in_text(r), code_of(r)) not in left]
+
+
+def key_in_text(row: dict[str, str]) -> tuple[str, ...]:
+    """What names a change wherever its line stands."""
+    return tuple(row[field] for field in ("path", "function", "before", "after"))
 
 
 def code_of(row: dict[str, str]) -> str:

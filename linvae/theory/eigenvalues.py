@@ -22,8 +22,8 @@ Array = npt.NDArray[np.float64]
 def largest_eigenvalues(A: Array, count: int) -> tuple[Array, Array]:
     """Ascending, (count,), and their eigenvectors, (d, count).
 
-    Asked for some only, LAPACK returns too few where many are equal, one matrix in 500 of those:
-    then all are computed.
+    Asked for some only, LAPACK may return too few where many are equal, one such matrix in
+    hundreds: then all are computed.
     """
     last = len(A) - 1
     values, vectors = eigh(A, subset_by_index=[last + 1 - count, last])

@@ -63,7 +63,6 @@ import numpy.typing as npt
 from linvae.spec import LatentReconstruction
 from linvae.theory.arguments import checked_numbers, checked_variances, in_doubles
 from linvae.theory.latent_reconstruction import reconstruction_rest
-from linvae.theory.solution import ROUNDING
 
 __all__ = ["ReconstructionOptimum", "copying_critical_beta", "reconstruction_optimum"]
 
@@ -152,9 +151,12 @@ def reconstruction_optimum(
     signal, shift = np.arange(min(latent_dim, len(theta2))), max(len(theta2) - latent_dim, 0)
     idle, alone = _idle(price), _alone(theta2, price)
     pairs = _pairs(np.stack([signal, signal + shift], axis=1), theta2, price)
-    none = price.cost(idle)
-    of_modes, of_pairs = (_gains(none, price.cost(units)) for units in (alone, pairs))
-    picks = _assign(of_modes, of_pairs, shift)
+    floor = price.cost(idle)
+    gains = floor - price.cost(alone)
+    gains = np.where(
+        alone.lost < 1, gains, np.minimum(gains, 0.0)
+    )  # else it is idle, but for rounding
+    picks = _assign(gains, floor - price.cost(pairs), shift)
     units = _take(_stack(idle, alone, pairs), np.pad(picks, (0, latent_dim - len(picks))))
     return _optimum(theta2, units, price)
 
@@ -318,12 +320,6 @@ def _lost_of_pair(c: Array, price: _Price) -> Array:
     if price.loss.source == "prior":
         return c / g
     return 2 * c / (g + np.sqrt(g**2 - 4 * c**2 * g / price.beta))
-
-
-def _gains(idle: Array, used: Array) -> Array:
-    """What units cost less than idle ones; 0 where that is rounding."""
-    gains = idle - used
-    return np.where(np.abs(gains) > ROUNDING * np.maximum(np.abs(used), 1.0), gains, 0.0)
 
 
 def _assign(alone: Array, pairs: Array, shift: int) -> npt.NDArray[np.intp]:

@@ -146,7 +146,7 @@ def is_first_order(mode_variances: npt.ArrayLike, **penalties: Any) -> npt.NDArr
     theta2 = np.asarray(mode_variances, float)
     A, x = theta2 / s + gamma * eta2, eta2 / s
     bound = eta2 * A * x / (2 * s * (x + kappa) ** 2)
-    jumps = (local_critical_beta(theta2, **penalties) < bound) & (kappa < A)
+    jumps = (local_critical_beta(theta2, **penalties) < bound) & (kappa > 0) & (kappa < A)
     return np.asarray(jumps)
 
 

@@ -111,6 +111,13 @@ def test_noise_next_to_the_sample_s_own_variance(log_noise):
     assert found == pytest.approx(log_noise, abs=5e-16)
 
 
+@pytest.mark.parametrize("share", [5e-324, 1e-320, 1e-318, 1e-310, 1e-301, 1e-299])
+def test_held_out_threshold_of_hardly_any_variance(share):
+    """r is about x L, and L = -log r at most 745."""
+    found = held_out_critical_beta([1.0], [share], decoder_variance=1.0)
+    assert 0 <= found[0] <= 760 * share
+
+
 def test_held_out_threshold_at_its_limits():
     found = held_out_critical_beta([2.0, 2.0, 2.0, 0.0], [0.0, 2.0, 3.0, 1.0], decoder_variance=0.5)
     np.testing.assert_array_equal(found, [0.0, 4.0, 4.0, 0.0])

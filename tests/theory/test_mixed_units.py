@@ -371,3 +371,17 @@ def test_a_unit_without_a_gain_has_no_mode(number):
     )  # fmt: skip
     assert not found.decoder.any()
     assert (found.modes == -1).all()
+
+
+@pytest.mark.parametrize("below", [1e-3, 1e-6, 1e-7])
+def test_a_unit_just_below_its_threshold_has_its_mode(below):
+    loss, numbers = (
+        LatentReconstruction(1e-3, "prior"),
+        {"decoder_variance": 1.0, "prior_variance": 1.0},
+    )
+    critical = float(penalised_critical_beta([1.0], latent_reconstruction=1e-3, **numbers)[0])
+    found = reconstruction_optimum(
+        [1.0], loss, latent_dim=1, beta=critical * (1 - below), **numbers
+    )
+    assert found.modes.tolist() == [[0, -1]]
+    assert found.rates_nats[0] > 0

@@ -142,12 +142,12 @@ def reconstruction_optimum(
     theta2 = np.sort(checked_variances(mode_variances, WHERE))[::-1]
     if latent_dim < 1:
         raise ValueError(f"latent_dim={latent_dim} must be >= 1 in reconstruction_optimum")
-    named = (
-        ("beta", beta),
-        ("decoder_variance", decoder_variance),
-        ("prior_variance", prior_variance),
+    price = _Price(
+        loss,
+        beta=float(checked_numbers("beta", beta, WHERE)),
+        decoder_variance=float(checked_numbers("decoder_variance", decoder_variance, WHERE)),
+        prior_variance=float(checked_numbers("prior_variance", prior_variance, WHERE)),
     )
-    price = _Price(loss, *(float(checked_numbers(name, value, WHERE)) for name, value in named))
     signal, shift = np.arange(min(latent_dim, len(theta2))), max(len(theta2) - latent_dim, 0)
     idle, alone = _idle(price), _alone(theta2, price)
     pairs = _pairs(np.stack([signal, signal + shift], axis=1), theta2, price)

@@ -24,7 +24,7 @@ from linvae.compare import UNFINISHED
 from linvae.result_folder import LOCK
 
 from . import watched
-from .test_kills import EARLIER, FULL, contents, no_drawing
+from .test_kills import FULL, contents, left_earlier, no_drawing
 
 COMPARE = shlex.split(
     "compare --dataset gaussian --max-samples 60 --latent-dim 1 --seeds 1 --architecture linear "
@@ -77,10 +77,7 @@ def test_every_operation_that_can_find_the_disk_full(arguments, tmp_path):
     expected = contents(tmp_path / "whole" / "out")
     run = tmp_path / "run"
     out = run / "out"
-    out.mkdir(parents=True)
-    earlier = dict.fromkeys(expected, EARLIER)
-    for name, content in earlier.items():
-        (out / name).write_bytes(content)
+    earlier = left_earlier(out, expected)
     marker, times = tmp_path / "marker", 0
     for number in itertools.count(0, STEPS[arguments[0]]):
         command = watched.forked(arguments, run, partial(_prepared, prepare, number, marker))
@@ -90,8 +87,7 @@ def test_every_operation_that_can_find_the_disk_full(arguments, tmp_path):
         times += 1
         if code == 0:  # the number of the process that holds the lock; a trial with a second way
             assert failed in ("out/members", f"out/{UNFINISHED}", f"out/{LOCK}")
-            for name, content in earlier.items():
-                (out / name).write_bytes(content)
+            left_earlier(out, expected)
             continue
         assert code == 2, command.said()
         line = one_line(command)

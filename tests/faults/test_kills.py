@@ -10,6 +10,7 @@ import os
 import shlex
 import signal
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -86,15 +87,21 @@ def lost_bytes(now: dict[str, bytes], before: dict[str, bytes], later: dict[str,
     )
 
 
+def left_earlier(out: Path, names: Iterable[str]) -> dict[str, bytes]:
+    """Write files of these names, as an earlier run might have, and return them."""
+    out.mkdir(parents=True, exist_ok=True)
+    earlier = dict.fromkeys(names, EARLIER)
+    for name, content in earlier.items():
+        (out / name).write_bytes(content)
+    return earlier
+
+
 def test_killed_comparison_ends_with_the_same_bytes(undisturbed, tmp_path):
     """Of all files; at any moment every file of an earlier run is whole, and every member kept."""
     rng = np.random.default_rng(8)
     folder = tmp_path / "run"
     out = folder / "out"
-    out.mkdir(parents=True)
-    earlier = dict.fromkeys(undisturbed, EARLIER)
-    for name, content in earlier.items():
-        (out / name).write_bytes(content)
+    earlier = left_earlier(out, undisturbed)
     hits: Counter[str] = Counter()
     finished: dict[str, bytes] = {}
     lost = 0

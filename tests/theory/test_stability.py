@@ -209,8 +209,19 @@ def _log_likelihood(likelihood: str, t: torch.Tensor, y: torch.Tensor) -> torch.
     return (y * torch.log_softmax(t, dim=-1)).sum(-1)
 
 
-def _curvature(likelihood: str, y, weight, beta: float, eta2: float) -> float:
+def _discrete(likelihood: str, number: int) -> tuple[np.ndarray, np.ndarray, Moments, VAESpec]:
+    """States and probabilities of such a set, its moments and a model of one unit."""
+    rng = np.random.default_rng(number)
+    y, weight = _states(likelihood, rng)
+    mean = weight @ y
+    C = (y - mean).T @ (weight[:, None] * (y - mean))
+    spec = VAESpec(1, likelihood=likelihood, prior_variance=float(rng.uniform(0.5, 2)))
+    return y, weight, Moments.from_covariance(C, mean=mean), spec
+
+
+def _curvature(spec: VAESpec, y, weight, beta: float) -> float:
     """Lowest Hessian eigenvalue over (U, W) of the objective of one unit, z by quadrature."""
+    likelihood, eta2 = spec.likelihood, spec.prior_variance
     nodes, mass = np.polynomial.hermite_e.hermegauss(12)
     nodes, mass = torch.tensor(nodes), torch.tensor(mass / mass.sum())
     Y, p = torch.tensor(y), torch.tensor(weight)
@@ -233,31 +244,21 @@ def _curvature(likelihood: str, y, weight, beta: float, eta2: float) -> float:
 @pytest.mark.parametrize("likelihood", ["bernoulli", "poisson", "multinomial"])
 def test_exponential_family_by_quadrature(likelihood, number):
     """102 problems: the exact objective of discrete data, its Hessian at 0.98 and 1.02 beta."""
-    rng = np.random.default_rng(number)
-    y, weight = _states(likelihood, rng)
-    mean = weight @ y
-    C = (y - mean).T @ (weight[:, None] * (y - mean))
-    moments, eta2 = Moments.from_covariance(C, mean=mean), float(rng.uniform(0.5, 2))
-    spec = VAESpec(1, likelihood=likelihood, prior_variance=eta2)
+    y, weight, moments, spec = _discrete(likelihood, number)
     critical = stability(spec, moments).critical_beta[0]
-    assert _curvature(likelihood, y, weight, 0.98 * critical, eta2) < 0
-    assert _curvature(likelihood, y, weight, 1.02 * critical, eta2) > -1e-10  # rounding
+    assert _curvature(spec, y, weight, 0.98 * critical) < 0
+    assert _curvature(spec, y, weight, 1.02 * critical) > -1e-10  # rounding
 
 
 @pytest.mark.parametrize("number", range(4))
 @pytest.mark.parametrize("likelihood", ["bernoulli", "poisson", "multinomial"])
 def test_escape_rate_of_an_exponential_family_by_quadrature(likelihood, number):
     """Lowest curvature of the exact objective of discrete data, at half the threshold."""
-    rng = np.random.default_rng(number)
-    y, weight = _states(likelihood, rng)
-    mean = weight @ y
-    C = (y - mean).T @ (weight[:, None] * (y - mean))
-    moments, eta2 = Moments.from_covariance(C, mean=mean), float(rng.uniform(0.5, 2))
-    spec = VAESpec(1, likelihood=likelihood, prior_variance=eta2)
+    y, weight, moments, spec = _discrete(likelihood, number)
     at = dataclasses.replace(spec, beta=0.5 * stability(spec, moments).critical_beta[0])
     found = stability(at, moments).escape_rates[0]
     # rounding of second derivatives by autograd
-    assert found == pytest.approx(-_curvature(likelihood, y, weight, at.beta, eta2), rel=1e-9)
+    assert found == pytest.approx(-_curvature(spec, y, weight, at.beta), rel=1e-9)
 
 
 def test_binary_data_have_the_spectrum_of_their_correlations():
